@@ -1,0 +1,3 @@
+//! shmbus
+#![forbid(unsafe_code)]
+fn main(){}

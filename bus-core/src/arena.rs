@@ -1,0 +1,457 @@
+//! The allocator of one producer's payload memory for one lane: pure bookkeeping, kept in the producer's own process.
+//!
+//! An arena is a file of segments, each twice as large as the one before, that grows when unread messages fill it. Only
+//! its producer writes to it, and a full arena of one lane never holds another lane.
+//!
+//! Each segment is a ring of bytes cut into 16 chunks. Blocks are contiguous and are handed out in order; a chunk comes
+//! back when the gate has passed the last message that touches it. Keeping one sequence a chunk instead of one
+//! a block makes allocation a compare and an add, and the producer never reads what it wrote.
+//!
+//! Positions are counted in bytes from the segment's first use and never repeat; `position % capacity` is
+//! the offset. `limit` is the position up to which the producer may write. It is published in the arena's header
+//! before the first byte that it allows is written, so a reader that holds no gate can tell, after copying, whether its
+//! block was still intact ([`intact_position`]).
+
+use crate::limits::ARENA_SEGMENTS_MAX;
+use crate::seq::distance;
+
+/// Chunks of a segment.
+pub const CHUNKS: usize = 16;
+/// Smallest unit of allocation: payloads are 16-byte aligned behind a 32-byte header, one cell one cache line.
+pub const GRANULE_MIN_BYTES: u64 = 64;
+
+/// Sizes of an arena, fixed when the topic is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Bytes of segment 0, a power of two, at least 16 granules a chunk.
+    pub first_bytes: u64,
+    /// Total bytes of all segments may not exceed it.
+    pub bound_bytes: u64,
+    /// log2 of the unit in which cells are counted.
+    pub granule_shift: u32,
+}
+
+impl Geometry {
+    /// The sizes for messages of at most `message_bytes` (header and extension included) and the given bound.
+    pub fn new(first_bytes: u64, bound_bytes: u64, message_bytes: u64) -> Self {
+        let first_bytes = first_bytes.next_power_of_two().max(CHUNKS as u64 * GRANULE_MIN_BYTES);
+        // A block may fill half of a segment, and a segment half of the arena.
+        let least = message_bytes.next_power_of_two().saturating_mul(4);
+        let bound_bytes = bound_bytes.max(least).max(first_bytes.saturating_mul(2)).next_power_of_two();
+        let cells = bound_bytes / GRANULE_MIN_BYTES;
+        let granule_shift = GRANULE_MIN_BYTES.trailing_zeros()
+            + (cells / crate::ring::mpmc::CELLS_MAX).max(1).trailing_zeros();
+        Self { first_bytes, bound_bytes, granule_shift }
+    }
+
+    /// Bytes of segment `index`.
+    pub const fn segment_bytes(&self, index: usize) -> u64 {
+        self.first_bytes << index
+    }
+
+    /// Where segment `index` begins, counted from the first payload byte of the arena.
+    pub const fn segment_base(&self, index: usize) -> u64 {
+        self.first_bytes * ((1 << index) - 1)
+    }
+
+    /// How many segments fit into the bound.
+    pub const fn segments(&self) -> usize {
+        let mut count = 0;
+        while count < ARENA_SEGMENTS_MAX && self.segment_base(count + 1) <= self.bound_bytes {
+            count += 1;
+        }
+        count
+    }
+
+    /// The segment that holds this offset from the first payload byte, or `None` beyond the last.
+    pub const fn segment_of(&self, offset_bytes: u64) -> Option<usize> {
+        let index = (offset_bytes / self.first_bytes + 1).ilog2() as usize;
+        if index < self.segments() { Some(index) } else { None }
+    }
+
+    /// Largest block, in bytes.
+    pub const fn block_bytes_max(&self) -> u64 {
+        self.segment_bytes(self.segments() - 1) / 2
+    }
+
+    /// Rounds a length up to whole granules.
+    #[inline]
+    pub const fn round_up(&self, len_bytes: u64) -> u64 {
+        let granule = 1 << self.granule_shift;
+        (len_bytes + granule - 1) & !(granule - 1)
+    }
+}
+
+/// Contiguous memory that the producer may write to now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Segment that it lies in.
+    pub segment: usize,
+    /// Offset from the arena's first payload byte.
+    pub offset_bytes: u64,
+    /// Position in the segment, never repeated.
+    pub position_bytes: u64,
+    /// How many bytes may be written; at least what was asked for.
+    pub len_bytes: u64,
+    /// The segment's limit has moved: store it in the header, then `fence(Release)`, before writing.
+    pub new_limit: Option<u64>,
+}
+
+/// Memory that has been cut off a span for one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Segment that it lies in.
+    pub segment: usize,
+    /// Position in the segment, never repeated.
+    pub position_bytes: u64,
+    /// Its length in whole granules.
+    pub used_bytes: u64,
+}
+
+/// Why there is no memory right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// Reserve this segment's bytes and call [`Allocator::grown`], or wait if that is impossible.
+    Grow {
+        /// Index of the next segment.
+        segment: usize,
+    },
+    /// At the bound, and unread messages fill it: wait for the gate to pass this sequence.
+    Unread {
+        /// Last message of the chunk that is needed next.
+        sequence: u64,
+    },
+    /// Larger than half of the largest segment.
+    TooLarge,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    capacity: u64,
+    position: u64,
+    limit: u64,
+    /// One more than the last sequence in the chunk; 0 = never used.
+    chunk_end: [u64; CHUNKS],
+    /// Position of the oldest block that has been cut off but not published.
+    pending: Option<u64>,
+}
+
+impl Segment {
+    const fn new(capacity: u64) -> Self {
+        Self { capacity, position: 0, limit: capacity, chunk_end: [0; CHUNKS], pending: None }
+    }
+
+    fn chunk_bytes(&self) -> u64 {
+        self.capacity / CHUNKS as u64
+    }
+
+    fn chunk(&self, position: u64) -> usize {
+        (position % self.capacity / self.chunk_bytes()) as usize
+    }
+}
+
+/// Which chunks may be overwritten.
+#[derive(Clone, Copy, Debug)]
+pub struct Horizon {
+    /// Messages below it are finished by every reliable group.
+    pub gate: u64,
+    /// Messages from here on are kept for readers who come later, as long as the history bound allows.
+    pub keep_from: u64,
+    /// Bytes up to which the arena grows for the sake of history.
+    pub history_bytes: u64,
+}
+
+/// Hands out blocks of one arena.
+#[derive(Clone, Debug)]
+pub struct Allocator {
+    geometry: Geometry,
+    segments: [Segment; ARENA_SEGMENTS_MAX],
+    /// Segments `first..active` are drained and not written any more.
+    first: usize,
+    active: usize,
+}
+
+impl Allocator {
+    /// An arena whose segment 0 is reserved.
+    pub fn new(geometry: Geometry) -> Self {
+        let mut segments = [Segment::new(0); ARENA_SEGMENTS_MAX];
+        segments[0] = Segment::new(geometry.segment_bytes(0));
+        Self { geometry, segments, first: 0, active: 0 }
+    }
+
+    /// Its sizes.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Finds contiguous memory for at least `want_bytes`. Nothing is taken until [`Allocator::commit`].
+    #[inline]
+    pub fn span(&mut self, want_bytes: u64, horizon: Horizon) -> Result<Span, Shortage> {
+        let segment = &self.segments[self.active];
+        let offset = segment.position & (segment.capacity - 1);
+        let end = segment.position + want_bytes;
+        if end <= segment.limit && offset + want_bytes <= segment.capacity {
+            return Ok(self.describe(None));
+        }
+        self.span_slow(want_bytes, horizon)
+    }
+
+    fn describe(&self, new_limit: Option<u64>) -> Span {
+        let segment = &self.segments[self.active];
+        let offset = segment.position & (segment.capacity - 1);
+        Span {
+            segment: self.active,
+            offset_bytes: self.geometry.segment_base(self.active) + offset,
+            position_bytes: segment.position,
+            len_bytes: (segment.limit - segment.position).min(segment.capacity - offset),
+            new_limit,
+        }
+    }
+
+    #[cold]
+    fn span_slow(&mut self, want_bytes: u64, horizon: Horizon) -> Result<Span, Shortage> {
+        if want_bytes > self.geometry.block_bytes_max() {
+            return Err(Shortage::TooLarge);
+        }
+        let may_grow = self.active + 1 < self.geometry.segments();
+        let total = self.geometry.segment_base(self.active + 1);
+        let segment = &mut self.segments[self.active];
+        if want_bytes > segment.capacity / 2 {
+            return Err(Shortage::Grow { segment: self.active + 1 });
+        }
+        let offset = segment.position & (segment.capacity - 1);
+        let pad = if offset + want_bytes > segment.capacity { segment.capacity - offset } else { 0 };
+        let before = segment.limit;
+        while segment.limit < segment.position + pad + want_bytes {
+            let end = segment.chunk_end[segment.chunk(segment.limit)];
+            let unread = distance(end, horizon.gate) > 0
+                || segment
+                    .pending
+                    .is_some_and(|p| segment.limit + segment.chunk_bytes() > p + segment.capacity);
+            let kept = end != 0 && distance(end, horizon.keep_from) > 0 && total < horizon.history_bytes;
+            if (unread || kept) && may_grow {
+                return Err(Shortage::Grow { segment: self.active + 1 });
+            }
+            if unread {
+                return Err(Shortage::Unread { sequence: end.wrapping_sub(1) });
+            }
+            segment.limit += segment.chunk_bytes();
+        }
+        segment.position += pad;
+        let new_limit = (segment.limit != before).then_some(segment.limit);
+        Ok(self.describe(new_limit))
+    }
+
+    /// The segment after the active one is reserved; blocks come from it now.
+    pub fn grown(&mut self) {
+        debug_assert!(self.active + 1 < self.geometry.segments());
+        self.active += 1;
+        self.segments[self.active] = Segment::new(self.geometry.segment_bytes(self.active));
+    }
+
+    /// There is no memory to grow with: from now on the arena lives with what it has.
+    pub fn cannot_grow(&mut self) {
+        self.geometry.bound_bytes = self.geometry.segment_base(self.active + 1);
+    }
+
+    /// Cuts `used_bytes` off the last span. [`Allocator::published`] or [`Allocator::rollback`] wants the block back.
+    #[inline]
+    pub fn commit(&mut self, used_bytes: u64) -> Block {
+        let used_bytes = self.geometry.round_up(used_bytes);
+        let segment = &mut self.segments[self.active];
+        let position_bytes = segment.position;
+        debug_assert!(used_bytes > 0 && position_bytes + used_bytes <= segment.limit);
+        segment.position += used_bytes;
+        segment.pending.get_or_insert(position_bytes);
+        Block { segment: self.active, position_bytes, used_bytes }
+    }
+
+    /// `block` was published as `sequence`. Blocks are published in the order in which they were cut off.
+    #[inline]
+    pub fn published(&mut self, block: Block, sequence: u64) {
+        let segment = &mut self.segments[block.segment];
+        let next = block.position_bytes + block.used_bytes;
+        let mut chunk = segment.chunk(block.position_bytes);
+        let last = segment.chunk(next - 1);
+        segment.chunk_end[chunk] = sequence.wrapping_add(1);
+        while chunk != last {
+            chunk = (chunk + 1) % CHUNKS;
+            segment.chunk_end[chunk] = sequence.wrapping_add(1);
+        }
+        segment.pending = (next < segment.position).then_some(next);
+    }
+
+    /// Takes back `block`, and all that were cut off after it, unpublished.
+    pub fn rollback(&mut self, block: Block) {
+        let segment = &mut self.segments[block.segment];
+        segment.position = block.position_bytes;
+        segment.pending = segment.pending.filter(|&pending| pending < block.position_bytes);
+        for later in &mut self.segments[block.segment + 1..=self.active] {
+            if let Some(pending) = later.pending.take() {
+                later.position = pending;
+            }
+        }
+    }
+
+    /// A segment that is no longer written and whose last message lies below `gate`: its memory can be given back. Call
+    /// until `None`.
+    pub fn drained(&mut self, gate: u64) -> Option<usize> {
+        if self.first >= self.active {
+            return None;
+        }
+        let segment = &self.segments[self.first];
+        if segment.pending.is_some() || segment.chunk_end.iter().any(|&end| distance(end, gate) > 0) {
+            return None;
+        }
+        self.first += 1;
+        Some(self.first - 1)
+    }
+}
+
+/// Where the block at `offset_in_segment` lies if it has not been overwritten at a time when `limit` was the
+/// segment's limit: the only position in the writable window with that offset. A reader that copied compares it with the
+/// position in the cell's tag, and counts the message as missed if they differ.
+pub fn intact_position(limit: u64, capacity: u64, offset_in_segment: u64) -> u64 {
+    let window = limit.wrapping_sub(capacity);
+    window.wrapping_add(offset_in_segment.wrapping_sub(window) & (capacity - 1))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+    use std::vec::Vec;
+
+    fn horizon(gate: u64) -> Horizon {
+        Horizon { gate, keep_from: gate, history_bytes: 0 }
+    }
+
+    #[test]
+    fn geometry_leaves_room_for_the_largest_message_and_names_every_cell() {
+        for message in [1, 64, 4096, 1 << 20, 1 << 30] {
+            let geometry = Geometry::new(64 << 10, 16 << 20, message + 96);
+            assert!(geometry.block_bytes_max() >= message + 96, "{message}: {geometry:?}");
+            assert!(geometry.bound_bytes >> geometry.granule_shift <= crate::ring::mpmc::CELLS_MAX);
+            assert_eq!(geometry.segment_of(0), Some(0));
+            assert_eq!(geometry.segment_of(geometry.segment_base(2)), Some(2));
+            assert_eq!(geometry.segment_of(geometry.segment_base(2) - 1), Some(1));
+            assert_eq!(geometry.segment_of(geometry.bound_bytes), None);
+        }
+    }
+
+    #[test]
+    fn a_block_that_does_not_fit_to_the_end_is_padded() {
+        let mut arena = Allocator::new(Geometry { first_bytes: 1024, bound_bytes: 1024, granule_shift: 6 });
+        for sequence in 0..3 {
+            arena.span(320, horizon(sequence)).unwrap();
+            let block = arena.commit(320);
+            arena.published(block, sequence);
+        }
+        let span = arena.span(320, horizon(3)).unwrap();
+        assert_eq!((span.offset_bytes, span.position_bytes), (0, 1024));
+        assert!(span.new_limit.is_some());
+    }
+
+    #[test]
+    fn unread_messages_make_it_grow_and_at_the_bound_it_names_the_sequence_to_wait_for() {
+        let mut arena = Allocator::new(Geometry { first_bytes: 1024, bound_bytes: 3072, granule_shift: 6 });
+        let mut sequence = 0;
+        let shortage = loop {
+            match arena.span(64, horizon(0)) {
+                Ok(_) => {
+                    let block = arena.commit(64);
+                    arena.published(block, sequence);
+                    sequence += 1;
+                }
+                Err(Shortage::Grow { segment }) => {
+                    assert_eq!((segment, sequence), (1, 16));
+                    arena.grown();
+                }
+                Err(other) => break other,
+            }
+        };
+        assert_eq!((shortage, sequence), (Shortage::Unread { sequence: 17 }, 48));
+        assert_eq!(arena.drained(15), None);
+        assert_eq!(arena.drained(16), Some(0));
+        assert_eq!(arena.drained(48), None);
+        assert!(arena.span(64, horizon(18)).is_ok());
+    }
+
+    #[test]
+    fn finished_messages_are_kept_for_late_readers_as_far_as_the_history_goes() {
+        let geometry = Geometry { first_bytes: 1024, bound_bytes: 1 << 20, granule_shift: 6 };
+        let mut arena = Allocator::new(geometry);
+        let mut grown = 0;
+        for sequence in 0..1000_u64 {
+            let kept =
+                Horizon { gate: sequence, keep_from: sequence.saturating_sub(100), history_bytes: 4096 };
+            while let Err(Shortage::Grow { .. }) = arena.span(64, kept) {
+                arena.grown();
+                grown += 1;
+            }
+            let block = arena.commit(64);
+            arena.published(block, sequence);
+        }
+        assert_eq!(grown, 2, "1 + 2 + 4 KiB reach the history bound, then blocks are reused");
+    }
+
+    #[test]
+    fn what_is_cut_off_and_not_published_is_not_overwritten() {
+        let mut arena = Allocator::new(Geometry { first_bytes: 1024, bound_bytes: 1024, granule_shift: 6 });
+        let mut blocks = Vec::new();
+        while arena.span(64, horizon(1000)).is_ok() {
+            blocks.push(arena.commit(64));
+            assert!(blocks.len() <= 16, "the segment holds 16 blocks");
+        }
+        arena.rollback(blocks[8]);
+        assert_eq!(arena.span(64, horizon(0)).unwrap().position_bytes, 512);
+    }
+
+    proptest! {
+        /// Blocks of unread messages never overlap, whatever the lengths and however the gate moves.
+        #[test]
+        fn unread_blocks_never_overlap(steps in proptest::collection::vec((1_u64..500, 0_u64..6), 1..300)) {
+            let geometry = Geometry { first_bytes: 2048, bound_bytes: 8192, granule_shift: 6 };
+            let mut arena = Allocator::new(geometry);
+            let mut unread: VecDeque<(u64, u64, u64)> = VecDeque::new();
+            let (mut sequence, mut gate) = (0_u64, 0_u64);
+            for (len, consumed) in steps {
+                match arena.span(len, horizon(gate)) {
+                    Ok(span) => {
+                        prop_assert!(span.len_bytes >= len);
+                        let used = geometry.round_up(len);
+                        for &(_, start, end) in &unread {
+                            prop_assert!(span.offset_bytes + used <= start || end <= span.offset_bytes,
+                                "{:?} meets {}..{}", span, start, end);
+                        }
+                        prop_assert_eq!(geometry.segment_of(span.offset_bytes + used - 1), Some(span.segment));
+                        let block = arena.commit(len);
+                        let capacity = geometry.segment_bytes(span.segment);
+                        let base = geometry.segment_base(span.segment);
+                        prop_assert_eq!(span.offset_bytes - base, block.position_bytes % capacity);
+                        arena.published(block, sequence);
+                        unread.push_back((sequence, span.offset_bytes, span.offset_bytes + used));
+                        sequence += 1;
+                    }
+                    Err(Shortage::Grow { .. }) => arena.grown(),
+                    Err(Shortage::Unread { sequence: waits_for }) => prop_assert!(waits_for >= gate),
+                    Err(Shortage::TooLarge) => prop_assert!(len > geometry.block_bytes_max()),
+                }
+                gate = (gate + consumed).min(sequence);
+                while unread.front().is_some_and(|front| front.0 < gate) {
+                    unread.pop_front();
+                }
+            }
+        }
+
+        /// The position of an intact block is found from its offset and the limit alone.
+        #[test]
+        fn an_intact_block_is_recognised(position in 0_u64..100_000, ahead in 0_u64..8192) {
+            let (capacity, position) = (4096, position / 64 * 64);
+            let limit = (position + 64 + ahead).next_multiple_of(256).max(capacity);
+            let found = intact_position(limit, capacity, position % capacity);
+            prop_assert_eq!(found == position, position + capacity >= limit);
+        }
+    }
+}

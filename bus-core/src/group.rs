@@ -1,0 +1,224 @@
+//! Groups of consumers: joining, acknowledging, leaving, taking over. Members write these words, producers read them.
+//!
+//! ```text
+//!            join (1)            cursors in place (3)
+//!   FREE ---------------> JOINING ---------------> ACTIVE --leave, ephemeral--> FREE
+//!   DETACHED --join-----^    |                      |  ^
+//!                            | proof of death       |  | take over: proof of death, or HELD
+//!                            v                      |  |
+//!                           FREE                    +--+--leave, named--> HELD --let go--> DETACHED
+//!                                                   |
+//!                                                   +--evict--> EVICTED --its process says so, or is dead--> FREE
+//! ```
+//!
+//! ACTIVE and HELD entries hold the gate. An evicted entry does not, and it is not handed to anybody else while
+//! its process may still store to it: that store would land in the next owner's cursor.
+//!
+//! Every transition is one compare-and-swap on the word that was seen.
+
+use crate::holder::{Holder, HolderWord};
+use crate::layout::groups::state;
+use crate::seq::later;
+use crate::sync::{AtomicU64, Ordering, fence};
+
+/// Takes an entry from FREE or DETACHED to JOINING, for `me`. `None` if it is neither, or somebody was quicker.
+pub fn reserve(word: &AtomicU64, me: Holder) -> Option<HolderWord> {
+    let seen = HolderWord::unpack(word.load(Ordering::Acquire));
+    if !matches!(seen.state, state::FREE | state::DETACHED) {
+        return None;
+    }
+    change(word, seen, seen.next(state::JOINING, me))
+}
+
+/// One lane of a join: where the group would like to start.
+pub struct LaneJoin<'a> {
+    /// The lane's gate.
+    pub gate: &'a AtomicU64,
+    /// The group's cursor in this lane.
+    pub low_water: &'a AtomicU64,
+    /// Sequence wished for, at most the lane's end.
+    pub wished: u64,
+    /// Where it starts: `wished`, or the gate if that has gone further. Filled in by [`join`].
+    pub start: u64,
+}
+
+/// Completes a join begun by [`reserve`]. Afterwards each lane's `start` is the first sequence that the group gets, and
+/// nothing from there on is overwritten before the group has finished it.
+///
+/// Returns false if the entry was taken away meanwhile (its process was thought dead); then nothing was joined.
+pub fn join(
+    word: &AtomicU64,
+    reserved: HolderWord,
+    generation: &AtomicU64,
+    lanes: &mut [LaneJoin<'_>],
+) -> bool {
+    for lane in lanes.iter() {
+        // Relaxed: the Release below publishes it, and nobody scans a JOINING entry.
+        lane.low_water.store(lane.wished, Ordering::Relaxed);
+    }
+    // AcqRel: Release publishes the cursors to a scan that acquires this word.
+    if change(word, reserved, reserved.with_state(state::ACTIVE)).is_none() {
+        return false;
+    }
+    // AcqRel: Release, so that a scan that sees the new generation sees the ACTIVE entry too.
+    generation.fetch_add(1, Ordering::AcqRel);
+    // JOIN-SCAN: pairs with the fence in `gate::recompute`.
+    fence(Ordering::SeqCst);
+    for lane in lanes.iter_mut() {
+        lane.start = later(lane.wished, lane.gate.load(Ordering::Acquire));
+        // Release: pairs with the scan's Acquire, like an acknowledgement.
+        lane.low_water.store(lane.start, Ordering::Release);
+    }
+    true
+}
+
+/// Changes a state word from exactly `from` to `to`. The one way in which any of these words changes.
+pub fn change(word: &AtomicU64, from: HolderWord, to: HolderWord) -> Option<HolderWord> {
+    // AcqRel: whoever takes an entry over sees what its last holder stored, and the other way round. Failure needs
+    // nothing: the caller loads again if it cares.
+    word.compare_exchange(from.pack(), to.pack(), Ordering::AcqRel, Ordering::Relaxed).ok().map(|_| to)
+}
+
+/// Acknowledges everything before `next` in a group of one member. A batch is one call.
+#[inline]
+pub fn acknowledge(low_water: &AtomicU64, next: u64) {
+    // Release: pairs with the scan's Acquire; what was read before it is no longer needed.
+    low_water.store(next, Ordering::Release);
+}
+
+/// The word that says which message a one-member group has in hand: sequence + 1 in 56 bits (0: none yet), deaths in 8.
+///
+/// It is stored before the message is handed out, so a message that kills its consumer is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handed {
+    /// The first sequence that has never been handed out. Everything before it and not acknowledged comes again, marked.
+    pub end: u64,
+    /// How many holders have died with the message before `end` in hand.
+    pub deaths: u8,
+}
+
+impl Handed {
+    const END_MASK: u64 = (1 << 56) - 1;
+
+    /// The word as it lies in memory.
+    #[inline]
+    pub const fn pack(self) -> u64 {
+        (self.end & Self::END_MASK) | (self.deaths as u64) << 56
+    }
+
+    /// Reads a word from memory.
+    #[inline]
+    pub const fn unpack(word: u64) -> Self {
+        Self { end: word & Self::END_MASK, deaths: (word >> 56) as u8 }
+    }
+}
+
+/// Records, before it is handed out, that `sequence` is in hand.
+#[inline]
+pub fn hand_out(handed: &AtomicU64, sequence: u64) {
+    // Release: a successor that acquires it after proof of death knows what was in doubt.
+    handed.store(Handed { end: sequence.wrapping_add(1), deaths: 0 }.pack(), Ordering::Release);
+}
+
+/// Records the death of the former holder, in whose place a successor stands. Returns what was in doubt: sequences from
+/// `low_water` up to `Handed::end`.
+pub fn record_death(handed: &AtomicU64) -> Handed {
+    let seen = Handed::unpack(handed.load(Ordering::Acquire));
+    let counted = Handed { deaths: seen.deaths.saturating_add(1), ..seen };
+    // A failure means that another successor has counted; the word is right either way.
+    let _ = handed.compare_exchange(seen.pack(), counted.pack(), Ordering::AcqRel, Ordering::Acquire);
+    Handed::unpack(handed.load(Ordering::Acquire))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::gate::{Cursors, recompute};
+
+    struct One {
+        generation: AtomicU64,
+        used: AtomicU64,
+        state: AtomicU64,
+        low_water: AtomicU64,
+    }
+
+    impl Cursors for One {
+        fn generation(&self) -> &AtomicU64 {
+            &self.generation
+        }
+        fn used(&self) -> &AtomicU64 {
+            &self.used
+        }
+        fn state(&self, entry: usize) -> Option<&AtomicU64> {
+            (entry == 0).then_some(&self.state)
+        }
+        fn low_water(&self, entry: usize) -> Option<&AtomicU64> {
+            (entry == 0).then_some(&self.low_water)
+        }
+    }
+
+    fn table() -> One {
+        One {
+            generation: AtomicU64::new(0),
+            used: AtomicU64::new(1),
+            state: AtomicU64::new(0),
+            low_water: AtomicU64::new(0),
+        }
+    }
+
+    const ME: Holder = Holder { participant: 4, incarnation: 9 };
+
+    #[test]
+    fn a_group_that_joins_below_the_gate_starts_at_the_gate() {
+        let table = table();
+        let gate = AtomicU64::new(0);
+        assert_eq!(recompute(&gate, &table, 20), 20, "no group: everything published may go");
+        let reserved = reserve(&table.state, ME).unwrap();
+        assert!(reserve(&table.state, ME).is_none(), "taken");
+        let mut lanes = [LaneJoin { gate: &gate, low_water: &table.low_water, wished: 5, start: 0 }];
+        assert!(join(&table.state, reserved, &table.generation, &mut lanes));
+        assert_eq!(lanes[0].start, 20);
+        assert_eq!(recompute(&gate, &table, 30), 20);
+        acknowledge(&table.low_water, 25);
+        assert_eq!(recompute(&gate, &table, 30), 25);
+    }
+
+    #[test]
+    fn states_that_hold_the_gate_and_states_that_do_not() {
+        for (value, holds) in [
+            (state::FREE, false),
+            (state::JOINING, false),
+            (state::ACTIVE, true),
+            (state::HELD, true),
+            (state::DETACHED, false),
+            (state::EVICTED, false),
+        ] {
+            let table = table();
+            let gate = AtomicU64::new(0);
+            table.low_water.store(3, Ordering::Relaxed);
+            table.state.store(HolderWord { state: value, holder: ME, tag: 1 }.pack(), Ordering::Relaxed);
+            assert_eq!(recompute(&gate, &table, 10), if holds { 3 } else { 10 }, "state {value}");
+        }
+    }
+
+    #[test]
+    fn a_join_whose_process_was_thought_dead_changes_nothing() {
+        let table = table();
+        let reserved = reserve(&table.state, ME).unwrap();
+        assert!(change(&table.state, reserved, reserved.with_state(state::FREE)).is_some(), "repair");
+        assert!(!join(&table.state, reserved, &table.generation, &mut []));
+        assert_eq!(HolderWord::unpack(table.state.load(Ordering::Relaxed)).state, state::FREE);
+    }
+
+    #[test]
+    fn each_death_with_a_message_in_hand_is_counted_once() {
+        let handed = AtomicU64::new(0);
+        hand_out(&handed, 7);
+        assert_eq!(record_death(&handed), Handed { end: 8, deaths: 1 });
+        assert_eq!(record_death(&handed), Handed { end: 8, deaths: 2 });
+        hand_out(&handed, 8);
+        assert_eq!(Handed::unpack(handed.load(Ordering::Relaxed)), Handed { end: 9, deaths: 0 });
+        let full = Handed { end: Handed::END_MASK, deaths: 255 };
+        assert_eq!(Handed::unpack(full.pack()), full);
+    }
+}

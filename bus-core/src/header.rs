@@ -1,0 +1,131 @@
+//! The 32 bytes in front of every payload: four words, written by the producer only.
+//!
+//! ```text
+//! word  content
+//! 0     publication: see below
+//! 1     length (0..32) | producer (32..48) | type (48..56) | flags (56..64)
+//! 2     stamp: CLOCK_MONOTONIC nanoseconds when publishing began, 0 where the topic has no stamps
+//! 3     reference: cell number when flag ARENA is set, else hash of the key, else 0
+//! ```
+//!
+//! In a slot of a one-producer lane the publication word is `sequence + 1`, or [`WRITING`]. In a cell it is
+//! the tag that [`cell_tag`] makes: low halves of the sequence and of the position that the cell has in its
+//! segment, so that one load tells a reader of a reused cell both that the message is the one it looked for and
+//! that it has not been overwritten (see [`crate::arena`]).
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// Words of a header.
+pub const HEADER_WORDS: usize = 4;
+/// Bytes of a header; payloads begin 16-byte aligned behind it.
+pub const HEADER_BYTES: usize = 32;
+/// Publication word of a slot that is being written. No sequence reaches it.
+pub const WRITING: u64 = 1 << 63;
+
+/// Bits of the header's flags byte.
+pub mod flags {
+    /// The slot carries a cell number; header and payload are in that cell of the producer's arena.
+    pub const ARENA: u8 = 1;
+    /// An extension block (see [`crate::layout::EXTENSION_BYTES`]) stands between header and payload.
+    pub const EXTENSION: u8 = 1 << 1;
+    /// Published again from a dead letter.
+    pub const REPLAYED: u8 = 1 << 2;
+    /// Withdrawn: readers skip and count it.
+    pub const TOMBSTONE: u8 = 1 << 3;
+}
+
+/// Type number of a payload that is plain bytes.
+pub const TYPE_BYTES: u8 = 255;
+
+/// What a header says, apart from its publication word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Bytes of the payload, without header and extension.
+    pub len_bytes: u32,
+    /// Producer entry of the topic.
+    pub producer: u16,
+    /// Index into the topic's type table, or [`TYPE_BYTES`].
+    pub kind: u8,
+    /// See [`flags`].
+    pub flags: u8,
+    /// CLOCK_MONOTONIC nanoseconds, or 0.
+    pub stamp_ns: u64,
+    /// Cell number or key hash, by the flags.
+    pub reference: u64,
+}
+
+impl Header {
+    /// Word 1 as it lies in memory.
+    #[inline]
+    pub const fn pack_description(&self) -> u64 {
+        self.len_bytes as u64
+            | (self.producer as u64) << 32
+            | (self.kind as u64) << 48
+            | (self.flags as u64) << 56
+    }
+
+    /// Stores all words but the publication word.
+    ///
+    /// Relaxed: readers see these words only through the publication word (slot) or the slot word (cell), whose
+    /// Release store follows.
+    #[inline]
+    pub fn store(&self, words: &[AtomicU64]) {
+        words[1].store(self.pack_description(), Ordering::Relaxed);
+        words[2].store(self.stamp_ns, Ordering::Relaxed);
+        words[3].store(self.reference, Ordering::Relaxed);
+    }
+
+    /// Loads all words but the publication word. The caller has acquired the publication.
+    #[inline]
+    pub fn load(words: &[AtomicU64]) -> Self {
+        let description = words[1].load(Ordering::Relaxed);
+        Self {
+            len_bytes: description as u32,
+            producer: (description >> 32) as u16,
+            kind: (description >> 48) as u8,
+            flags: (description >> 56) as u8,
+            stamp_ns: words[2].load(Ordering::Relaxed),
+            reference: words[3].load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Publication word of a cell: `position` is counted in bytes, `granule_shift` is the arena's.
+#[inline]
+pub const fn cell_tag(sequence: u64, position_bytes: u64, granule_shift: u32) -> u64 {
+    (sequence.wrapping_add(1) & 0xffff_ffff) | (position_bytes >> granule_shift) << 32
+}
+
+/// Does this publication word of a cell name `sequence`?
+#[inline]
+pub const fn tag_names(tag: u64, sequence: u64) -> bool {
+    tag as u32 == sequence.wrapping_add(1) as u32
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_survives_memory() {
+        let words: [AtomicU64; 4] = Default::default();
+        let header = Header {
+            len_bytes: u32::MAX,
+            producer: 1_023,
+            kind: 254,
+            flags: 0xff,
+            stamp_ns: u64::MAX,
+            reference: 77,
+        };
+        header.store(&words);
+        assert_eq!(Header::load(&words), header);
+    }
+
+    #[test]
+    fn a_tag_names_one_sequence() {
+        let tag = cell_tag(41, 4096, 6);
+        assert!(tag_names(tag, 41) && !tag_names(tag, 42));
+        assert_eq!(tag >> 32, 64);
+        assert!(tag_names(cell_tag(u64::MAX, 0, 6), u64::MAX));
+    }
+}

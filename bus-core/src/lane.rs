@@ -1,0 +1,102 @@
+//! Lanes: which one is looked at first, and what keeps the lowest from starving.
+
+use crate::limits::LANES_MAX;
+
+/// A priority. 0 is the most urgent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lane(pub u8);
+
+impl Lane {
+    /// Preempts everything: safety, cancellation.
+    pub const CRITICAL: Lane = Lane(0);
+    /// Before ordinary work.
+    pub const HIGH: Lane = Lane(1);
+    /// Ordinary work; what `publish` uses on a topic of three lanes. On other topics it is the lowest lane.
+    pub const NORMAL: Lane = Lane(2);
+
+    /// The lane's index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// How people call it, on a topic of `lanes` lanes.
+    pub const fn name(self, lanes: usize) -> &'static str {
+        match (lanes, self.0) {
+            (1, 0) => "normal",
+            (2, 0) => "high",
+            (2, 1) => "normal",
+            (_, 0) => "critical",
+            (_, 1) => "high",
+            (_, 2) => "normal",
+            (_, 3) => "low",
+            _ => "?",
+        }
+    }
+
+    /// The lane of that name or number on a topic of `lanes` lanes.
+    pub fn parse(text: &str, lanes: usize) -> Option<Lane> {
+        (0..lanes as u8).map(Lane).find(|lane| lane.name(lanes) == text || text.parse() == Ok(lane.0))
+    }
+}
+
+/// Chooses the lane of the next message: the most urgent that has one, but after `guard` messages in a row from
+/// above, the lowest waiting lane gets one.
+#[derive(Clone, Debug)]
+pub struct Picker {
+    lanes: usize,
+    guard: u32,
+    passed_over: u32,
+}
+
+impl Picker {
+    /// `guard` 0 means strict priority: lower lanes may starve.
+    pub fn new(lanes: usize, guard: u32) -> Self {
+        Self { lanes: lanes.min(LANES_MAX), guard, passed_over: 0 }
+    }
+
+    /// The lane to take from, given a look at each. `ready(lane)` is asked in order of urgency; the lower lanes only
+    /// when the guard is due.
+    #[inline]
+    pub fn pick(&mut self, mut ready: impl FnMut(usize) -> bool) -> Option<usize> {
+        if self.guard != 0 && self.passed_over >= self.guard {
+            self.passed_over = 0;
+            if let Some(lane) = (1..self.lanes).rev().find(|&lane| ready(lane)) {
+                return Some(lane);
+            }
+        }
+        for lane in 0..self.lanes {
+            if ready(lane) {
+                // The lowest lane passes nobody over.
+                if lane + 1 < self.lanes {
+                    self.passed_over += 1;
+                }
+                return Some(lane);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urgent_lanes_come_first_and_the_lowest_does_not_starve() {
+        let mut picker = Picker::new(3, 4);
+        let picked: std::vec::Vec<_> = (0..10).map(|_| picker.pick(|lane| lane != 1).unwrap()).collect();
+        assert_eq!(picked, [0, 0, 0, 0, 2, 0, 0, 0, 0, 2]);
+        let mut strict = Picker::new(3, 0);
+        assert!((0..1000).all(|_| strict.pick(|_| true) == Some(0)));
+        assert_eq!(strict.pick(|_| false), None);
+    }
+
+    #[test]
+    fn names_and_numbers_both_parse() {
+        assert_eq!(Lane::parse("critical", 3), Some(Lane::CRITICAL));
+        assert_eq!(Lane::parse("2", 3), Some(Lane::NORMAL));
+        assert_eq!(Lane::parse("3", 3), None);
+        assert_eq!(Lane::parse("normal", 1), Some(Lane(0)));
+        assert_eq!(Lane::parse("urgent", 3), None);
+    }
+}

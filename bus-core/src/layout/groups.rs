@@ -1,0 +1,113 @@
+//! The file `topics/<name>/groups`: the group table. Written by members, read by producers.
+
+use super::{LINE_BYTES, Preamble};
+use crate::limits::LANES_MAX;
+
+/// First bytes of the file.
+pub const MAGIC: [u8; 8] = *b"SHMBUS\0G";
+
+/// States of a group entry; [`crate::group`] draws the machine.
+pub mod state {
+    /// Nobody's.
+    pub const FREE: u8 = 0;
+    /// Somebody is putting its cursors in place.
+    pub const JOINING: u8 = 1;
+    /// A member reads.
+    pub const ACTIVE: u8 = 2;
+    /// Named, without a member, and holding its messages.
+    pub const HELD: u8 = 3;
+    /// Named, without a member, and not holding.
+    pub const DETACHED: u8 = 4;
+    /// Let go while its member lives; the entry waits for that member.
+    pub const EVICTED: u8 = 5;
+
+    /// Does an entry in this state keep messages from being overwritten?
+    pub const fn holds_gate(state: u8) -> bool {
+        matches!(state, ACTIVE | HELD)
+    }
+}
+
+/// Bits of an entry's `kind` word.
+pub mod kind {
+    /// Goes when its member goes.
+    pub const EPHEMERAL: u64 = 1;
+    /// Many members share it by owner words.
+    pub const SHARED: u64 = 1 << 1;
+    /// Lets go instead of holding others back for longer than its stall limit (milliseconds in bits 32..64).
+    pub const YIELDS: u64 = 1 << 2;
+}
+
+/// Byte offsets in the file's first 256 bytes.
+pub mod at {
+    /// Raised by every join.
+    pub const GENERATION: usize = 64;
+    /// Entries ever used. Only grows.
+    pub const USED: usize = 128;
+    /// Entries backed by memory. Only grows.
+    pub const RESERVED: usize = 136;
+    /// First entry.
+    pub const ENTRIES: usize = 256;
+}
+
+/// Bytes of an entry: identity, name, and one line a lane.
+pub const ENTRY_BYTES: usize = (2 + LANES_MAX) * LINE_BYTES;
+/// Entries that fit into the first page.
+pub const ENTRIES_FIRST: usize = 10;
+
+/// Byte offset of an entry.
+pub const fn entry(index: usize) -> usize {
+    at::ENTRIES + index * ENTRY_BYTES
+}
+
+/// Bytes of the file with room for `entries`.
+pub const fn footprint_bytes(entries: usize) -> u64 {
+    entry(entries) as u64
+}
+
+/// Byte offsets in an entry.
+pub mod in_entry {
+    use super::LINE_BYTES;
+    /// [`crate::holder::HolderWord`] with one of [`super::state`].
+    pub const STATE: usize = 0;
+    /// Hash of the name, 0 while the entry never had one. CAS from 0; stays while the topic lives.
+    pub const KEY: usize = 8;
+    /// [`super::kind`].
+    pub const KIND: usize = 16;
+    /// CLOCK_REALTIME ns of the last join.
+    pub const SINCE_NS: usize = 24;
+    /// Members of a shared group: count of those attached (statistics).
+    pub const MEMBERS: usize = 32;
+    /// Mark of a group that was let go: the sequence + 1 of lane 0's cursor then; see the lanes for the others.
+    pub const ABANDONED: usize = 40;
+    /// Messages handed out again (statistics).
+    pub const REDELIVERED: usize = 48;
+    /// Messages skipped because their type is not one that the group reads (statistics).
+    pub const SKIPPED: usize = 56;
+    /// Name, 64 bytes.
+    pub const NAME: usize = LINE_BYTES;
+    /// First lane line.
+    pub const LANES: usize = 2 * LINE_BYTES;
+}
+
+/// Byte offsets in a lane line of an entry.
+pub mod in_lane {
+    /// Everything before it is finished.
+    pub const LOW_WATER: usize = 0;
+    /// [`crate::group::Handed`].
+    pub const HANDED: usize = 8;
+    /// Where reliability began at the last join.
+    pub const START: usize = 16;
+    /// Messages before the start that were wished for and had been overwritten.
+    pub const MISSED: usize = 24;
+    /// Aside entries in use (statistics).
+    pub const ASIDE_COUNT: usize = 32;
+}
+
+/// Byte offset of a lane line.
+pub const fn lane(index: usize, lane: usize) -> usize {
+    entry(index) + in_entry::LANES + lane * LINE_BYTES
+}
+
+const _: () = assert!(size_of::<Preamble>() <= at::GENERATION);
+const _: () = assert!(ENTRY_BYTES == 384);
+const _: () = assert!(footprint_bytes(ENTRIES_FIRST) == 4096);

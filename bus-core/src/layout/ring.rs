@@ -1,0 +1,195 @@
+//! The file `topics/<name>/ring`: configuration, types, producers, and the slots of every lane. Written by publishers.
+
+use super::{LINE_BYTES, PAGE_BYTES, Preamble};
+use crate::limits::{LANES_MAX, TYPES_MAX};
+use crate::ring::{mpmc, spsc};
+use bytemuck::{Pod, Zeroable};
+
+/// First bytes of the file.
+pub const MAGIC: [u8; 8] = *b"SHMBUS\0R";
+/// Messages carry the time at which their publication began.
+pub const FLAG_STAMPS: u32 = 1;
+
+/// Configuration of a topic: written once, before its directory gets its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Config {
+    /// Slots of each lane, a power of two.
+    pub capacity: u32,
+    /// Lanes, 1 to 4.
+    pub lanes: u32,
+    /// Producer entries. 1 means that each lane is a one-producer ring.
+    pub producers: u32,
+    /// Payload bytes in a slot of a one-producer ring.
+    pub inline_bytes: u32,
+    /// Largest payload.
+    pub message_bytes: u64,
+    /// Segment 0 of an arena.
+    pub arena_first_bytes: u64,
+    /// Bound of an arena.
+    pub arena_bound_bytes: u64,
+    /// Bytes up to which an arena grows for the sake of finished messages.
+    pub arena_history_bytes: u64,
+    /// See the `FLAG_` constants.
+    pub flags: u32,
+    /// What a full lane does to a publisher; 0: wait until the deadline.
+    pub overflow: u32,
+}
+
+/// What is written once.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Fixed {
+    /// The file's beginning; its epoch is the topic's.
+    pub preamble: Preamble,
+    /// The configuration.
+    pub config: Config,
+    /// CLOCK_REALTIME ns of the creation.
+    pub created_ns: u64,
+    /// Process that asked for the topic.
+    pub creator_pid: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Its service name.
+    pub creator_service: [u8; 48],
+    /// The topic's name, which is the directory's name too.
+    pub name: [u8; 208],
+}
+
+/// A type that the topic accepts. Entries are added at the end, by the supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct TypeEntry {
+    /// Structural fingerprint.
+    pub fingerprint: u64,
+    /// Version given by the program.
+    pub version: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Name given by the program.
+    pub name: [u8; 72],
+}
+
+/// Byte offsets of the words that change, and of the tables.
+pub mod at {
+    /// Types in use (u64 word). An entry is complete before it is counted.
+    pub const TYPES_COUNT: usize = 448;
+    /// First type entry.
+    pub const TYPES: usize = 512;
+    /// First lane block: hint on line 0, gate on line 1, counters on line 2.
+    pub const LANES: usize = 2048;
+    /// First producer entry.
+    pub const PRODUCERS: usize = 4096;
+}
+
+/// Bytes of a lane block.
+pub const LANE_BYTES: usize = 4 * LINE_BYTES;
+
+/// Byte offset of the lane's hint: where the end is, or was. May lag, and goes back when a stopped producer stores late.
+pub const fn hint(lane: usize) -> usize {
+    at::LANES + lane * LANE_BYTES
+}
+
+/// Byte offset of the lane's gate. Only grows.
+pub const fn gate(lane: usize) -> usize {
+    hint(lane) + LINE_BYTES
+}
+
+/// Byte offset of the lane's count of publications refused because it was full (statistics; stored by fetch_add).
+pub const fn refused_count(lane: usize) -> usize {
+    hint(lane) + 2 * LINE_BYTES
+}
+
+/// Bytes of a producer entry: a [`crate::holder::HolderWord`], then for each lane the sequence + 1 that
+/// the gate must reach before a retired producer's arena goes.
+pub const PRODUCER_BYTES: usize = LINE_BYTES;
+
+/// Byte offset of a producer entry's state word.
+pub const fn producer_state(producer: usize) -> usize {
+    at::PRODUCERS + producer * PRODUCER_BYTES
+}
+
+/// Byte offset of a producer entry's retirement mark for a lane: 0 unset, else sequence + 1. Changed by CAS from 0.
+pub const fn producer_retire_at(producer: usize, lane: usize) -> usize {
+    producer_state(producer) + 8 + lane * 8
+}
+
+/// Byte offset of a producer entry's breaker word: state (8 bits), reason (8), until in CLOCK_MONOTONIC ms (48).
+pub const fn producer_breaker(producer: usize) -> usize {
+    producer_state(producer) + 40
+}
+
+impl Config {
+    /// Is every lane a one-producer ring?
+    pub const fn one_producer(&self) -> bool {
+        self.producers == 1
+    }
+
+    /// Bytes of one lane's slots.
+    pub const fn lane_slots_bytes(&self) -> u64 {
+        if self.one_producer() {
+            spsc::Ring::footprint_bytes(self.capacity, self.inline_bytes)
+        } else {
+            mpmc::Ring::footprint_bytes(self.capacity)
+        }
+    }
+
+    /// Byte offset of a lane's slots.
+    pub const fn slots(&self, lane: usize) -> u64 {
+        let producers = at::PRODUCERS as u64 + self.producers as u64 * PRODUCER_BYTES as u64;
+        producers.next_multiple_of(LINE_BYTES as u64) + lane as u64 * self.lane_slots_bytes()
+    }
+
+    /// Bytes of the whole file.
+    pub const fn footprint_bytes(&self) -> u64 {
+        self.slots(self.lanes as usize).next_multiple_of(PAGE_BYTES)
+    }
+
+    /// Are the values such that offsets computed from them make sense? The name and value of the first that is not.
+    pub fn check(&self) -> Result<(), super::Mismatch> {
+        use crate::limits::*;
+        let field =
+            |name, value, good| if good { Ok(()) } else { Err(super::Mismatch::Field { name, value }) };
+        field(
+            "capacity",
+            self.capacity as u64,
+            self.capacity.is_power_of_two() && (CAPACITY_MIN..=CAPACITY_MAX).contains(&self.capacity),
+        )?;
+        field("lanes", self.lanes as u64, (1..=LANES_MAX as u32).contains(&self.lanes))?;
+        field("producers", self.producers as u64, (1..=PRODUCERS_MAX).contains(&self.producers))?;
+        field("inline_bytes", self.inline_bytes as u64, self.inline_bytes <= INLINE_BYTES_MAX)?;
+        field("message_bytes", self.message_bytes, self.message_bytes <= MESSAGE_BYTES_MAX)?;
+        let arena = self.arena();
+        field(
+            "arena_first_bytes",
+            self.arena_first_bytes,
+            self.arena_first_bytes <= 1 << 32 && arena.first_bytes == self.arena_first_bytes,
+        )?;
+        field(
+            "arena_bound_bytes",
+            self.arena_bound_bytes,
+            self.arena_bound_bytes <= 1 << 34 && arena.bound_bytes == self.arena_bound_bytes,
+        )
+    }
+
+    /// Sizes of the arenas.
+    pub fn arena(&self) -> crate::arena::Geometry {
+        crate::arena::Geometry::new(
+            self.arena_first_bytes.min(1 << 32),
+            self.arena_bound_bytes.min(1 << 34),
+            self.message_bytes.min(crate::limits::MESSAGE_BYTES_MAX)
+                + (crate::header::HEADER_BYTES + super::EXTENSION_BYTES) as u64,
+        )
+    }
+}
+
+const _: () = assert!(size_of::<Config>() == 56);
+const _: () = assert!(size_of::<Fixed>() == 360 && size_of::<Fixed>() <= at::TYPES_COUNT);
+const _: () = assert!(core::mem::offset_of!(Fixed, config) == 32);
+const _: () = assert!(core::mem::offset_of!(Fixed, created_ns) == 88);
+const _: () = assert!(core::mem::offset_of!(Fixed, creator_service) == 104);
+const _: () = assert!(core::mem::offset_of!(Fixed, name) == 152);
+const _: () = assert!(size_of::<TypeEntry>() == 88);
+const _: () = assert!(at::TYPES + TYPES_MAX * size_of::<TypeEntry>() <= at::LANES);
+const _: () = assert!(at::LANES + LANES_MAX * LANE_BYTES <= at::PRODUCERS);
+const _: () = assert!(producer_retire_at(0, LANES_MAX) <= producer_breaker(0));

@@ -1,0 +1,72 @@
+//! The file `topics/<name>/wake`: the words that sleepers and wakers share. One page.
+
+use super::{LINE_BYTES, Preamble};
+
+/// First bytes of the file.
+pub const MAGIC: [u8; 8] = *b"SHMBUS\0W";
+/// Bytes of the file.
+pub const FILE_BYTES: u64 = 4096;
+
+/// Byte offsets. A publisher reads bell, state and breaker, which share a line, and nothing else here.
+pub mod at {
+    /// Bell of sleeping consumers (u32), see [`crate::doorbell`].
+    pub const MESSAGE_BELL: usize = 64;
+    /// 0 open, 1 closed: the bus has been taken down (u32; supervisor).
+    pub const STATE: usize = 68;
+    /// Breaker of the topic: state (8 bits), reason (8), until in CLOCK_MONOTONIC ms (48); supervisor.
+    pub const BREAKER: usize = 72;
+    /// Bell of publishers that wait for room (u32).
+    pub const SPACE_BELL: usize = 128;
+    /// Bit a consumer whose descriptor is to be written when a message comes.
+    pub const DESCRIPTORS: usize = 192;
+}
+
+/// States of a topic.
+pub mod state {
+    /// In use.
+    pub const OPEN: u32 = 0;
+    /// The bus has been taken down; handles report it.
+    pub const CLOSED: u32 = 1;
+}
+
+/// States of a breaker word.
+///
+/// ```text
+/// CLOSED --full until the deadline, errors, or over quota--> OPEN --its time is over--> HALF_OPEN
+///   ^------------------trials succeed------------------------------------------------------+
+///                                                            ^------a trial fails----------+
+/// ```
+pub mod breaker {
+    /// Publishing is allowed.
+    pub const CLOSED: u8 = 0;
+    /// Publishing is refused until the word's time.
+    pub const OPEN: u8 = 1;
+    /// A few publications are let through to see.
+    pub const HALF_OPEN: u8 = 2;
+
+    /// The word as it lies in memory.
+    pub const fn pack(state: u8, reason: u8, until_ms: u64) -> u64 {
+        state as u64 | (reason as u64) << 8 | until_ms << 16
+    }
+
+    /// State, reason, and time.
+    pub const fn unpack(word: u64) -> (u8, u8, u64) {
+        (word as u8, (word >> 8) as u8, word >> 16)
+    }
+}
+
+const _: () = assert!(size_of::<Preamble>() <= at::MESSAGE_BELL);
+const _: () = assert!(at::BREAKER + 8 <= at::MESSAGE_BELL + LINE_BYTES);
+const _: () = assert!(at::MESSAGE_BELL / LINE_BYTES != at::SPACE_BELL / LINE_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::breaker::{CLOSED, HALF_OPEN, OPEN, pack, unpack};
+
+    #[test]
+    fn a_breaker_goes_through_its_states() {
+        for (state, reason, until_ms) in [(CLOSED, 0, 0), (OPEN, 3, (1 << 48) - 1), (HALF_OPEN, 255, 1)] {
+            assert_eq!(unpack(pack(state, reason, until_ms)), (state, reason, until_ms));
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Every limit of the format and every default, each with its reason. README.md shows the same table.
+
+/// Participants (processes) of one bus: ten bits name a participant in a group's and a producer's words.
+pub const PARTICIPANTS_MAX: u32 = 1_023;
+/// Producer entries of one topic: ten bits of a slot word name the producer.
+pub const PRODUCERS_MAX: u32 = 1_023;
+/// Producer entries of a topic unless set: 64 entries fill one page.
+pub const PRODUCERS_DEFAULT: u32 = 64;
+/// Groups on one topic. The gate scan visits every used entry, once a ring revolution.
+pub const GROUPS_MAX: u32 = 256;
+/// Lanes of one topic: each has its own ring and arenas, so more would cost memory that few topics use.
+pub const LANES_MAX: usize = 4;
+/// Lanes unless set: critical, high, normal.
+pub const LANES_DEFAULT: usize = 3;
+/// Slots of a lane unless set.
+pub const CAPACITY_DEFAULT: u32 = 1_024;
+/// Fewest slots: the reader's look-ahead and the owner words want room to turn round in.
+pub const CAPACITY_MIN: u32 = 8;
+/// Most slots: 16 Mi words of 8 bytes are 128 MiB a lane.
+pub const CAPACITY_MAX: u32 = 1 << 24;
+/// Largest message unless set, in bytes.
+pub const MESSAGE_BYTES_DEFAULT: u64 = 1 << 20;
+/// Largest message at all, in bytes: the header keeps the length in 32 bits.
+pub const MESSAGE_BYTES_MAX: u64 = 1 << 30;
+/// Payload bytes inside a slot of a one-producer lane unless set: two cache lines with the 32-byte header.
+pub const INLINE_BYTES_DEFAULT: u32 = 96;
+/// Most payload bytes inside a slot: beyond this the copy, not the second miss, decides.
+pub const INLINE_BYTES_MAX: u32 = 4_064;
+/// First segment of an arena, in bytes. Small, since most agents publish little on most lanes.
+pub const ARENA_FIRST_BYTES: u64 = 64 << 10;
+/// Total bytes of one arena unless the largest message asks for more.
+pub const ARENA_BOUND_DEFAULT_BYTES: u64 = 16 << 20;
+/// An arena grows only to this size for the sake of messages that everybody has finished; beyond it
+/// the retained window shrinks instead.
+pub const ARENA_HISTORY_BYTES: u64 = 1 << 20;
+/// Segments of one arena, each twice the one before: 64 KiB to 2 GiB and more.
+pub const ARENA_SEGMENTS_MAX: usize = 20;
+/// Payload types of one topic. One byte of the header names the type.
+pub const TYPES_MAX: usize = 16;
+/// Bytes of a topic's name: it is a directory name too.
+pub const TOPIC_NAME_BYTES_MAX: usize = 200;
+/// Bytes of a bus's name: the control socket's path has 108 bytes in all.
+pub const BUS_NAME_BYTES_MAX: usize = 48;
+/// Bytes of a group's name.
+pub const GROUP_NAME_BYTES_MAX: usize = 64;
+/// Bytes of a service's name.
+pub const SERVICE_NAME_BYTES_MAX: usize = 48;
+/// Bytes of a payload type's name.
+pub const TYPE_NAME_BYTES_MAX: usize = 72;
+/// How far ahead a streaming reader waits for a slot before it touches nearer ones. Chasing the line that is
+/// being written makes both cores fight for it; 64 slots is where the gain flattens.
+pub const READ_DISTANCE: u64 = 64;
+/// How many pauses a streaming reader holds back for that slot; bounds what a burst's last message waits.
+pub const READ_HOLD_PAUSES: u32 = 32;
+/// A waiting lower lane gets one message after this many from higher ones, unless set.
+pub const STARVATION_GUARD_DEFAULT: u32 = 256;
+/// Handing a message out this often ends in a dead letter rather than in another death.
+pub const ATTEMPTS_MAX: u8 = 255;

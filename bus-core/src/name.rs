@@ -1,0 +1,120 @@
+//! Which names are allowed, and the fingerprints that stand for them in words.
+
+use core::fmt;
+
+/// What is wrong with a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameError {
+    /// It has no characters, or a part between two dots has none.
+    Empty,
+    /// It is longer than allowed.
+    TooLong {
+        /// Its length.
+        len_bytes: usize,
+        /// What is allowed.
+        max_bytes: usize,
+    },
+    /// A character that is not allowed.
+    Character {
+        /// The character.
+        found: char,
+        /// Where it stands, in bytes from the start.
+        at_byte: usize,
+    },
+    /// It begins with `_`, which is kept for the bus itself.
+    Reserved,
+}
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => write!(f, "it is empty, or has nothing between two dots"),
+            Self::TooLong { len_bytes, max_bytes } => {
+                write!(f, "it has {len_bytes} bytes, at most {max_bytes} are allowed")
+            }
+            Self::Character { found, at_byte } => write!(
+                f,
+                "{found:?} at byte {at_byte} is not allowed; use letters, digits, '_', '-', and dots between parts"
+            ),
+            Self::Reserved => write!(f, "names that begin with '_' belong to the bus itself"),
+        }
+    }
+}
+
+/// Checks a name made of parts with dots between, such as a topic's.
+pub fn check_dotted(name: &str, max_bytes: usize) -> Result<(), NameError> {
+    if name.len() > max_bytes {
+        return Err(NameError::TooLong { len_bytes: name.len(), max_bytes });
+    }
+    let mut part_bytes = 0_usize;
+    for (at_byte, found) in name.char_indices() {
+        match found {
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '-' => part_bytes += 1,
+            '.' if part_bytes > 0 => part_bytes = 0,
+            '.' => return Err(NameError::Empty),
+            _ => return Err(NameError::Character { found, at_byte }),
+        }
+    }
+    if part_bytes == 0 { Err(NameError::Empty) } else { Ok(()) }
+}
+
+/// Checks the name of a topic that a user asks for.
+pub fn check_topic(name: &str) -> Result<(), NameError> {
+    check_dotted(name, crate::limits::TOPIC_NAME_BYTES_MAX)?;
+    if name.starts_with('_') { Err(NameError::Reserved) } else { Ok(()) }
+}
+
+/// FNV-1a over bytes, continued from `state`. Stands for names in words and makes type fingerprints; it
+/// recognises accidents, it does not resist an attacker.
+pub const fn fnv1a(bytes: &[u8], mut state: u64) -> u64 {
+    let mut index = 0;
+    while index < bytes.len() {
+        state = (state ^ bytes[index] as u64).wrapping_mul(0x0000_0100_0000_01b3);
+        index += 1;
+    }
+    state
+}
+
+/// Where [`fnv1a`] starts.
+pub const FNV1A_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// The key of a name; never 0, which means "no name".
+pub const fn key(name: &str) -> u64 {
+    let hash = fnv1a(name.as_bytes(), FNV1A_START);
+    if hash == 0 { 1 } else { hash }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good_names() {
+        for name in ["a", "observation.email.received", "A-b_c.9", "x._y"] {
+            assert_eq!(check_topic(name), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn hostile_names() {
+        assert_eq!(check_topic(""), Err(NameError::Empty));
+        assert_eq!(check_topic("a..b"), Err(NameError::Empty));
+        assert_eq!(check_topic(".a"), Err(NameError::Empty));
+        assert_eq!(check_topic("a."), Err(NameError::Empty));
+        assert_eq!(check_topic(".."), Err(NameError::Empty));
+        assert_eq!(check_topic("_bus.events"), Err(NameError::Reserved));
+        assert_eq!(check_topic("a/../b"), Err(NameError::Character { found: '/', at_byte: 1 }));
+        assert_eq!(check_topic("a b"), Err(NameError::Character { found: ' ', at_byte: 1 }));
+        assert_eq!(check_topic("a\0"), Err(NameError::Character { found: '\0', at_byte: 1 }));
+        assert_eq!(check_topic("caf\u{e9}"), Err(NameError::Character { found: '\u{e9}', at_byte: 3 }));
+        let long = "x".repeat(201);
+        assert_eq!(check_topic(&long), Err(NameError::TooLong { len_bytes: 201, max_bytes: 200 }));
+        assert!(check_topic(&long[1..]).is_ok());
+    }
+
+    #[test]
+    fn keys_differ_and_are_never_zero() {
+        assert_ne!(key("a"), key("b"));
+        assert_ne!(key(""), 0);
+    }
+}

@@ -1,0 +1,310 @@
+//! Owner words: how the members of one group share a lane, each message to one of them.
+//!
+//! A group of many members has one word for each slot of the lane:
+//!
+//! ```text
+//! bit   0..3    3..13                 13..29   29..37     37..64
+//!       state   member (participant)  nonce    attempts   lap (sequence / capacity + 1)
+//! ```
+//!
+//! A word of another lap than the sequence's means FREE: the slot has been published anew and nobody has touched its
+//! word since.
+//!
+//! ```text
+//!   FREE -----------claim----------> CLAIMED --acknowledge--> DONE --walk--> (low_water passes)
+//!   RELEASED <--release, or repair----+  |
+//!      +---------------claim-------------^
+//!                                     CLAIMED --park--> PARKED --entry valid--> DONE
+//! ```
+//!
+//! The attempt is counted by the claim, before the payload is handed out. `attempts` saturates and `nonce` wraps; both
+//! are needed, or a member that was stopped for 256 attempts could acknowledge for another.
+//!
+//! Acknowledging and walking is Dekker's pattern between two members (`ACK-WALK`): each stores DONE and then looks
+//! whether its predecessor is DONE; without a full fence between the two, both can miss the other and
+//! `low_water` stays behind for ever.
+
+use crate::sync::{AtomicU64, Ordering, fence};
+
+/// States of an owner word. A word of an older lap is FREE whatever it says.
+pub mod state {
+    /// Nobody has had the message.
+    pub const FREE: u8 = 0;
+    /// A member has it in hand.
+    pub const CLAIMED: u8 = 1;
+    /// A member had it and gave it back, or died.
+    pub const RELEASED: u8 = 2;
+    /// It lies in the group's aside store; the member and nonce fields name the entry.
+    pub const PARKED: u8 = 3;
+    /// Finished.
+    pub const DONE: u8 = 4;
+}
+
+const LAP_SHIFT: u32 = 37;
+const LAP_MASK: u64 = (1 << (64 - LAP_SHIFT)) - 1;
+
+/// An owner word, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnerWord {
+    /// One of [`state`].
+    pub state: u8,
+    /// Participant number of the member that claimed it.
+    pub member: u16,
+    /// Counts claims of this word, wrapping.
+    pub nonce: u16,
+    /// Counts hand-outs of this message, saturating.
+    pub attempts: u8,
+    /// `sequence / capacity + 1`, low 27 bits.
+    pub lap: u32,
+}
+
+impl OwnerWord {
+    /// The word as it lies in memory.
+    #[inline]
+    pub const fn pack(self) -> u64 {
+        (self.state as u64 & 7)
+            | (self.member as u64 & 0x3ff) << 3
+            | (self.nonce as u64) << 13
+            | (self.attempts as u64) << 29
+            | (self.lap as u64) << LAP_SHIFT
+    }
+
+    /// Reads a word from memory.
+    #[inline]
+    pub const fn unpack(word: u64) -> Self {
+        Self {
+            state: word as u8 & 7,
+            member: (word >> 3) as u16 & 0x3ff,
+            nonce: (word >> 13) as u16,
+            attempts: (word >> 29) as u8,
+            lap: (word >> LAP_SHIFT) as u32,
+        }
+    }
+
+    /// The aside entry that a PARKED word names: member and nonce fields taken together, 26 bits.
+    pub const fn parked_entry(self) -> u32 {
+        (self.member as u32) << 16 | self.nonce as u32
+    }
+
+    /// This word, PARKED in `entry`.
+    pub const fn parked(self, entry: u32) -> Self {
+        Self { state: state::PARKED, member: (entry >> 16) as u16 & 0x3ff, nonce: entry as u16, ..self }
+    }
+}
+
+/// The owner words of one group in one lane.
+#[derive(Clone, Copy)]
+pub struct Owners<'a> {
+    words: &'a [AtomicU64],
+    capacity_log2: u32,
+}
+
+/// What became of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The message is the caller's; the word proves it later.
+    Mine(OwnerWord),
+    /// Another member has it, or it is finished.
+    Taken,
+    /// It has been handed out as often as is allowed.
+    Exhausted(OwnerWord),
+}
+
+impl<'a> Owners<'a> {
+    /// Views `words`, one for each slot of the lane. `None` if their number is not a power of two.
+    pub fn attach(words: &'a [AtomicU64]) -> Option<Self> {
+        words.len().is_power_of_two().then(|| Self { words, capacity_log2: words.len().trailing_zeros() })
+    }
+
+    #[inline]
+    fn word(&self, sequence: u64) -> &AtomicU64 {
+        &self.words[sequence as usize & (self.words.len() - 1)]
+    }
+
+    #[inline]
+    fn lap(&self, sequence: u64) -> u32 {
+        (((sequence >> self.capacity_log2) + 1) & LAP_MASK) as u32
+    }
+
+    /// The word of `sequence`, FREE if it is of another lap.
+    #[inline]
+    pub fn look(&self, sequence: u64) -> OwnerWord {
+        // Acquire: pairs with ACK-WALK's Release side, and with a claim of another member.
+        let word = OwnerWord::unpack(self.word(sequence).load(Ordering::Acquire));
+        if word.lap == self.lap(sequence) {
+            word
+        } else {
+            OwnerWord { state: state::FREE, member: 0, nonce: word.nonce, attempts: 0, lap: word.lap }
+        }
+    }
+
+    /// Claims `sequence`, which is published, for `member`.
+    #[inline]
+    pub fn claim(&self, sequence: u64, member: u16, attempts_max: u8) -> Claim {
+        let word = self.word(sequence);
+        let seen_raw = word.load(Ordering::Acquire);
+        let seen = OwnerWord::unpack(seen_raw);
+        let lap = self.lap(sequence);
+        let attempts = match (seen.lap == lap, seen.state) {
+            (false, _) | (true, state::FREE) => 0,
+            (true, state::RELEASED) => seen.attempts,
+            _ => return Claim::Taken,
+        };
+        if attempts >= attempts_max {
+            return Claim::Exhausted(seen);
+        }
+        let mine = OwnerWord {
+            state: state::CLAIMED,
+            member,
+            nonce: seen.nonce.wrapping_add(1),
+            attempts: attempts.saturating_add(1),
+            lap,
+        };
+        // AcqRel: Acquire what a former claimant left, Release the count before the payload is handed out.
+        match word.compare_exchange(seen_raw, mine.pack(), Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => Claim::Mine(mine),
+            Err(_) => Claim::Taken,
+        }
+    }
+
+    /// Moves `mine`, as it was claimed, to another state. False: it is no longer the caller's, and nothing changed.
+    fn settle(&self, sequence: u64, mine: OwnerWord, to: OwnerWord) -> bool {
+        // AcqRel: Release pairs with the Acquire of a walk or of the next claim.
+        let word = self.word(sequence);
+        word.compare_exchange(mine.pack(), to.pack(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Finishes a message and moves `low_water` over everything finished. False: the claim had been lost.
+    #[inline]
+    pub fn acknowledge(&self, sequence: u64, mine: OwnerWord, low_water: &AtomicU64, end: u64) -> bool {
+        let done = self.settle(sequence, mine, OwnerWord { state: state::DONE, ..mine });
+        if done {
+            self.walk(low_water, end);
+        }
+        done
+    }
+
+    /// Gives a message back unfinished; its attempts stay counted. False: the claim had been lost.
+    pub fn release(&self, sequence: u64, mine: OwnerWord) -> bool {
+        self.settle(sequence, mine, OwnerWord { state: state::RELEASED, ..mine })
+    }
+
+    /// Commits a message to the aside store's `entry`, which is staged. False: the claim had been lost.
+    pub fn park(&self, sequence: u64, mine: OwnerWord, entry: u32) -> bool {
+        self.settle(sequence, mine, mine.parked(entry))
+    }
+
+    /// Repair, after proof of death: what a dead member had claimed is released. Anybody may call it, any number of times.
+    pub fn release_of_dead(&self, sequence: u64, dead_member: u16) -> bool {
+        let seen = self.look(sequence);
+        seen.state == state::CLAIMED && seen.member == dead_member && self.release(sequence, seen)
+    }
+
+    /// Moves `low_water` over the finished prefix, at most to `end`. Idle members call it before they park, and
+    /// repair after a death: the member that finished the first gap may have died before its own walk.
+    pub fn walk(&self, low_water: &AtomicU64, end: u64) -> u64 {
+        // ACK-WALK: between this member's DONE and its look at the others'.
+        fence(Ordering::SeqCst);
+        let from = low_water.load(Ordering::Acquire);
+        let mut l = from;
+        while l != end && self.look(l).state == state::DONE {
+            l = l.wrapping_add(1);
+        }
+        if l != from {
+            // AcqRel: Release to the gate scan; Acquire chains the walks of other members.
+            low_water.fetch_max(l, Ordering::AcqRel);
+        }
+        l
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    fn memory() -> Vec<AtomicU64> {
+        (0..8).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    fn mine(claim: Claim) -> OwnerWord {
+        match claim {
+            Claim::Mine(word) => word,
+            other => panic!("not claimed: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_field_survives_at_its_extremes() {
+        for state in 0..=4 {
+            for member in [0, 1_023] {
+                for nonce in [0, u16::MAX] {
+                    for attempts in [0, 255] {
+                        for lap in [0, LAP_MASK as u32] {
+                            let word = OwnerWord { state, member, nonce, attempts, lap };
+                            assert_eq!(OwnerWord::unpack(word.pack()), word);
+                        }
+                    }
+                }
+            }
+        }
+        let entry = (1 << 26) - 1;
+        assert_eq!(mine(Claim::Mine(OwnerWord::unpack(0).parked(entry))).parked_entry(), entry);
+    }
+
+    #[test]
+    fn each_message_goes_to_one_member_and_low_water_follows_the_finished_prefix() {
+        let memory = memory();
+        let owners = Owners::attach(&memory).unwrap();
+        let low_water = AtomicU64::new(0);
+        let first = mine(owners.claim(0, 1, 3));
+        assert_eq!(owners.claim(0, 2, 3), Claim::Taken);
+        let second = mine(owners.claim(1, 2, 3));
+        assert!(owners.acknowledge(1, second, &low_water, 2));
+        assert_eq!(low_water.load(Ordering::Relaxed), 0, "0 is not finished");
+        assert!(owners.acknowledge(0, first, &low_water, 2));
+        assert_eq!(low_water.load(Ordering::Relaxed), 2);
+        assert!(!owners.acknowledge(0, first, &low_water, 2), "once");
+    }
+
+    #[test]
+    fn a_lost_claim_changes_nothing_and_attempts_are_kept() {
+        let memory = memory();
+        let owners = Owners::attach(&memory).unwrap();
+        let stopped = mine(owners.claim(0, 1, 2));
+        assert!(!owners.release_of_dead(0, 7), "another member's death");
+        assert!(owners.release_of_dead(0, 1));
+        let next = mine(owners.claim(0, 2, 2));
+        assert_eq!(next.attempts, 2);
+        assert!(!owners.release(0, stopped), "the stopped member goes on too late");
+        assert!(owners.release(0, next));
+        assert!(matches!(owners.claim(0, 3, 2), Claim::Exhausted(_)));
+    }
+
+    #[test]
+    fn a_word_of_the_lap_before_is_free() {
+        let memory = memory();
+        let owners = Owners::attach(&memory).unwrap();
+        let low_water = AtomicU64::new(0);
+        for sequence in 0..40 {
+            let word = mine(owners.claim(sequence, 5, 1));
+            assert_eq!(word.attempts, 1);
+            assert!(owners.acknowledge(sequence, word, &low_water, sequence + 1));
+            assert_eq!(low_water.load(Ordering::Relaxed), sequence + 1);
+        }
+    }
+
+    #[test]
+    fn a_parked_message_holds_low_water_until_it_is_done() {
+        let memory = memory();
+        let owners = Owners::attach(&memory).unwrap();
+        let low_water = AtomicU64::new(0);
+        let word = mine(owners.claim(0, 1, 3));
+        assert!(owners.park(0, word, 9));
+        assert_eq!(owners.walk(&low_water, 1), 0);
+        let parked = owners.look(0);
+        assert_eq!((parked.state, parked.parked_entry()), (state::PARKED, 9));
+        assert!(owners.settle(0, parked, OwnerWord { state: state::DONE, ..parked }));
+        assert_eq!(owners.walk(&low_water, 1), 1);
+    }
+}

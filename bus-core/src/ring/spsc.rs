@@ -1,0 +1,208 @@
+//! The ring of a lane that has one producer: header and short payloads in the slot itself.
+//!
+//! A slot is a header (see [`crate::header`]) and `inline` bytes behind it, rounded up to cache lines. Publication
+//! is a plain store of `sequence + 1`; nothing is shared but the line that carries the message, so a reader pays
+//! one cache miss. (Lamport's queue with the sequence in the slot, as in FastForward and Firedancer's mcache.)
+//!
+//! A producer that dies inside a slot leaves it [`WRITING`] or with its old publication word, which is the
+//! same to a reader: not published. Its successor, who must hold proof that the predecessor is dead, begins at
+//! that slot.
+//!
+//! Ordering pairs:
+//! - `WRITE` (Relaxed store of WRITING, then `fence(Release)`) with `RECHECK` (`fence(Acquire)`, then a load of the
+//!   publication word) of a reader that copies without holding the gate: a copy that saw any new byte sees WRITING or a
+//!   later sequence. Without the first store, or without the fence, it can keep a torn copy.
+//! - `PUBLISH` (Release store of `sequence + 1`) with `OBSERVE` (Acquire load): publishes header and payload.
+
+use super::Slot;
+use crate::header::{HEADER_BYTES, WRITING};
+use crate::seq::distance;
+use crate::sync::{AtomicU64, Ordering, fence};
+
+/// A view of the slots of one lane.
+#[derive(Clone, Copy)]
+pub struct Ring<'a> {
+    words: &'a [AtomicU64],
+    capacity_log2: u32,
+    slot_words: usize,
+}
+
+impl<'a> Ring<'a> {
+    /// Bytes of a slot with room for `inline_bytes` of payload.
+    pub const fn slot_bytes(inline_bytes: u32) -> u64 {
+        (HEADER_BYTES as u64 + inline_bytes as u64).next_multiple_of(64)
+    }
+
+    /// Bytes that a ring of `capacity` such slots takes.
+    pub const fn footprint_bytes(capacity: u32, inline_bytes: u32) -> u64 {
+        capacity as u64 * Self::slot_bytes(inline_bytes)
+    }
+
+    /// Views `words` as `capacity` slots. `None` if the sizes do not fit.
+    pub fn attach(words: &'a [AtomicU64], capacity: u32, inline_bytes: u32) -> Option<Self> {
+        let slot_words = Self::slot_bytes(inline_bytes) as usize / 8;
+        (capacity.is_power_of_two() && words.len() == slot_words * capacity as usize).then(|| Self {
+            words,
+            capacity_log2: capacity.trailing_zeros(),
+            slot_words,
+        })
+    }
+
+    /// Number of slots.
+    #[inline]
+    pub fn capacity(&self) -> u64 {
+        1 << self.capacity_log2
+    }
+
+    /// Payload bytes that fit into a slot.
+    #[inline]
+    pub fn inline_bytes(&self) -> usize {
+        self.slot_words * 8 - HEADER_BYTES
+    }
+
+    /// The words of the slot of `sequence`: four of header, the rest payload.
+    #[inline]
+    pub fn slot_words(&self, sequence: u64) -> &'a [AtomicU64] {
+        let first = (sequence & (self.capacity() - 1)) as usize * self.slot_words;
+        &self.words[first..first + self.slot_words]
+    }
+
+    /// Is `sequence` published, and if so, in which words?
+    #[inline]
+    pub fn slot(&self, sequence: u64) -> Slot<&'a [AtomicU64]> {
+        let words = self.slot_words(sequence);
+        // OBSERVE: pairs with PUBLISH in `commit`.
+        let publication = words[0].load(Ordering::Acquire);
+        if publication == sequence.wrapping_add(1) {
+            Slot::Filled(words)
+        } else if publication & WRITING == 0 && distance(publication, sequence.wrapping_add(1)) > 0 {
+            Slot::Lapped
+        } else {
+            Slot::Empty
+        }
+    }
+
+    /// Is there room for `sequence`? Recomputes the gate only if the private copy says no.
+    #[inline]
+    pub fn has_room(
+        &self,
+        sequence: u64,
+        cached_gate: &mut u64,
+        recompute_gate: impl FnOnce(u64) -> u64,
+    ) -> bool {
+        if distance(sequence, *cached_gate) >= self.capacity() as i64 {
+            *cached_gate = crate::seq::later(recompute_gate(sequence), *cached_gate);
+        }
+        distance(sequence, *cached_gate) < self.capacity() as i64
+    }
+
+    /// Marks the slot of `sequence` as being written and returns its words. The caller is the only producer and
+    /// has checked [`Ring::has_room`].
+    #[inline]
+    pub fn begin(&self, sequence: u64) -> &'a [AtomicU64] {
+        let words = self.slot_words(sequence);
+        // WRITE: pairs with RECHECK in `still`.
+        words[0].store(WRITING, Ordering::Relaxed);
+        fence(Ordering::Release);
+        words
+    }
+
+    /// Publishes the slot of `sequence`, which [`Ring::begin`] returned and which is filled now.
+    #[inline]
+    pub fn commit(&self, sequence: u64, tail_hint: &AtomicU64) {
+        // PUBLISH: pairs with OBSERVE in `slot`.
+        self.slot_words(sequence)[0].store(sequence.wrapping_add(1), Ordering::Release);
+        // Relaxed: advice, may lag when the producer dies right here.
+        tail_hint.store(sequence.wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// After copying from the slot: was it this message all the while?
+    #[inline]
+    pub fn still(&self, sequence: u64) -> bool {
+        // RECHECK: pairs with WRITE in `begin`.
+        fence(Ordering::Acquire);
+        self.slot_words(sequence)[0].load(Ordering::Relaxed) == sequence.wrapping_add(1)
+    }
+
+    /// The sequence that the next message will get: where a successor begins.
+    pub fn end(&self, tail_hint: &AtomicU64) -> u64 {
+        let mut s = tail_hint.load(Ordering::Relaxed);
+        loop {
+            match self.slot(s) {
+                Slot::Filled(_) => s = s.wrapping_add(1),
+                Slot::Lapped => {
+                    // Only a corrupt or very old hint leads here; the slot says how far the lane has come.
+                    let publication = self.slot_words(s)[0].load(Ordering::Relaxed);
+                    if publication & WRITING == 0 && distance(publication, s) > 0 {
+                        s = publication;
+                    }
+                }
+                Slot::Empty => return s,
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    fn words(count: usize) -> Vec<AtomicU64> {
+        (0..count).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    #[test]
+    fn slots_are_whole_cache_lines() {
+        assert_eq!(Ring::slot_bytes(0), 64);
+        assert_eq!(Ring::slot_bytes(32), 64);
+        assert_eq!(Ring::slot_bytes(33), 128);
+        assert_eq!(Ring::slot_bytes(96), 128);
+        assert_eq!(Ring::footprint_bytes(8, 96), 1_024);
+    }
+
+    #[test]
+    fn a_slot_left_in_writing_is_empty_and_the_successor_starts_there() {
+        let memory = words(16 * 8);
+        let ring = Ring::attach(&memory, 8, 96).unwrap();
+        let tail = AtomicU64::new(0);
+        for s in 0..3 {
+            ring.begin(s);
+            ring.commit(s, &tail);
+        }
+        ring.begin(3);
+        assert!(matches!(ring.slot(3), Slot::Empty));
+        tail.store(1, Ordering::Relaxed);
+        assert_eq!(ring.end(&tail), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_bounded_queue(steps in proptest::collection::vec(any::<u8>(), 1..400)) {
+            let memory = words(8 * 16);
+            let ring = Ring::attach(&memory, 16, 32).unwrap();
+            let tail = AtomicU64::new(0);
+            let (mut gate, mut read, mut written) = (0_u64, 0_u64, 0_u64);
+            for step in steps {
+                if step % 3 != 2 {
+                    let room = ring.has_room(written, &mut gate, |_| read);
+                    prop_assert_eq!(room, written - read < 16);
+                    if room {
+                        ring.begin(written)[4].store(written * 3, Ordering::Relaxed);
+                        ring.commit(written, &tail);
+                        written += 1;
+                    }
+                } else if read < written {
+                    match ring.slot(read) {
+                        Slot::Filled(words) => prop_assert_eq!(words[4].load(Ordering::Relaxed), read * 3),
+                        _ => prop_assert!(false, "published slot not seen"),
+                    }
+                    prop_assert!(ring.still(read));
+                    read += 1;
+                }
+                prop_assert_eq!(ring.end(&tail), written);
+            }
+        }
+    }
+}

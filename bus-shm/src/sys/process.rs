@@ -1,0 +1,228 @@
+//! Processes: which are alive, which number stands for which, and whether this one is a forked child.
+//!
+//! A pid proves nothing by itself: it is given out again, and means something else in another pid namespace.
+//! Together with the time of its start, inside one namespace, it names one process of this boot.
+#![allow(unsafe_code)]
+
+use super::error::{Result, SysError};
+use core::sync::atomic::{AtomicU8, Ordering};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::time::Timespec;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+
+/// When a process was started, in clock ticks (usually of 10 ms) since boot; `None` when it cannot be seen.
+///
+/// A process that has ended but has not been waited for can still be seen.
+#[must_use]
+pub fn start_time_ticks(pid: u32) -> Option<u64> {
+    start_time_in(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Field 22 of a `stat` line. Field 2 is the program's name in parentheses and may hold anything, spaces and
+/// parentheses and bytes that are no text included; after the last `)` only numbers and the state follow.
+fn start_time_in(stat: &[u8]) -> Option<u64> {
+    let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+    let rest = core::str::from_utf8(&stat[name_end + 1..]).ok()?;
+    rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+}
+
+/// Number of this process's pid namespace: pids may be compared only where it is equal. 0 when `/proc` does
+/// not say.
+#[must_use]
+pub fn pid_namespace_inode() -> u64 {
+    rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
+}
+
+/// File name of the running program, `"unknown"` when it cannot be told.
+#[must_use]
+pub fn executable_name() -> String {
+    let of = |path: std::path::PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = std::env::current_exe()
+        .ok()
+        .and_then(of)
+        .or_else(|| of(std::env::args_os().next()?.into()))
+        .unwrap_or_else(|| "unknown".to_owned());
+    // The kernel marks a program whose file was replaced while it runs.
+    name.strip_suffix(" (deleted)").map(str::to_owned).unwrap_or(name)
+}
+
+/// A handle on one process, not on its number: it stays with that process when the number is given out again.
+///
+/// Whether it is the process meant must be settled after opening, by [`start_time_ticks`].
+#[derive(Debug)]
+pub struct Pidfd(OwnedFd);
+
+impl Pidfd {
+    /// Opens a handle on the process that has this number now.
+    ///
+    /// # Errors
+    /// `ESRCH` when there is none; `ENOSYS` before Linux 5.3.
+    pub fn open(pid: u32) -> Result<Pidfd> {
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        raw.ok_or(Errno::SRCH)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .map(Pidfd)
+            .map_err(|errno| SysError::new("pidfd_open", format_args!("pid {pid}"), errno))
+    }
+
+    /// Whether the process still runs. One that has ended is dead although nobody has waited for it yet.
+    ///
+    /// When the kernel does not answer, the process counts as alive: death needs proof.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        let mut entries = [PollFd::new(&self.0, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        !matches!(rustix::io::retry_on_intr(|| poll(&mut entries, Some(&now))), Ok(1..))
+    }
+}
+
+impl AsFd for Pidfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Tells a forked child that it is one: a byte that holds 1 in the process that made it and 0 in its children.
+///
+/// The byte lies in a private page that the kernel clears in every child (MADV_WIPEONFORK), so that the
+/// question costs one load, and forks that bypass the C library count as well. A child made by vfork shares all
+/// memory until its exec and is not told. Where the kernel has no such page (before 4.14), the C library's
+/// fork handler clears the byte.
+#[derive(Debug)]
+pub struct ForkMark {
+    byte: &'static AtomicU8,
+}
+
+/// The byte of the fallback.
+static HANDLED: AtomicU8 = AtomicU8::new(1);
+
+extern "C" fn clear_handled() {
+    HANDLED.store(0, Ordering::Relaxed);
+}
+
+impl ForkMark {
+    /// The mark of this process, made at the first call: a fork before that goes unnoticed.
+    pub fn global() -> &'static ForkMark {
+        static GLOBAL: OnceLock<ForkMark> = OnceLock::new();
+        GLOBAL.get_or_init(|| ForkMark::wiped().unwrap_or_else(|_| ForkMark::handled()))
+    }
+
+    fn wiped() -> rustix::io::Result<ForkMark> {
+        let len_bytes = rustix::param::page_size();
+        // SAFETY: the kernel chooses the address, so no existing mapping is replaced.
+        let page = unsafe {
+            rustix::mm::mmap_anonymous(
+                core::ptr::null_mut(),
+                len_bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )?
+        };
+        // SAFETY: the range is the page just made.
+        if let Err(errno) = unsafe { rustix::mm::madvise(page, len_bytes, Advice::LinuxWipeOnFork) } {
+            // SAFETY: nothing refers to the page yet.
+            let _ = unsafe { rustix::mm::munmap(page, len_bytes) };
+            return Err(errno);
+        }
+        // SAFETY: the page is never unmapped from here on, holds zeros, and is only used as this atomic.
+        let byte: &'static AtomicU8 = unsafe { &*page.cast::<AtomicU8>() };
+        // Relaxed: the mark reaches other threads through whatever hands it to them.
+        byte.store(1, Ordering::Relaxed);
+        Ok(ForkMark { byte })
+    }
+
+    fn handled() -> ForkMark {
+        // SAFETY: the handler stores one atomic and is never unloaded. It can fail only for want of memory.
+        let error = unsafe { libc::pthread_atfork(None, None, Some(clear_handled)) };
+        assert_eq!(error, 0, "no memory for a fork handler");
+        ForkMark { byte: &HANDLED }
+    }
+
+    /// Whether this process was forked from the one that made the mark.
+    ///
+    /// # Ordering
+    /// Relaxed is enough: the byte never changes while a process lives, and a child's first thread starts with it
+    /// cleared.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_child(&self) -> bool {
+        self.byte.load(Ordering::Relaxed) == 0
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Forks, leaves the child with what `body` returns, and returns that. `body` must not allocate or lock:
+    /// the other threads of the test process, and what they held, do not exist in the child.
+    pub(in super::super) fn exit_code_of_child(body: impl FnOnce() -> i32) -> i32 {
+        // SAFETY: the child runs `body` and leaves without running anything that belongs to the parent.
+        let child = unsafe { libc::fork() };
+        assert!(child >= 0, "fork");
+        if child == 0 {
+            let code = body();
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(code) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child made above.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status), "child was killed: {status:#x}");
+        libc::WEXITSTATUS(status)
+    }
+
+    #[test]
+    fn start_time_survives_any_program_name() {
+        let line = b"7 (a) S (b \xff) R 1 7 7 0 -1 4194304 9 0 0 0 1 2 0 0 20 0 1 0 123456 99 3\n";
+        assert_eq!(start_time_in(line), Some(123_456));
+        assert_eq!(start_time_in(b"7 (short) R 1"), None);
+        assert_eq!(start_time_in(b""), None);
+    }
+
+    #[test]
+    fn a_live_process_has_one_start_time_and_an_absent_one_none() {
+        let pid = std::process::id();
+        assert!(start_time_ticks(pid).is_some());
+        assert_eq!(start_time_ticks(pid), start_time_ticks(pid));
+        assert_eq!(start_time_ticks(u32::MAX), None);
+        assert_ne!(pid_namespace_inode(), 0);
+    }
+
+    #[test]
+    fn a_pidfd_knows_a_dead_process_before_it_is_waited_for() {
+        let own = Pidfd::open(std::process::id()).unwrap();
+        assert!(own.is_alive());
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let handle = Pidfd::open(child.id()).unwrap();
+        assert!(handle.is_alive());
+        child.kill().unwrap();
+        let mut entries = [PollFd::new(&handle, PollFlags::IN)];
+        poll(&mut entries, Some(&Timespec { tv_sec: 20, tv_nsec: 0 })).unwrap();
+        assert!(!handle.is_alive());
+        child.wait().unwrap();
+        assert!(!handle.is_alive());
+        for absent in [0, u32::MAX] {
+            assert!(Pidfd::open(absent).unwrap_err().is(Errno::SRCH));
+        }
+    }
+
+    #[test]
+    fn the_mark_is_set_in_children_only() {
+        for mark in [ForkMark::global(), &ForkMark::wiped().unwrap(), &ForkMark::handled()] {
+            assert!(!mark.is_child());
+            assert_eq!(exit_code_of_child(|| i32::from(mark.is_child())), 1);
+            assert!(!mark.is_child());
+        }
+    }
+
+    #[test]
+    fn the_program_has_a_name() {
+        let name = executable_name();
+        assert!(!name.is_empty() && !name.contains('/') && name != "unknown");
+    }
+}

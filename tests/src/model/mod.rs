@@ -1,0 +1,23 @@
+//! Models of the bus's protocols, each explored in every interleaving.
+//!
+//! A model restates one protocol as a handful of small integers and atomic steps, and [`explorer`] visits
+//! every state that some interleaving of its processes reaches, with a kill possible before each step. Each
+//! model knows its protocol and the variants that look as good and are not; the tests demand that the first
+//! holds and that every other one is caught. A change to a protocol of the bus starts here.
+//!
+//! Steps are sequentially consistent, except in [`doorbell`], which has store buffers. What weaker orderings
+//! allow is the business of the loom tests beside the code.
+//!
+//! | model | question |
+//! |-------|----------|
+//! | [`publish`] | many producers, one compare-and-swap a message: holes, overtaken readers, cells, arenas |
+//! | [`two_phase`] | what happens to a ring that claims a slot first and writes it afterwards |
+//! | [`single_producer`] | publication word, lossy readers, takeover of the producer's role |
+//! | [`lossy`] | how a reader that holds nothing back knows that the copy of a cell is good |
+//! | [`gate`] | the gate against groups that join, leave, die or are evicted |
+//! | [`owner`] | who works on which message in a group of many members, and the entries put aside |
+//! | [`takeover`] | a group of one member: deaths counted, redeliveries marked, dead letters |
+//! | [`doorbell`] | parking and waking under total store order |
+
+pub mod explorer;
+pub mod publish;
