@@ -14,6 +14,7 @@
 
 use crate::limits::ARENA_SEGMENTS_MAX;
 use crate::seq::distance;
+use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Chunks of a segment.
 pub const CHUNKS: usize = 16;
@@ -23,7 +24,7 @@ pub const GRANULE_MIN_BYTES: u64 = 64;
 /// Sizes of an arena, fixed when the topic is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    /// Bytes of segment 0, a power of two, at least 16 granules a chunk.
+    /// Bytes of segment 0, a power of two, at least a granule a chunk.
     pub first_bytes: u64,
     /// Total bytes of all segments may not exceed it.
     pub bound_bytes: u64,
@@ -41,6 +42,8 @@ impl Geometry {
         let cells = bound_bytes / GRANULE_MIN_BYTES;
         let granule_shift = GRANULE_MIN_BYTES.trailing_zeros()
             + (cells / crate::ring::mpmc::CELLS_MAX).max(1).trailing_zeros();
+        // A large bound makes large granules, and a chunk is at least one: 16 of them are far below half the bound.
+        let first_bytes = first_bytes.max((CHUNKS as u64) << granule_shift);
         Self { first_bytes, bound_bytes, granule_shift }
     }
 
@@ -93,7 +96,8 @@ pub struct Span {
     pub position_bytes: u64,
     /// How many bytes may be written; at least what was asked for.
     pub len_bytes: u64,
-    /// The segment's limit has moved: store it in the header, then `fence(Release)`, before writing.
+    /// The segment's limit has moved: [`raise_limit`] before writing. It is told once, so it is stored even if the
+    /// span is not used after all.
     pub new_limit: Option<u64>,
 }
 
@@ -106,6 +110,8 @@ pub struct Block {
     pub position_bytes: u64,
     /// Its length in whole granules.
     pub used_bytes: u64,
+    /// Where the block before it ends.
+    previous_end: u64,
 }
 
 /// Why there is no memory right now.
@@ -121,6 +127,8 @@ pub enum Shortage {
         /// Last message of the chunk that is needed next.
         sequence: u64,
     },
+    /// At the bound, and blocks fill it that have been cut off and not published: publish or roll them back first.
+    Unpublished,
     /// Larger than half of the largest segment.
     TooLarge,
 }
@@ -132,13 +140,15 @@ struct Segment {
     limit: u64,
     /// One more than the last sequence in the chunk; 0 = never used.
     chunk_end: [u64; CHUNKS],
-    /// Position of the oldest block that has been cut off but not published.
+    /// Position of the oldest block that has been cut off but not published, or of the padding before it.
     pending: Option<u64>,
+    /// Where the last block that has been cut off ends. Padding may lie between it and `position`.
+    cut_end: u64,
 }
 
 impl Segment {
     const fn new(capacity: u64) -> Self {
-        Self { capacity, position: 0, limit: capacity, chunk_end: [0; CHUNKS], pending: None }
+        Self { capacity, position: 0, limit: capacity, chunk_end: [0; CHUNKS], pending: None, cut_end: 0 }
     }
 
     fn chunk_bytes(&self) -> u64 {
@@ -221,24 +231,28 @@ impl Allocator {
         }
         let offset = segment.position & (segment.capacity - 1);
         let pad = if offset + want_bytes > segment.capacity { segment.capacity - offset } else { 0 };
-        let before = segment.limit;
-        while segment.limit < segment.position + pad + want_bytes {
-            let end = segment.chunk_end[segment.chunk(segment.limit)];
-            let unread = distance(end, horizon.gate) > 0
-                || segment
-                    .pending
-                    .is_some_and(|p| segment.limit + segment.chunk_bytes() > p + segment.capacity);
+        // The limit moves at the end and at once: what it has moved by is told to the caller only with a span.
+        let mut limit = segment.limit;
+        while limit < segment.position + pad + want_bytes {
+            let end = segment.chunk_end[segment.chunk(limit)];
+            let unread = end != 0 && distance(end, horizon.gate) > 0;
+            let unpublished =
+                segment.pending.is_some_and(|p| limit + segment.chunk_bytes() > p + segment.capacity);
             let kept = end != 0 && distance(end, horizon.keep_from) > 0 && total < horizon.history_bytes;
-            if (unread || kept) && may_grow {
+            if (unread || unpublished || kept) && may_grow {
                 return Err(Shortage::Grow { segment: self.active + 1 });
+            }
+            if unpublished {
+                return Err(Shortage::Unpublished);
             }
             if unread {
                 return Err(Shortage::Unread { sequence: end.wrapping_sub(1) });
             }
-            segment.limit += segment.chunk_bytes();
+            limit += segment.chunk_bytes();
         }
         segment.position += pad;
-        let new_limit = (segment.limit != before).then_some(segment.limit);
+        let new_limit = (limit != segment.limit).then_some(limit);
+        segment.limit = limit;
         Ok(self.describe(new_limit))
     }
 
@@ -262,8 +276,9 @@ impl Allocator {
         let position_bytes = segment.position;
         debug_assert!(used_bytes > 0 && position_bytes + used_bytes <= segment.limit);
         segment.position += used_bytes;
+        let previous_end = core::mem::replace(&mut segment.cut_end, segment.position);
         segment.pending.get_or_insert(position_bytes);
-        Block { segment: self.active, position_bytes, used_bytes }
+        Block { segment: self.active, position_bytes, used_bytes, previous_end }
     }
 
     /// `block` was published as `sequence`. Blocks are published in the order in which they were cut off.
@@ -278,19 +293,29 @@ impl Allocator {
             chunk = (chunk + 1) % CHUNKS;
             segment.chunk_end[chunk] = sequence.wrapping_add(1);
         }
-        segment.pending = (next < segment.position).then_some(next);
+        segment.pending = (next < segment.cut_end).then_some(next);
     }
 
     /// Takes back `block`, and all that were cut off after it, unpublished.
     pub fn rollback(&mut self, block: Block) {
         let segment = &mut self.segments[block.segment];
         segment.position = block.position_bytes;
-        segment.pending = segment.pending.filter(|&pending| pending < block.position_bytes);
+        segment.cut_end = block.previous_end;
+        segment.pending = segment.pending.filter(|&pending| pending < block.previous_end);
         for later in &mut self.segments[block.segment + 1..=self.active] {
             if let Some(pending) = later.pending.take() {
                 later.position = pending;
+                later.cut_end = pending;
             }
         }
+    }
+
+    /// Offset and length of the active segment's memory that no block has ever touched. `None` after its first revolution.
+    pub fn never_used(&self) -> Option<(u64, u64)> {
+        let segment = &self.segments[self.active];
+        (segment.position < segment.capacity).then(|| {
+            (self.geometry.segment_base(self.active) + segment.position, segment.capacity - segment.position)
+        })
     }
 
     /// A segment that is no longer written and whose last message lies below `gate`: its memory can be given back. Call
@@ -308,11 +333,36 @@ impl Allocator {
     }
 }
 
+/// Writer: publishes that a segment may be overwritten up to `limit`, before the first byte is.
+#[inline]
+pub fn raise_limit(word: &AtomicU64, limit: u64) {
+    // OVERWRITE: pairs with `is_intact`; who copies a byte written after this sees this limit or a later one.
+    word.store(limit, Ordering::Relaxed);
+    fence(Ordering::Release);
+}
+
+/// Reader without a gate, after copying a block and its `tag` from `offset_in_segment`: was the block whole all the
+/// while? Whether the tag names the right message is another question ([`crate::header::tag_names`]).
+#[inline]
+pub fn is_intact(
+    word: &AtomicU64,
+    capacity: u64,
+    offset_in_segment: u64,
+    tag: u64,
+    granule_shift: u32,
+) -> bool {
+    // OVERWRITE: between the copy and the look at the limit; pairs with `raise_limit`.
+    fence(Ordering::Acquire);
+    let position = intact_position(word.load(Ordering::Relaxed), capacity, offset_in_segment);
+    (tag >> 32) as u32 == (position >> granule_shift) as u32
+}
+
 /// Where the block at `offset_in_segment` lies if it has not been overwritten at a time when `limit` was the
 /// segment's limit: the only position in the writable window with that offset. A reader that copied compares it with the
-/// position in the cell's tag, and counts the message as missed if they differ.
+/// position in the cell's tag, and counts the message as missed if they differ. A limit below `capacity` is that of a
+/// segment that has not been once round: a new one's word says 0.
 pub fn intact_position(limit: u64, capacity: u64, offset_in_segment: u64) -> u64 {
-    let window = limit.wrapping_sub(capacity);
+    let window = limit.saturating_sub(capacity);
     window.wrapping_add(offset_in_segment.wrapping_sub(window) & (capacity - 1))
 }
 
@@ -397,6 +447,71 @@ mod tests {
     }
 
     #[test]
+    fn a_large_bound_makes_large_granules_and_chunks_hold_at_least_one() {
+        for (first, bound, message) in [(1, 1 << 34, 64), (1024, 1 << 32, 64), (1, 1, 1 << 30), (1, 1, 1)] {
+            let geometry = Geometry::new(first, bound, message);
+            assert!(geometry.first_bytes / CHUNKS as u64 >= 1 << geometry.granule_shift, "{geometry:?}");
+            assert!(geometry.block_bytes_max() >= message, "{geometry:?}");
+            assert_eq!(
+                Geometry::new(geometry.first_bytes, geometry.bound_bytes, message),
+                geometry,
+                "stable"
+            );
+            let mut arena = Allocator::new(geometry);
+            arena.span(1, horizon(0)).unwrap();
+            let block = arena.commit(1);
+            assert!(block.used_bytes <= geometry.first_bytes);
+        }
+    }
+
+    #[test]
+    fn a_limit_that_moved_for_a_span_that_failed_is_told_with_the_next_one() {
+        let mut arena = Allocator::new(Geometry { first_bytes: 1024, bound_bytes: 1024, granule_shift: 6 });
+        for sequence in 0..16 {
+            arena.span(64, horizon(0)).unwrap();
+            let block = arena.commit(64);
+            arena.published(block, sequence);
+        }
+        assert_eq!(arena.span(128, horizon(1)), Err(Shortage::Unread { sequence: 1 }));
+        assert_eq!(arena.span(64, horizon(1)).unwrap().new_limit, Some(1024 + 64));
+    }
+
+    #[test]
+    fn padding_is_not_mistaken_for_an_unpublished_block() {
+        let mut arena = Allocator::new(Geometry { first_bytes: 1024, bound_bytes: 3072, granule_shift: 6 });
+        arena.span(512, horizon(0)).unwrap();
+        let block = arena.commit(512);
+        arena.published(block, 0);
+        arena.span(320, horizon(1)).unwrap();
+        let block = arena.commit(320);
+        // The next block does not fit to the end; it is padded for and then given up.
+        assert_eq!(arena.span(320, horizon(1)).unwrap().position_bytes, 1024);
+        let given_up = arena.commit(320);
+        arena.published(block, 1);
+        arena.rollback(given_up);
+        assert_eq!(arena.span(512, horizon(0)), Err(Shortage::Grow { segment: 1 }));
+        arena.grown();
+        assert_eq!(arena.drained(1), None);
+        assert_eq!(arena.drained(2), Some(0));
+        // And as a span that nothing was cut off.
+        let mut arena = Allocator::new(Geometry { first_bytes: 1024, bound_bytes: 3072, granule_shift: 6 });
+        arena.span(512, horizon(0)).unwrap();
+        let first = arena.commit(512);
+        arena.span(320, horizon(0)).unwrap();
+        let second = arena.commit(320);
+        arena.published(first, 0);
+        assert_eq!(arena.span(320, horizon(1)).unwrap().position_bytes, 1024);
+        arena.published(second, 1);
+        arena.grown();
+        assert_eq!(arena.drained(2), Some(0));
+    }
+
+    #[test]
+    fn a_segment_whose_limit_was_never_stored_is_intact() {
+        assert_eq!(intact_position(0, 1024, 320), 320);
+    }
+
+    #[test]
     fn what_is_cut_off_and_not_published_is_not_overwritten() {
         let mut arena = Allocator::new(Geometry { first_bytes: 1024, bound_bytes: 1024, granule_shift: 6 });
         let mut blocks = Vec::new();
@@ -404,6 +519,7 @@ mod tests {
             blocks.push(arena.commit(64));
             assert!(blocks.len() <= 16, "the segment holds 16 blocks");
         }
+        assert_eq!(arena.span(64, horizon(1000)), Err(Shortage::Unpublished));
         arena.rollback(blocks[8]);
         assert_eq!(arena.span(64, horizon(0)).unwrap().position_bytes, 512);
     }
@@ -436,6 +552,7 @@ mod tests {
                     }
                     Err(Shortage::Grow { .. }) => arena.grown(),
                     Err(Shortage::Unread { sequence: waits_for }) => prop_assert!(waits_for >= gate),
+                    Err(Shortage::Unpublished) => prop_assert!(false, "all are published"),
                     Err(Shortage::TooLarge) => prop_assert!(len > geometry.block_bytes_max()),
                 }
                 gate = (gate + consumed).min(sequence);
@@ -443,6 +560,83 @@ mod tests {
                     unread.pop_front();
                 }
             }
+        }
+
+        /// The same with blocks that wait for their publication, are given up, or are never cut off a span. And a reader
+        /// who knows nothing but the limits that were told is right about every block.
+        #[test]
+        fn unfinished_blocks_never_overlap_and_the_told_limits_are_true(
+            steps in proptest::collection::vec((0_u8..8, 1_u64..500, 0_u64..4), 1..300),
+        ) {
+            let geometry = Geometry { first_bytes: 1024, bound_bytes: 8192, granule_shift: 6 };
+            let mut arena = Allocator::new(geometry);
+            let mut cut: VecDeque<Block> = VecDeque::new();
+            let mut published: Vec<(u64, Block)> = Vec::new();
+            let mut told = [0_u64; ARENA_SEGMENTS_MAX];
+            let (mut gate, mut drained) = (0_u64, 0);
+            for (step, len, consumed) in steps {
+                match step {
+                    0..=3 => match arena.span(len, horizon(gate)) {
+                        Ok(span) => {
+                            if let Some(limit) = span.new_limit {
+                                told[span.segment] = limit;
+                            }
+                            let capacity = geometry.segment_bytes(span.segment);
+                            let end = span.position_bytes + span.len_bytes;
+                            prop_assert!(span.len_bytes >= len && end <= told[span.segment].max(capacity));
+                            let unread = published.iter().filter(|(s, _)| *s >= gate).map(|(_, block)| block);
+                            for block in unread.chain(&cut).filter(|block| block.segment == span.segment) {
+                                prop_assert!(block.position_bytes + capacity >= end, "{:?} meets {:?}", span, block);
+                            }
+                            if step != 0 {
+                                cut.push_back(arena.commit(len));
+                            }
+                        }
+                        Err(Shortage::Grow { .. }) => arena.grown(),
+                        Err(Shortage::Unread { sequence }) => {
+                            prop_assert!(gate <= sequence && sequence < published.len() as u64);
+                        }
+                        Err(Shortage::Unpublished) => prop_assert!(!cut.is_empty()),
+                        Err(Shortage::TooLarge) => prop_assert!(len > geometry.block_bytes_max()),
+                    },
+                    4 | 5 => {
+                        if let Some(block) = cut.pop_front() {
+                            let sequence = published.len() as u64;
+                            arena.published(block, sequence);
+                            published.push((sequence, block));
+                        }
+                    }
+                    6 => {
+                        if !cut.is_empty() {
+                            let kept = len as usize % cut.len();
+                            arena.rollback(cut[kept]);
+                            cut.truncate(kept);
+                        }
+                    }
+                    _ => gate = (gate + consumed).min(published.len() as u64),
+                }
+                for &(_, block) in &published {
+                    let capacity = geometry.segment_bytes(block.segment);
+                    let found = intact_position(told[block.segment], capacity, block.position_bytes % capacity);
+                    let intact = block.position_bytes + capacity >= told[block.segment];
+                    prop_assert_eq!(found == block.position_bytes, intact);
+                }
+                while let Some(segment) = arena.drained(gate) {
+                    prop_assert_eq!(segment, drained);
+                    drained += 1;
+                    prop_assert!(cut.iter().all(|block| block.segment != segment));
+                    prop_assert!(published.iter().all(|(s, block)| *s < gate || block.segment != segment));
+                }
+            }
+            // Whatever happened, once all is published and read, the older segments go back.
+            for block in cut.drain(..) {
+                arena.published(block, published.len() as u64);
+                published.push((published.len() as u64, block));
+            }
+            while arena.drained(published.len() as u64).is_some() {
+                drained += 1;
+            }
+            prop_assert_eq!(drained, arena.active);
         }
 
         /// The position of an intact block is found from its offset and the limit alone.

@@ -66,8 +66,9 @@ pub fn join(
     fence(Ordering::SeqCst);
     for lane in lanes.iter_mut() {
         lane.start = later(lane.wished, lane.gate.load(Ordering::Acquire));
-        // Release: pairs with the scan's Acquire, like an acknowledgement.
-        lane.low_water.store(lane.start, Ordering::Release);
+        // Release: pairs with the scan's Acquire, like an acknowledgement. A maximum, not a store: in a group of many
+        // members others may have joined the ACTIVE entry and acknowledged, and their cursor must not go back.
+        lane.low_water.fetch_max(lane.start, Ordering::AcqRel);
     }
     true
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! word  content
 //! 0     publication: see below
-//! 1     length (0..32) | producer (32..48) | type (48..56) | flags (56..64)
+//! 1     length (0..32) | producer entry (32..42) | low bits of its incarnation (42..48) | type (48..56) | flags (56..64)
 //! 2     stamp: CLOCK_MONOTONIC nanoseconds when publishing began, 0 where the topic has no stamps
 //! 3     reference: cell number when flag ARENA is set, else hash of the key, else 0
 //! ```
@@ -19,6 +19,8 @@ use crate::sync::{AtomicU64, Ordering};
 pub const HEADER_WORDS: usize = 4;
 /// Bytes of a header; payloads begin 16-byte aligned behind it.
 pub const HEADER_BYTES: usize = 32;
+/// Bytes of the extension block behind headers that carry its flag.
+pub const EXTENSION_LEN: u64 = crate::layout::EXTENSION_BYTES as u64;
 /// Publication word of a slot that is being written. No sequence reaches it.
 pub const WRITING: u64 = 1 << 63;
 
@@ -42,7 +44,7 @@ pub const TYPE_BYTES: u8 = 255;
 pub struct Header {
     /// Bytes of the payload, without header and extension.
     pub len_bytes: u32,
-    /// Producer entry of the topic.
+    /// Producer entry of the topic and low bits of its incarnation: see [`producer_mark`].
     pub producer: u16,
     /// Index into the topic's type table, or [`TYPE_BYTES`].
     pub kind: u8,
@@ -90,6 +92,26 @@ impl Header {
     }
 }
 
+/// What a header says of its producer: the entry, and six bits of the entry's incarnation. In a one-producer lane a
+/// successor publishes while messages of its predecessor are unread; the bits tell whose arena a slot refers to.
+#[inline]
+pub const fn producer_mark(entry: u16, tag: u32) -> u16 {
+    (entry & 0x3ff) | ((tag as u16) << 10)
+}
+
+/// The producer entry in such a mark.
+#[inline]
+pub const fn producer_entry(mark: u16) -> u16 {
+    mark & 0x3ff
+}
+
+/// The latest incarnation, not after `current`, that such a mark can mean.
+#[inline]
+pub const fn producer_tag(mark: u16, current: u32) -> u32 {
+    let back = current.wrapping_sub((mark >> 10) as u32) & 0x3f;
+    current.wrapping_sub(back)
+}
+
 /// Publication word of a cell: `position` is counted in bytes, `granule_shift` is the arena's.
 #[inline]
 pub const fn cell_tag(sequence: u64, position_bytes: u64, granule_shift: u32) -> u64 {
@@ -119,6 +141,15 @@ mod tests {
         };
         header.store(&words);
         assert_eq!(Header::load(&words), header);
+    }
+
+    #[test]
+    fn a_mark_tells_the_incarnation_from_its_successors() {
+        let mark = producer_mark(1_022, 130);
+        assert_eq!(producer_entry(mark), 1_022);
+        for later in 0..64 {
+            assert_eq!(producer_tag(mark, 130 + later), 130);
+        }
     }
 
     #[test]

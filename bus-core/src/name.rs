@@ -78,10 +78,10 @@ pub const fn fnv1a(bytes: &[u8], mut state: u64) -> u64 {
 /// Where [`fnv1a`] starts.
 pub const FNV1A_START: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// The key of a name; never 0, which means "no name".
+/// The key of a name; never 0 ("no name yet") nor 1 ("never a name", see [`crate::layout::groups`]).
 pub const fn key(name: &str) -> u64 {
     let hash = fnv1a(name.as_bytes(), FNV1A_START);
-    if hash == 0 { 1 } else { hash }
+    if hash < 2 { hash + 2 } else { hash }
 }
 
 #[cfg(all(test, not(loom)))]

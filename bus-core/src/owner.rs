@@ -7,8 +7,10 @@
 //!       state   member (participant)  nonce    attempts   lap (sequence / capacity + 1)
 //! ```
 //!
-//! A word of another lap than the sequence's means FREE: the slot has been published anew and nobody has touched its
-//! word since.
+//! A word of an older lap than the sequence's means FREE: the slot has been published anew and nobody has touched its
+//! word since. A word of a later lap means that the sequence is finished, and a member that was stopped before its claim
+//! comes too late. Laps wrap, and a group that was away finds words of any age, so it is `low_water` that tells the two
+//! apart: whoever has seen a word of a later lap sees `low_water` beyond the sequence too.
 //!
 //! ```text
 //!   FREE -----------claim----------> CLAIMED --acknowledge--> DONE --walk--> (low_water passes)
@@ -24,9 +26,10 @@
 //! whether its predecessor is DONE; without a full fence between the two, both can miss the other and
 //! `low_water` stays behind for ever.
 
+use crate::seq::distance;
 use crate::sync::{AtomicU64, Ordering, fence};
 
-/// States of an owner word. A word of an older lap is FREE whatever it says.
+/// States of an owner word. A word of another lap is FREE whatever it says, as long as `low_water` has not passed it.
 pub mod state {
     /// Nobody has had the message.
     pub const FREE: u8 = 0;
@@ -138,17 +141,21 @@ impl<'a> Owners<'a> {
         }
     }
 
-    /// Claims `sequence`, which is published, for `member`.
+    /// Claims `sequence`, which is published, for `member`. `attempts_max` is at least 1.
     #[inline]
-    pub fn claim(&self, sequence: u64, member: u16, attempts_max: u8) -> Claim {
+    pub fn claim(&self, sequence: u64, member: u16, attempts_max: u8, low_water: &AtomicU64) -> Claim {
         let word = self.word(sequence);
+        // Acquire, CLAIM-LAP: a word of a later lap was written by somebody who saw `low_water` beyond this sequence.
         let seen_raw = word.load(Ordering::Acquire);
         let seen = OwnerWord::unpack(seen_raw);
         let lap = self.lap(sequence);
-        let attempts = match (seen.lap == lap, seen.state) {
-            (false, _) | (true, state::FREE) => 0,
-            (true, state::RELEASED) => seen.attempts,
-            _ => return Claim::Taken,
+        let attempts = match lap.wrapping_sub(seen.lap) & LAP_MASK as u32 {
+            0 if seen.state == state::RELEASED => seen.attempts,
+            0 if seen.state != state::FREE => return Claim::Taken,
+            0 | 1 => 0,
+            // Neither this lap nor the one before: of a later one, or from before the group was away.
+            _ if distance(low_water.load(Ordering::Relaxed), sequence) > 0 => return Claim::Taken,
+            _ => 0,
         };
         if attempts >= attempts_max {
             return Claim::Exhausted(seen);
@@ -205,10 +212,20 @@ impl<'a> Owners<'a> {
     pub fn walk(&self, low_water: &AtomicU64, end: u64) -> u64 {
         // ACK-WALK: between this member's DONE and its look at the others'.
         fence(Ordering::SeqCst);
-        let from = low_water.load(Ordering::Acquire);
+        let mut from = low_water.load(Ordering::Acquire);
         let mut l = from;
-        while l != end && self.look(l).state == state::DONE {
-            l = l.wrapping_add(1);
+        while distance(end, l) > 0 {
+            if self.look(l).state == state::DONE {
+                l = l.wrapping_add(1);
+                continue;
+            }
+            // Not finished, or so long ago that the word is in use again: then others have gone past it, without having
+            // seen this member's DONE perhaps, and the walk goes on from where they are.
+            let now = low_water.load(Ordering::Acquire);
+            if distance(now, l) <= 0 {
+                break;
+            }
+            (from, l) = (now, now);
         }
         if l != from {
             // AcqRel: Release to the gate scan; Acquire chains the walks of other members.
@@ -257,9 +274,9 @@ mod tests {
         let memory = memory();
         let owners = Owners::attach(&memory).unwrap();
         let low_water = AtomicU64::new(0);
-        let first = mine(owners.claim(0, 1, 3));
-        assert_eq!(owners.claim(0, 2, 3), Claim::Taken);
-        let second = mine(owners.claim(1, 2, 3));
+        let first = mine(owners.claim(0, 1, 3, &low_water));
+        assert_eq!(owners.claim(0, 2, 3, &low_water), Claim::Taken);
+        let second = mine(owners.claim(1, 2, 3, &low_water));
         assert!(owners.acknowledge(1, second, &low_water, 2));
         assert_eq!(low_water.load(Ordering::Relaxed), 0, "0 is not finished");
         assert!(owners.acknowledge(0, first, &low_water, 2));
@@ -271,14 +288,15 @@ mod tests {
     fn a_lost_claim_changes_nothing_and_attempts_are_kept() {
         let memory = memory();
         let owners = Owners::attach(&memory).unwrap();
-        let stopped = mine(owners.claim(0, 1, 2));
+        let low_water = AtomicU64::new(0);
+        let stopped = mine(owners.claim(0, 1, 2, &low_water));
         assert!(!owners.release_of_dead(0, 7), "another member's death");
         assert!(owners.release_of_dead(0, 1));
-        let next = mine(owners.claim(0, 2, 2));
+        let next = mine(owners.claim(0, 2, 2, &low_water));
         assert_eq!(next.attempts, 2);
         assert!(!owners.release(0, stopped), "the stopped member goes on too late");
         assert!(owners.release(0, next));
-        assert!(matches!(owners.claim(0, 3, 2), Claim::Exhausted(_)));
+        assert!(matches!(owners.claim(0, 3, 2, &low_water), Claim::Exhausted(_)));
     }
 
     #[test]
@@ -287,7 +305,7 @@ mod tests {
         let owners = Owners::attach(&memory).unwrap();
         let low_water = AtomicU64::new(0);
         for sequence in 0..40 {
-            let word = mine(owners.claim(sequence, 5, 1));
+            let word = mine(owners.claim(sequence, 5, 1, &low_water));
             assert_eq!(word.attempts, 1);
             assert!(owners.acknowledge(sequence, word, &low_water, sequence + 1));
             assert_eq!(low_water.load(Ordering::Relaxed), sequence + 1);
@@ -295,11 +313,59 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_that_comes_a_lap_too_late_takes_nothing() {
+        let memory = memory();
+        let owners = Owners::attach(&memory).unwrap();
+        let low_water = AtomicU64::new(0);
+        for sequence in 0..8 {
+            let word = mine(owners.claim(sequence, 1, 3, &low_water));
+            assert!(owners.acknowledge(sequence, word, &low_water, 8));
+        }
+        let of_next_lap = mine(owners.claim(8, 1, 3, &low_water));
+        assert_eq!(
+            owners.claim(0, 2, 3, &low_water),
+            Claim::Taken,
+            "0 was finished while this member was stopped"
+        );
+        assert!(owners.park(8, of_next_lap, 5), "the claim of 8 is untouched");
+    }
+
+    #[test]
+    fn words_of_any_age_are_free_to_a_group_that_was_away() {
+        let memory = memory();
+        let owners = Owners::attach(&memory).unwrap();
+        for stale in [1, 2, 1000, LAP_MASK / 2, LAP_MASK / 2 + 1, LAP_MASK - 1] {
+            let sequence = 8 * 5_000;
+            let low_water = AtomicU64::new(sequence);
+            let lap = ((5_001 - stale as i64) as u64 & LAP_MASK) as u32;
+            let word = OwnerWord { state: state::DONE, member: 3, nonce: 7, attempts: 2, lap };
+            memory[0].store(word.pack(), Ordering::Relaxed);
+            let claimed = mine(owners.claim(sequence, 2, 3, &low_water));
+            assert_eq!((claimed.attempts, claimed.lap), (1, 5_001), "{stale} laps old");
+        }
+    }
+
+    #[test]
+    fn a_walk_that_was_overtaken_goes_on_where_the_others_are() {
+        let memory = memory();
+        let owners = Owners::attach(&memory).unwrap();
+        let low_water = AtomicU64::new(3);
+        for sequence in [3, 4] {
+            let word = mine(owners.claim(sequence, 1, 3, &AtomicU64::new(0)));
+            assert!(owners.acknowledge(sequence, word, &AtomicU64::new(0), 5));
+        }
+        assert_eq!(owners.walk(&low_water, 5), 5);
+        assert_eq!(owners.walk(&low_water, 4), 5, "an end that is older than the cursor");
+        low_water.store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(owners.walk(&low_water, 5), u64::MAX, "a corrupt cursor ends the walk");
+    }
+
+    #[test]
     fn a_parked_message_holds_low_water_until_it_is_done() {
         let memory = memory();
         let owners = Owners::attach(&memory).unwrap();
         let low_water = AtomicU64::new(0);
-        let word = mine(owners.claim(0, 1, 3));
+        let word = mine(owners.claim(0, 1, 3, &low_water));
         assert!(owners.park(0, word, 9));
         assert_eq!(owners.walk(&low_water, 1), 0);
         let parked = owners.look(0);

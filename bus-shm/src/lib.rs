@@ -1,3 +1,57 @@
-//! A lock-free message bus in shared memory.
+//! A lock-free message bus in shared memory, for the processes of one Linux machine.
+//!
+//! ```no_run
+//! #[derive(rkyv::Archive, rkyv::Serialize)]
+//! struct Observation {
+//!     sensor: u32,
+//!     text: String,
+//! }
+//! bus_shm::message!(Observation, version 1, { sensor, text });
+//!
+//! // One process publishes ...
+//! let bus = bus_shm::Bus::open("demo")?;
+//! let topic = bus.topic::<Observation>("observation.email")?;
+//! topic.publisher()?.publish(&Observation { sensor: 7, text: "hello".into() })?;
+//!
+//! // ... another one reads where it lies, and says when it is done.
+//! let mut subscriber = topic.group("reasoner").join()?;
+//! let message = subscriber.receive()?;
+//! println!("{}", message.value()?.text);
+//! message.ack();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! What is promised, and what is lost when a process dies: docs/guarantees in README.md; how it is kept: ARCHITECTURE.md.
+//!
+//! It is not for several machines, not a database (memory is gone after a reboot), and not for processes of different users.
 #![deny(unsafe_code)]
+
+mod arena;
+pub mod bus;
+pub mod directory;
+pub mod error;
+mod group;
+pub mod inspect;
+mod lease;
+pub mod payload;
+pub mod publisher;
+mod reader;
+mod region;
+mod repair;
+pub mod subscriber;
+pub mod supervisor;
+#[doc(hidden)]
 pub mod sys;
+pub mod topic;
+mod wait;
+
+pub use bus::{Bus, BusBuilder};
+pub use bus_core::lane::Lane;
+pub use error::{AttachError, BusError, PublishError, ReceiveError, RegionError, TopicError};
+pub use lease::ParticipantInfo;
+pub use payload::{Bytes, Message, Speak, TypeIdentity};
+pub use publisher::{Loan, Publisher};
+pub use repair::collect_garbage;
+pub use subscriber::{Batch, BatchItem, OtherTypes, Received, Start, Subscriber, SubscriberBuilder};
+pub use topic::{Topic, TopicBuilder};
+pub use wait::Wait;

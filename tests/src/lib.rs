@@ -1,1 +1,4 @@
-//! Tests
+//! Tests of shmbus across real processes, its protocol models, and the house rules.
+
+pub mod harness;
+pub mod model;

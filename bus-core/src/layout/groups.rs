@@ -49,6 +49,9 @@ pub mod at {
     pub const ENTRIES: usize = 256;
 }
 
+/// Key of entries for groups without a name.
+pub const KEY_EPHEMERAL: u64 = 1;
+
 /// Bytes of an entry: identity, name, and one line a lane.
 pub const ENTRY_BYTES: usize = (2 + LANES_MAX) * LINE_BYTES;
 /// Entries that fit into the first page.
@@ -69,7 +72,9 @@ pub mod in_entry {
     use super::LINE_BYTES;
     /// [`crate::holder::HolderWord`] with one of [`super::state`].
     pub const STATE: usize = 0;
-    /// Hash of the name, 0 while the entry never had one. CAS from 0; stays while the topic lives.
+    /// Hash of the name, 0 while the entry never had one. CAS from 0; stays while the topic lives, so that two who look
+    /// for the same name from the table's start find the same entry. [`super::KEY_EPHEMERAL`] marks entries that
+    /// only groups without a name use.
     pub const KEY: usize = 8;
     /// [`super::kind`].
     pub const KIND: usize = 16;
@@ -101,6 +106,8 @@ pub mod in_lane {
     pub const MISSED: usize = 24;
     /// Aside entries in use (statistics).
     pub const ASIDE_COUNT: usize = 32;
+    /// Claims given back in a shared group; raised after each, so that members look at earlier messages again.
+    pub const RELEASES: usize = 40;
 }
 
 /// Byte offset of a lane line.

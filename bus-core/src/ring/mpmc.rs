@@ -114,10 +114,45 @@ impl<'a> Ring<'a> {
         }
     }
 
+    /// Is `s` the lane's end? If so, what its slot holds now, else where to look next.
+    ///
+    /// Slots alone decide, and in a lane that only publishers wrote each answer leads nearer to the end, from anywhere.
+    #[inline]
+    fn look_for_end(&self, s: u64) -> Result<u64, u64> {
+        // OBSERVE, of the slot and of its predecessor: the chain that reading ahead rests on.
+        let seen = self.word(s).load(Ordering::Acquire);
+        let ahead = self.laps_ahead(seen, s);
+        if ahead >= 0 {
+            // Filled, or a lap and more further: the slot tells how far the lane has come at least.
+            return Err(s.wrapping_add((ahead as u64) << self.capacity_log2).wrapping_add(1));
+        }
+        // A slot that was never filled is of lap 0, which is what the sequences before the first one have.
+        let before = s.wrapping_sub(1);
+        match self.laps_ahead(self.word(before).load(Ordering::Acquire), before) {
+            0 if ahead == -1 => Ok(seen),
+            // Overtaken between the two loads: what the predecessor's publisher saw here is visible now.
+            0 => Err(s),
+            // The lane is behind: `s` was bad advice. Whole laps can be skipped, the rest goes step by step.
+            behind if behind < 0 && ahead < -1 => {
+                Err(s.wrapping_sub((ahead.unsigned_abs() - 1) << self.capacity_log2))
+            }
+            behind if behind < 0 => Err(before),
+            // Others have published a whole lap between the two loads.
+            further => Err(s.wrapping_add((further as u64) << self.capacity_log2)),
+        }
+    }
+
+    /// How many looks in a row may lead nowhere before the words must contradict each other. Honest ones lead to the end
+    /// within two laps, and start again only when others publish a lap meanwhile.
+    #[inline]
+    fn looks_max(&self) -> u64 {
+        4 * self.capacity() + (1 << 16)
+    }
+
     /// Publishes the message in `name` at the lane's end and returns its sequence.
     ///
-    /// `hint` is advice about where the end is; it may be behind (its writer was stopped), never ahead.
-    /// `cached_gate` is the caller's private copy of the gate; `recompute_gate(s)` makes it current when that
+    /// `hint` is advice about where the end is: it may be behind (its writer was stopped), and whatever it says costs
+    /// time only. `cached_gate` is the caller's private copy of the gate; `recompute_gate(s)` makes it current when that
     /// copy does not leave room for `s`. `address(s)` is called before each attempt and writes the sequence into
     /// the cell's header.
     ///
@@ -133,37 +168,17 @@ impl<'a> Ring<'a> {
     ) -> Result<u64, Refused> {
         // Relaxed: only advice. What it advises is checked against the slots themselves.
         let mut s = hint.load(Ordering::Relaxed);
-        let mut back_count: u64 = 0;
+        let mut looks_left = self.looks_max();
         loop {
-            let seen = self.word(s).load(Ordering::Acquire);
-            match self.laps_ahead(seen, s) {
-                0 => {
-                    s = s.wrapping_add(1);
+            let seen = match self.look_for_end(s) {
+                Ok(seen) => seen,
+                Err(_) if looks_left == 0 => return Err(Refused::Corrupt { sequence: s }),
+                Err(next) => {
+                    looks_left -= 1;
+                    s = next;
                     continue;
                 }
-                ahead if ahead > 0 => {
-                    // The hint is a lap or more behind. The word tells how far the lane has come.
-                    s = s.wrapping_add((ahead as u64) << self.capacity_log2).wrapping_add(1);
-                    continue;
-                }
-                _ => {}
-            }
-            if s != 0 {
-                let before = self.word(s.wrapping_sub(1)).load(Ordering::Acquire);
-                let ahead = self.laps_ahead(before, s.wrapping_sub(1));
-                if ahead < 0 {
-                    // A hint is stored after its predecessor was filled, so an honest one never leads here.
-                    back_count += 1;
-                    if back_count > self.capacity() {
-                        return Err(Refused::Corrupt { sequence: s });
-                    }
-                    s = s.wrapping_sub(1);
-                    continue;
-                }
-                if ahead > 0 {
-                    continue;
-                }
-            }
+            };
             if distance(s, *cached_gate) >= self.capacity() as i64 {
                 *cached_gate = crate::seq::later(recompute_gate(s), *cached_gate);
                 if distance(s, *cached_gate) >= self.capacity() as i64 {
@@ -182,22 +197,21 @@ impl<'a> Ring<'a> {
                 hint.store(s.wrapping_add(1), Ordering::Relaxed);
                 return Ok(s);
             }
+            looks_left = self.looks_max();
         }
     }
 
-    /// The sequence that the next message will get, found from the advice in `hint`. Stale when it returns
-    /// if anybody publishes.
+    /// The sequence that the next message will get, found from the advice in `hint`. Everything before it is published
+    /// and visible to the caller. Stale when it returns if anybody publishes; without meaning if the words are corrupt.
     pub fn end(&self, hint: &AtomicU64) -> u64 {
         let mut s = hint.load(Ordering::Relaxed);
-        loop {
-            match self.laps_ahead(self.word(s).load(Ordering::Acquire), s) {
-                0 => s = s.wrapping_add(1),
-                ahead if ahead > 0 => {
-                    s = s.wrapping_add((ahead as u64) << self.capacity_log2).wrapping_add(1);
-                }
-                _ => return s,
+        for _ in 0..self.looks_max() {
+            match self.look_for_end(s) {
+                Ok(_) => break,
+                Err(next) => s = next,
             }
         }
+        s
     }
 }
 
@@ -232,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_that_is_laps_behind_does_not_delay_and_one_ahead_is_corruption() {
+    fn a_hint_costs_time_only_whatever_it_says() {
         let slots = words(8);
         let ring = Ring::attach(&slots).unwrap();
         let hint = AtomicU64::new(0);
@@ -245,8 +259,44 @@ mod tests {
         assert_eq!(publish(&ring, &hint, &mut gate, 100, 0), Ok(100));
         hint.store(104, Ordering::Relaxed);
         assert_eq!(publish(&ring, &hint, &mut gate, 101, 0), Ok(101), "a few ahead: it steps back");
-        hint.store(5_000_000, Ordering::Relaxed);
-        assert!(matches!(publish(&ring, &hint, &mut gate, 5_000_000, 0), Err(Refused::Corrupt { .. })));
+        for (next, bad) in [5_000_000, 1 << 36, u64::MAX].into_iter().enumerate() {
+            let next = 102 + next as u64;
+            hint.store(bad, Ordering::Relaxed);
+            assert_eq!(ring.end(&hint), next, "{bad}");
+            assert_eq!(publish(&ring, &hint, &mut gate, next, 0), Ok(next), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_hint_ahead_of_a_lane_that_has_never_been_full() {
+        let slots = words(8);
+        let ring = Ring::attach(&slots).unwrap();
+        for published in 0..8 {
+            for bad in [published + 1, 7, 8, 9, 1_000_003, u64::MAX] {
+                assert_eq!(ring.end(&AtomicU64::new(bad)), published, "{bad}");
+            }
+            let hint = AtomicU64::new(0);
+            assert_eq!(publish(&ring, &hint, &mut 0, 0, 0), Ok(published));
+        }
+    }
+
+    #[test]
+    fn words_that_contradict_each_other_are_refused_and_hang_nobody() {
+        let lap = |lap: u64| AtomicU64::new(lap << LAP_SHIFT);
+        // The slot before the end is four laps further than the end itself.
+        let slots = [lap(1), lap(1), lap(1), lap(1), lap(1), lap(1), lap(1), lap(6)];
+        let ring = Ring::attach(&slots).unwrap();
+        let hint = AtomicU64::new(8);
+        assert!(matches!(publish(&ring, &hint, &mut 8, 8, 0), Err(Refused::Corrupt { .. })));
+        ring.end(&hint);
+        // Laps that are each ahead of the one before, all round.
+        let third = LAP_MASK / 3;
+        let slots =
+            [lap(0), lap(third), lap(2 * third), lap(0), lap(third), lap(2 * third), lap(0), lap(third)];
+        let ring = Ring::attach(&slots).unwrap();
+        let hint = AtomicU64::new(1);
+        assert!(matches!(publish(&ring, &hint, &mut 1, 1, 0), Err(Refused::Corrupt { .. })));
+        ring.end(&hint);
     }
 
     #[test]

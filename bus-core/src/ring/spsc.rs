@@ -13,6 +13,8 @@
 //!   publication word) of a reader that copies without holding the gate: a copy that saw any new byte sees WRITING or a
 //!   later sequence. Without the first store, or without the fence, it can keep a torn copy.
 //! - `PUBLISH` (Release store of `sequence + 1`) with `OBSERVE` (Acquire load): publishes header and payload.
+//! - `OBSERVE` of the predecessor by [`Ring::end`]: a successor has seen what was published before its first message,
+//!   so that who reads that one, looking ahead, sees the rest.
 
 use super::Slot;
 use crate::header::{HEADER_BYTES, WRITING};
@@ -112,7 +114,7 @@ impl<'a> Ring<'a> {
     pub fn commit(&self, sequence: u64, tail_hint: &AtomicU64) {
         // PUBLISH: pairs with OBSERVE in `slot`.
         self.slot_words(sequence)[0].store(sequence.wrapping_add(1), Ordering::Release);
-        // Relaxed: advice, may lag when the producer dies right here.
+        // Relaxed: advice, may lag when the producer dies right here. `end` checks it against the slots.
         tail_hint.store(sequence.wrapping_add(1), Ordering::Relaxed);
     }
 
@@ -124,22 +126,37 @@ impl<'a> Ring<'a> {
         self.slot_words(sequence)[0].load(Ordering::Relaxed) == sequence.wrapping_add(1)
     }
 
-    /// The sequence that the next message will get: where a successor begins.
+    /// The sequence that the next message will get: where a successor begins. Everything before it is published and
+    /// visible to the caller. Without meaning if the words are corrupt.
     pub fn end(&self, tail_hint: &AtomicU64) -> u64 {
         let mut s = tail_hint.load(Ordering::Relaxed);
-        loop {
-            match self.slot(s) {
-                Slot::Filled(_) => s = s.wrapping_add(1),
-                Slot::Lapped => {
-                    // Only a corrupt or very old hint leads here; the slot says how far the lane has come.
-                    let publication = self.slot_words(s)[0].load(Ordering::Relaxed);
-                    if publication & WRITING == 0 && distance(publication, s) > 0 {
-                        s = publication;
-                    }
-                }
-                Slot::Empty => return s,
+        // From anywhere, honest slots lead to the end within two laps.
+        for _ in 0..4 * self.capacity() {
+            let publication = self.slot_words(s)[0].load(Ordering::Acquire);
+            if publication & WRITING == 0 && distance(publication, s) > 0 {
+                // This message, or a later one in its slot: the lane has come that far at least.
+                s = publication;
+                continue;
             }
+            // Not published; the end if the one before is. A slot that was never written says 0, which is what
+            // the slot before the first one should say.
+            let before = s.wrapping_sub(1);
+            // OBSERVE: even if the hint was right, the predecessor must be seen.
+            let predecessor = self.slot_words(before)[0].load(Ordering::Acquire);
+            if predecessor == s {
+                break;
+            }
+            // Bad advice. Either slot may tell how far the lane has come, and at most one of them is being written.
+            let next_here = publication.wrapping_add(self.capacity()).wrapping_sub(1);
+            s = if predecessor & WRITING == 0 && distance(predecessor, s) > 0 {
+                predecessor
+            } else if publication & WRITING == 0 && distance(s, next_here) > 0 {
+                next_here
+            } else {
+                before
+            };
         }
+        s
     }
 }
 
@@ -175,6 +192,38 @@ mod tests {
         assert!(matches!(ring.slot(3), Slot::Empty));
         tail.store(1, Ordering::Relaxed);
         assert_eq!(ring.end(&tail), 3);
+    }
+
+    #[test]
+    fn the_end_is_found_whatever_the_hint_says() {
+        for writing in [false, true] {
+            let memory = words(8 * 8);
+            let ring = Ring::attach(&memory, 8, 0).unwrap();
+            for end in 0..40 {
+                if writing {
+                    ring.begin(end);
+                }
+                for bad in
+                    [0, end.saturating_sub(9), end, end + 1, end + 3, end + 8, 5_000_000, 1 << 62, u64::MAX]
+                {
+                    assert_eq!(ring.end(&AtomicU64::new(bad)), end, "{bad}");
+                }
+                ring.begin(end);
+                ring.commit(end, &AtomicU64::new(0));
+            }
+        }
+    }
+
+    #[test]
+    fn words_that_contradict_each_other_hang_nobody() {
+        let memory = words(8 * 8);
+        let ring = Ring::attach(&memory, 8, 0).unwrap();
+        for (index, word) in memory.iter().step_by(8).enumerate() {
+            word.store([u64::MAX, 3, WRITING, 1 << 62, 9, WRITING | 7, 0, 8][index], Ordering::Relaxed);
+        }
+        for hint in [0, 5, 8, 1 << 62, u64::MAX] {
+            ring.end(&AtomicU64::new(hint));
+        }
     }
 
     proptest! {

@@ -36,7 +36,7 @@ use rustix::time::Timespec;
 const TIMEOUT_SECONDS_MAX: u64 = 1 << 30;
 
 /// `timeout` in the kernel's form, cut at [`TIMEOUT_SECONDS_MAX`].
-fn timespec(timeout: Duration) -> Timespec {
+pub(crate) fn timespec(timeout: Duration) -> Timespec {
     let timeout = timeout.min(Duration::from_secs(TIMEOUT_SECONDS_MAX));
     Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() }
 }

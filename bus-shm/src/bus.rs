@@ -1,0 +1,419 @@
+//! A bus as a process sees it: opened by name, with a lease that shows that the process lives.
+
+use crate::directory::BusDir;
+use crate::error::BusError;
+use crate::error::TopicError;
+use crate::lease::{Lease, ParticipantInfo, Participants};
+use crate::payload::Speak;
+use crate::region::{Access, Region};
+use crate::supervisor::protocol::{Reply, Request};
+use crate::supervisor::{Host, client, create};
+use crate::sys::clock::{Calibration, Clock};
+use crate::sys::process::{ForkMark, executable_name, pid_namespace_inode, start_time_ticks};
+use crate::sys::{barrier, file, lock};
+use crate::topic::{Topic, TopicBuilder};
+use bus_core::doorbell::Barrier;
+use bus_core::holder::Holder;
+use bus_core::layout::superblock::{self, FLAG_MEMBARRIER, FLAG_TEMPORARY, at};
+use bus_core::limits::{PARTICIPANTS_MAX, SERVICE_NAME_BYTES_MAX};
+use bus_core::name::check_dotted;
+use bus_core::sync::Ordering;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How to open a bus.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `open`"]
+pub struct BusBuilder {
+    name: String,
+    service: Option<String>,
+    dir: Option<PathBuf>,
+    temporary: bool,
+    create: bool,
+    host: bool,
+}
+
+impl BusBuilder {
+    /// Name under which this process appears in listings, and under which it takes its groups over after a restart.
+    /// Default: the program's name.
+    pub fn service(mut self, name: &str) -> Self {
+        self.service = Some(name.to_owned());
+        self
+    }
+
+    /// Directory in which buses live. Default: `SHMBUS_DIR`, or `/dev/shm`.
+    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = Some(dir.into());
+        self
+    }
+
+    /// A bus made by this call goes when its last participant leaves. Default: it lives until `down` or reboot.
+    pub fn temporary(mut self, temporary: bool) -> Self {
+        self.temporary = temporary;
+        self
+    }
+
+    /// Whether to make the bus if there is none. Default: yes.
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// Whether this process may host the supervisor's role in a thread when nobody else holds it. Default: yes.
+    pub fn host(mut self, host: bool) -> Self {
+        self.host = host;
+        self
+    }
+
+    /// Opens the bus.
+    ///
+    /// # Errors
+    /// A name that is not allowed, a directory that is not shared memory or somebody else's, no memory, no
+    /// supervisor and no permission to host one, or regions of another layout.
+    pub fn open(self) -> Result<Bus, BusError> {
+        let dir = BusDir::new(&self.name, self.dir.as_deref())?;
+        let service = self.service.unwrap_or_else(default_service);
+        check_dotted(&service, SERVICE_NAME_BYTES_MAX)
+            .map_err(|why| BusError::Service { name: service.clone(), why })?;
+        if self.create {
+            dir.prepare_base()?;
+        } else {
+            dir.check_base()?;
+        }
+        // A temporary bus may go away between two steps when its last participant leaves: then there is none, again.
+        let begun = Instant::now();
+        loop {
+            if !dir.superblock().exists() {
+                if !self.create {
+                    return Err(BusError::NotFound { bus: dir.name().into(), dir: dir.base().into() });
+                }
+                crate::repair::collect_garbage(self.dir.as_deref(), false);
+                create::bus(&dir, self.temporary)?;
+            }
+            match BusInner::open(&dir, &service, self.host) {
+                Ok(inner) => return Ok(Bus { inner: Arc::new(inner) }),
+                Err(_) if !dir.superblock().exists() && begun.elapsed() < client::REQUEST_TIMEOUT => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// The program's name with characters that a service name cannot have replaced.
+fn default_service() -> String {
+    let name: String = executable_name()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '-' })
+        .take(SERVICE_NAME_BYTES_MAX)
+        .collect();
+    if name.is_empty() { "unnamed".into() } else { name }
+}
+
+/// A bus that this process takes part in. Cheap to clone; the process leaves when the last handle, topics and publishers
+/// and subscribers included, is gone.
+#[derive(Clone, Debug)]
+pub struct Bus {
+    inner: Arc<BusInner>,
+}
+
+impl Bus {
+    /// Opens the bus of that name, making it if there is none.
+    ///
+    /// # Errors
+    /// See [`BusBuilder::open`].
+    pub fn open(name: &str) -> Result<Self, BusError> {
+        Self::builder(name).open()
+    }
+
+    /// All options.
+    pub fn builder(name: &str) -> BusBuilder {
+        BusBuilder {
+            name: name.to_owned(),
+            service: None,
+            dir: None,
+            temporary: false,
+            create: true,
+            host: true,
+        }
+    }
+
+    /// Opens a topic, creating it with default options if there is none.
+    ///
+    /// # Errors
+    /// See [`TopicBuilder::open`].
+    pub fn topic<T: Speak>(&self, name: &str) -> Result<Topic<T>, TopicError> {
+        self.topic_builder(name).open()
+    }
+
+    /// All options of a topic.
+    pub fn topic_builder<T: Speak>(&self, name: &str) -> TopicBuilder<T> {
+        TopicBuilder::new(self.inner.clone(), name)
+    }
+
+    /// Name of the bus.
+    pub fn name(&self) -> &str {
+        self.inner.dir.name()
+    }
+
+    /// Name of this process on the bus.
+    pub fn service(&self) -> &str {
+        &self.inner.service
+    }
+
+    /// Does this process hold the supervisor's role?
+    pub fn is_host(&self) -> bool {
+        self.inner.lock_host().as_ref().is_some_and(Host::is_serving)
+    }
+
+    /// Who takes part.
+    pub fn participants(&self) -> Vec<ParticipantInfo> {
+        self.inner.participants.all()
+    }
+
+    /// Takes the bus down: its files go, and everybody attached gets an error. Refused, with the reasons, while others are
+    /// attached or messages are unread, unless `force`.
+    ///
+    /// # Errors
+    /// [`BusError::Refused`].
+    pub fn down(&self, force: bool) -> Result<(), BusError> {
+        match self.inner.ask(&Request::Down { force })? {
+            Reply::Refused { reason } => Err(BusError::Refused { bus: self.name().into(), reason }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What all handles of a process share.
+#[derive(Debug)]
+pub(crate) struct BusInner {
+    dir: BusDir,
+    superblock: Arc<Region>,
+    spin: Region,
+    participants: Participants,
+    service: String,
+    me: Holder,
+    tag: u32,
+    lease: Lease,
+    barrier: Barrier,
+    calibration: Option<Calibration>,
+    temporary: bool,
+    may_host: bool,
+    host: Mutex<Option<Host>>,
+    fork: &'static ForkMark,
+    unlinked_reported: AtomicBool,
+}
+
+impl BusInner {
+    fn open(dir: &BusDir, service: &str, may_host: bool) -> Result<Self, BusError> {
+        let fork = ForkMark::global();
+        let most = superblock::footprint_bytes(PARTICIPANTS_MAX as usize);
+        let (region, _) = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Read, Some(most))?;
+        let fixed: superblock::Fixed = region.read(0)?;
+        let barrier = if fixed.flags & FLAG_MEMBARRIER != 0 {
+            barrier::register().map_err(|source| BusError::Barrier { bus: dir.name().into(), source })?;
+            Barrier::Membarrier
+        } else {
+            Barrier::Fence
+        };
+        let (spin, _) = Region::attach(&dir.spin(), superblock::spin::MAGIC, Access::Write, None)?;
+        let mut host = if may_host { Host::start(dir)? } else { None };
+        let registered = Lease::prepare(dir).and_then(|(lease, lease_name)| {
+            let request = Request::Register {
+                service: service.to_owned(),
+                pid_namespace: pid_namespace_inode(),
+                start_ticks: start_time_ticks(std::process::id()).unwrap_or(0),
+                lease_name,
+            };
+            let reply = client::ask(dir, &request, || offer_to_host(dir, may_host, &mut host));
+            match reply {
+                Ok(Reply::Registered { participant, tag }) => Ok((lease, participant, tag)),
+                Ok(Reply::Refused { reason }) => {
+                    lease.release();
+                    Err(BusError::Refused { bus: dir.name().into(), reason })
+                }
+                Ok(_) => Err(BusError::Refused {
+                    bus: dir.name().into(),
+                    reason: "an answer to another question".into(),
+                }),
+                Err(error) => {
+                    lease.release();
+                    Err(error)
+                }
+            }
+        });
+        let (mut lease, participant, tag) = match registered {
+            Ok(registered) => registered,
+            Err(error) => {
+                if let Some(mut host) = host {
+                    host.stop();
+                }
+                return Err(error);
+            }
+        };
+        lease.registered_as(dir.lease(participant, tag));
+        let superblock = Arc::new(region);
+        Ok(Self {
+            participants: Participants::new(superblock.clone(), dir.clone()),
+            superblock,
+            spin,
+            dir: dir.clone(),
+            service: service.to_owned(),
+            me: Holder::new(participant, u64::from(tag)),
+            tag,
+            lease,
+            barrier,
+            calibration: (fixed.ns_per_tick_q32 != 0)
+                .then_some(Calibration { ns_per_tick_q32: fixed.ns_per_tick_q32 }),
+            temporary: fixed.flags & FLAG_TEMPORARY != 0,
+            may_host,
+            host: Mutex::new(host),
+            fork,
+            unlinked_reported: AtomicBool::new(false),
+        })
+    }
+
+    fn lock_host(&self) -> std::sync::MutexGuard<'_, Option<Host>> {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn dir(&self) -> &BusDir {
+        &self.dir
+    }
+
+    pub(crate) fn me(&self) -> Holder {
+        self.me
+    }
+
+    pub(crate) fn participants(&self) -> &Participants {
+        &self.participants
+    }
+
+    pub(crate) fn barrier(&self) -> Barrier {
+        self.barrier
+    }
+
+    pub(crate) fn spin(&self) -> &Region {
+        &self.spin
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        Clock::new(self.calibration)
+    }
+
+    /// Is this the child of the process that opened the bus? Then nothing is mapped here.
+    #[inline]
+    pub(crate) fn is_forked(&self) -> bool {
+        self.fork.is_child()
+    }
+
+    /// Sends a control request, taking the role first if nobody has it.
+    pub(crate) fn ask(&self, request: &Request) -> Result<Reply, BusError> {
+        self.check_usable()?;
+        client::ask(&self.dir, request, || offer_to_host(&self.dir, self.may_host, &mut self.lock_host()))
+    }
+
+    pub(crate) fn check_usable(&self) -> Result<(), BusError> {
+        if self.is_forked() {
+            return Err(BusError::UsedAfterFork { bus: self.dir.name().into() });
+        }
+        if self.superblock.look(at::STATE).is_some_and(|state| state.load(Ordering::Acquire) != 0) {
+            return Err(BusError::Closed { bus: self.dir.name().into() });
+        }
+        Ok(())
+    }
+
+    /// Have the bus's files been deleted under it? True once.
+    pub(crate) fn noticed_unlinked(&self) -> bool {
+        self.superblock.is_unlinked()
+            && self.superblock.look(at::STATE).is_some_and(|state| state.load(Ordering::Acquire) == 0)
+            && !self.unlinked_reported.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// Takes the role for this process if it may. True if somebody will listen soon.
+fn offer_to_host(dir: &BusDir, may_host: bool, host: &mut Option<Host>) -> Result<bool, BusError> {
+    if host.as_ref().is_some_and(Host::is_serving) {
+        return Ok(true);
+    }
+    if !dir.role().exists() {
+        return Err(BusError::Closed { bus: dir.name().into() });
+    }
+    if may_host {
+        if let Some(started) = Host::start(dir)? {
+            *host = Some(started);
+        }
+        return Ok(true);
+    }
+    // Somebody else's lock: they are starting, or stopping.
+    let role = file::open_ro(&dir.role())?;
+    Ok(lock::is_locked(&role, &dir.role())?)
+}
+
+impl Drop for BusInner {
+    fn drop(&mut self) {
+        if self.is_forked() {
+            // The parent's lease, lock and thread are not this process's to end.
+            if let Some(host) = self.lock_host().take() {
+                std::mem::forget(host);
+            }
+            return;
+        }
+        let mut host = self.lock_host().take();
+        if self.check_usable().is_ok() {
+            let leave = Request::Leave { participant: self.me.participant, tag: self.tag };
+            // Without a supervisor the next one finds the lease free.
+            let _ = client::ask(&self.dir, &leave, || Ok(false));
+        }
+        self.lease.release();
+        if let Some(host) = &mut host {
+            host.stop();
+        }
+        drop(host);
+        if self.temporary && is_abandoned(&self.dir) {
+            crate::supervisor::remove_bus(&self.dir);
+        }
+    }
+}
+
+/// Is this a temporary bus of which nobody is left?
+pub(crate) fn is_abandoned(dir: &BusDir) -> bool {
+    let most = superblock::footprint_bytes(PARTICIPANTS_MAX as usize);
+    let Ok((region, _)) = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Read, Some(most))
+    else {
+        return false;
+    };
+    let Ok(fixed) = region.read::<superblock::Fixed>(0) else { return false };
+    if fixed.flags & FLAG_TEMPORARY == 0 {
+        return false;
+    }
+    // Whoever opens the bus holds its lease file locked before it registers; one who is between the two counts.
+    let leases_held = || {
+        std::fs::read_dir(dir.leases()).is_ok_and(|entries| {
+            entries.flatten().any(|entry| {
+                file::open_ro(&entry.path())
+                    .is_ok_and(|file| lock::is_locked(&file, &entry.path()).unwrap_or(true))
+            })
+        })
+    };
+    let role_held =
+        || file::open_ro(&dir.role()).is_ok_and(|role| lock::is_locked(&role, &dir.role()).unwrap_or(true));
+    let participants = Participants::new(Arc::new(region), dir.clone());
+    !leases_held() && !role_held() && participants.all().iter().all(|info| participants.is_gone(info))
+}
+
+/// Waits until somebody serves the bus, for at most `timeout`.
+pub fn wait_until_served(name: &str, dir: Option<&Path>, timeout: Duration) -> Result<bool, BusError> {
+    let dir = BusDir::new(name, dir)?;
+    let begun = Instant::now();
+    loop {
+        if crate::sys::socket::connect(&dir.socket()).is_ok() {
+            return Ok(true);
+        }
+        if begun.elapsed() >= timeout {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

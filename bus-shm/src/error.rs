@@ -1,0 +1,580 @@
+//! What can go wrong, one enum for each family of operations. Every message names the bus or topic, the limit, the value,
+//! and what to do.
+
+use crate::sys::error::SysError;
+use bus_core::layout::Mismatch;
+use bus_core::name::NameError;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A region file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegionError {
+    /// The operating system refused.
+    #[error(transparent)]
+    System(#[from] SysError),
+    /// The file is not what it should be.
+    #[error("{}: {why}", path.display())]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: Mismatch,
+    },
+    /// There is not enough memory under `/dev/shm`.
+    #[error(
+        "{}: {need_bytes} bytes are needed and {free_bytes} of {total_bytes} are free; \
+         free some, or mount it larger (docker: --shm-size)",
+        path.display()
+    )]
+    NoSpace {
+        /// What was to be created.
+        path: PathBuf,
+        /// Bytes that were asked for.
+        need_bytes: u64,
+        /// Bytes that are free.
+        free_bytes: u64,
+        /// Bytes that the file system has.
+        total_bytes: u64,
+    },
+}
+
+/// The bus could not be opened, or a control request failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BusError {
+    /// A bus name that is not allowed.
+    #[error("{name:?} cannot name a bus: {why}")]
+    Name {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        why: NameError,
+    },
+    /// A service name that is not allowed.
+    #[error("{name:?} cannot name a service: {why}")]
+    Service {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        why: NameError,
+    },
+    /// The directory for buses is not a memory file system.
+    #[error(
+        "{} is not a tmpfs; a bus lives in shared memory. Mount a tmpfs there, or leave --dir and SHMBUS_DIR out",
+        dir.display()
+    )]
+    NotTmpfs {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Another user's directory, or one that others may write to.
+    #[error(
+        "{} belongs to uid {owner} with mode {mode:o}, and you are uid {uid}; \
+         a bus directory must be your own and closed to others",
+        dir.display()
+    )]
+    Foreign {
+        /// The directory.
+        dir: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Its permission bits.
+        mode: u32,
+        /// The caller.
+        uid: u32,
+    },
+    /// No such bus, and the caller did not want to create one.
+    #[error("no bus {bus:?} under {}; start one with `shmbus up -b {bus}`", dir.display())]
+    NotFound {
+        /// Its name.
+        bus: String,
+        /// Where it was looked for.
+        dir: PathBuf,
+    },
+    /// Nobody holds the supervisor's role, and this process is not to host it.
+    #[error("bus {bus:?} has no supervisor and hosting is off; start one with `shmbus up -b {bus}`")]
+    NoSupervisor {
+        /// The bus.
+        bus: String,
+    },
+    /// The holder of the role does not answer.
+    #[error(
+        "bus {bus:?}: the supervisor has not answered within {waited:?}; look at it with `shmbus ls -b {bus}`"
+    )]
+    Timeout {
+        /// The bus.
+        bus: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The supervisor refused.
+    #[error("bus {bus:?}: {reason}")]
+    Refused {
+        /// The bus.
+        bus: String,
+        /// Why, in its words.
+        reason: String,
+    },
+    /// The path of the control socket is too long for the kernel.
+    #[error(
+        "the control socket's path {} has {len_bytes} bytes, the kernel allows {max_bytes}; \
+         use a shorter --dir or bus name",
+        path.display()
+    )]
+    SocketPath {
+        /// The path.
+        path: PathBuf,
+        /// Its length.
+        len_bytes: usize,
+        /// What is allowed.
+        max_bytes: usize,
+    },
+    /// Another build speaks another protocol.
+    #[error(
+        "bus {bus:?} is served by build {theirs} (protocol {their_protocol}); this is build {ours} ({our_protocol})"
+    )]
+    Build {
+        /// The bus.
+        bus: String,
+        /// Their build.
+        theirs: String,
+        /// Their protocol version.
+        their_protocol: u32,
+        /// This build.
+        ours: &'static str,
+        /// This build's protocol version.
+        our_protocol: u32,
+    },
+    /// The bus asks for membarrier, which this process cannot register for.
+    #[error("bus {bus:?} wakes sleepers through membarrier, which this process cannot use: {source}")]
+    Barrier {
+        /// The bus.
+        bus: String,
+        /// What the kernel said.
+        source: SysError,
+    },
+    /// The bus has been taken down.
+    #[error("bus {bus:?} has been taken down")]
+    Closed {
+        /// The bus.
+        bus: String,
+    },
+    /// A handle that came from the parent process by fork.
+    #[error("this handle of bus {bus:?} was made before a fork; open the bus again in the child")]
+    UsedAfterFork {
+        /// The bus.
+        bus: String,
+    },
+    /// A region could not be used or made.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+}
+
+impl From<SysError> for BusError {
+    fn from(error: SysError) -> Self {
+        BusError::Region(RegionError::System(error))
+    }
+}
+
+/// A topic could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TopicError {
+    /// A name that is not allowed.
+    #[error("{name:?} cannot name a topic: {why}")]
+    Name {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        why: NameError,
+    },
+    /// No such topic, and the caller did not want to create one.
+    #[error("bus {bus:?} has no topic {topic:?}; create it with `shmbus create {topic}`, or see `shmbus ls`")]
+    NotFound {
+        /// The bus.
+        bus: String,
+        /// The topic.
+        topic: String,
+    },
+    /// An option that was set explicitly differs from the topic's.
+    #[error(
+        "topic {topic:?}: {option} was asked to be {ours}, but it was created with {theirs} by {creator}; \
+         leave the option out to take what exists"
+    )]
+    Differs {
+        /// The topic.
+        topic: String,
+        /// The option.
+        option: &'static str,
+        /// What was asked for.
+        ours: u64,
+        /// What it is.
+        theirs: u64,
+        /// Who created the topic.
+        creator: String,
+    },
+    /// An option beyond its limits.
+    #[error("topic {topic:?}: {option} {value} is not allowed; it must be {allowed}")]
+    Option {
+        /// The topic.
+        topic: String,
+        /// The option.
+        option: &'static str,
+        /// The value.
+        value: u64,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// The topic carries none of the types that the program speaks.
+    #[error("topic {topic:?} carries {theirs}; this program speaks {ours}. Nothing is in common")]
+    TypeMismatch {
+        /// The topic.
+        topic: String,
+        /// What the program speaks.
+        ours: String,
+        /// What the topic accepts.
+        theirs: String,
+    },
+    /// A region could not be used.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// The control request failed.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+impl From<SysError> for TopicError {
+    fn from(error: SysError) -> Self {
+        TopicError::Region(RegionError::System(error))
+    }
+}
+
+/// A publisher or subscriber could not be attached.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// The topic takes no more publishers.
+    #[error(
+        "topic {topic:?} takes {max} publisher(s), and {holder} has it; close that one, or create the topic with more producers"
+    )]
+    ProducerLimit {
+        /// The topic.
+        topic: String,
+        /// How many it takes.
+        max: u32,
+        /// One of those that have it.
+        holder: String,
+    },
+    /// All entries of the group table are taken.
+    #[error("topic {topic:?} has {max} groups already; detach some with their owners")]
+    GroupLimit {
+        /// The topic.
+        topic: String,
+        /// How many there can be.
+        max: usize,
+    },
+    /// A one-member group is held by a live process.
+    #[error(
+        "group {group:?} of topic {topic:?} is held by pid {pid} ({service}); use another name, or a shared group"
+    )]
+    GroupBusy {
+        /// The topic.
+        topic: String,
+        /// The group.
+        group: String,
+        /// Its holder.
+        pid: u32,
+        /// The holder's service name.
+        service: String,
+    },
+    /// The group exists with another number of members allowed.
+    #[error("group {group:?} of topic {topic:?} is {theirs}; ask for it the same way")]
+    GroupKind {
+        /// The topic.
+        topic: String,
+        /// The group.
+        group: String,
+        /// What it is.
+        theirs: &'static str,
+    },
+    /// A group name that is not allowed.
+    #[error("{name:?} cannot name a group: {why}")]
+    GroupName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        why: NameError,
+    },
+    /// A start position that no longer exists, or not yet.
+    #[error(
+        "topic {topic:?}, lane {lane}: start {wished} is outside of what is retained, {oldest}..{end}; start from `oldest` or `latest`"
+    )]
+    Start {
+        /// The topic.
+        topic: String,
+        /// The lane.
+        lane: u8,
+        /// Sequence that was asked for.
+        wished: u64,
+        /// Oldest that is retained.
+        oldest: u64,
+        /// The lane's end.
+        end: u64,
+    },
+    /// A lane that the topic does not have.
+    #[error("topic {topic:?} has lanes 0 to {}, not {lane}", lanes - 1)]
+    Lane {
+        /// The topic.
+        topic: String,
+        /// The lane.
+        lane: u8,
+        /// How many there are.
+        lanes: u32,
+    },
+    /// The topic could not be used.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+}
+
+impl From<SysError> for AttachError {
+    fn from(error: SysError) -> Self {
+        AttachError::Topic(error.into())
+    }
+}
+impl From<RegionError> for AttachError {
+    fn from(error: RegionError) -> Self {
+        AttachError::Topic(error.into())
+    }
+}
+impl From<BusError> for AttachError {
+    fn from(error: BusError) -> Self {
+        AttachError::Topic(error.into())
+    }
+}
+
+/// Which memory is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FullOf {
+    /// The lane's slots.
+    Ring,
+    /// The publisher's payload memory for the lane.
+    Arena,
+}
+
+impl std::fmt::Display for FullOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            FullOf::Ring => "ring",
+            FullOf::Arena => "arena",
+        })
+    }
+}
+
+/// Details of [`PublishError::Full`].
+#[derive(Debug)]
+pub struct Full {
+    /// The topic.
+    pub topic: String,
+    /// The lane.
+    pub lane: u8,
+    /// What is full.
+    pub what: FullOf,
+    /// Its size: slots of the ring, or bytes of the arena.
+    pub limit: u64,
+    /// The group that holds it, if one does.
+    pub group: Option<String>,
+    /// How many messages that group is behind.
+    pub lag_count: u64,
+    /// How long was waited.
+    pub waited: Duration,
+}
+
+impl std::fmt::Display for Full {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Full { topic, lane, what, limit, group, lag_count, waited } = self;
+        let unit = if *what == FullOf::Ring { "slots" } else { "bytes" };
+        write!(f, "topic {topic:?}, lane {lane}: the {what} ({limit} {unit}) stayed full for {waited:?}")?;
+        match group {
+            Some(group) => write!(
+                f,
+                "; group {group:?} holds it, {lag_count} messages behind. Let it catch up, or create the topic larger"
+            ),
+            None => write!(f, "; no group holds it now, try again"),
+        }
+    }
+}
+
+/// A message was not published. Nothing was claimed, nothing is half-written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The lane is full of messages that a group has not finished.
+    #[error("{0}")]
+    Full(Box<Full>),
+    /// The message is larger than the topic allows.
+    #[error(
+        "topic {topic:?}: a message of {len} bytes is larger than its maximum of {max}; create it with a larger --max-message"
+    )]
+    TooLarge {
+        /// The topic.
+        topic: String,
+        /// Bytes of the message.
+        len: u64,
+        /// What is allowed.
+        max: u64,
+    },
+    /// A lane that the topic does not have.
+    #[error("topic {topic:?} has lanes 0 to {}, not {lane}", lanes - 1)]
+    Lane {
+        /// The topic.
+        topic: String,
+        /// The lane.
+        lane: u8,
+        /// How many there are.
+        lanes: u32,
+    },
+    /// The value could not be archived.
+    #[error("topic {topic:?}: the value could not be archived as {kind}")]
+    Encode {
+        /// The topic.
+        topic: String,
+        /// Its type.
+        kind: &'static str,
+    },
+    /// The region's words contradict each other.
+    #[error(
+        "topic {topic:?}, lane {lane}: the ring is corrupt at sequence {sequence}; run `shmbus info {topic}` and recreate it"
+    )]
+    Corrupt {
+        /// The topic.
+        topic: String,
+        /// The lane.
+        lane: u8,
+        /// Where it was met.
+        sequence: u64,
+    },
+    /// This publisher's place has been given to another: its process was thought dead.
+    #[error("topic {topic:?}: this publisher lost its place; attach again")]
+    Fenced {
+        /// The topic.
+        topic: String,
+    },
+    /// The bus has been taken down.
+    #[error("topic {topic:?}: the bus has been taken down")]
+    BusClosed {
+        /// The topic.
+        topic: String,
+    },
+    /// The bus's files were deleted under it. Reported once; those who are attached go on.
+    #[error("topic {topic:?}: its files have been deleted ({}); those attached go on, nobody new can join. systemd-logind does that at logout unless RemoveIPC=no", path.display())]
+    BusUnlinked {
+        /// The topic.
+        topic: String,
+        /// Where they were.
+        path: PathBuf,
+    },
+    /// The handle came from the parent process by fork.
+    #[error("topic {topic:?}: this publisher was made before a fork; open the bus again in the child")]
+    UsedAfterFork {
+        /// The topic.
+        topic: String,
+    },
+    /// Payload memory could not be reserved.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+}
+
+/// A batch that was published in part.
+#[derive(Debug, thiserror::Error)]
+#[error("{published} message(s) of the batch were published, then: {source}")]
+pub struct BatchError {
+    /// How many of the batch, from its beginning, were published.
+    pub published: usize,
+    /// Why the next one was not.
+    pub source: PublishError,
+}
+
+/// No message could be received.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReceiveError {
+    /// The bytes are no archive of the type that they claim to be. The message has been passed over.
+    #[error(
+        "topic {topic:?}, lane {lane}, sequence {sequence}: {len} bytes are not a valid {kind}; its publisher (producer {producer}) is broken or of another build"
+    )]
+    Invalid {
+        /// The topic.
+        topic: String,
+        /// The lane.
+        lane: u8,
+        /// The message.
+        sequence: u64,
+        /// Its length.
+        len: u32,
+        /// The type that it claims.
+        kind: &'static str,
+        /// Its producer entry.
+        producer: u16,
+    },
+    /// A message of a type that this subscriber does not read. It has been passed over.
+    #[error(
+        "topic {topic:?}, lane {lane}, sequence {sequence}: a {found}, and this subscriber reads {reads}"
+    )]
+    OtherType {
+        /// The topic.
+        topic: String,
+        /// The lane.
+        lane: u8,
+        /// The message.
+        sequence: u64,
+        /// Its type.
+        found: String,
+        /// What is read.
+        reads: String,
+    },
+    /// The region's words contradict each other.
+    #[error(
+        "topic {topic:?}, lane {lane}: corrupt at sequence {sequence} ({why}); run `shmbus info {topic}` and recreate it"
+    )]
+    Corrupt {
+        /// The topic.
+        topic: String,
+        /// The lane.
+        lane: u8,
+        /// Where it was met.
+        sequence: u64,
+        /// What contradicts.
+        why: &'static str,
+    },
+    /// This subscriber's group has been taken by another process, or let go.
+    #[error("topic {topic:?}: this subscriber lost its place in the group; join again")]
+    Fenced {
+        /// The topic.
+        topic: String,
+    },
+    /// The bus has been taken down.
+    #[error("topic {topic:?}: the bus has been taken down")]
+    BusClosed {
+        /// The topic.
+        topic: String,
+    },
+    /// The bus's files were deleted under it. Reported once; those who are attached go on.
+    #[error("topic {topic:?}: its files have been deleted ({}); those attached go on, nobody new can join. systemd-logind does that at logout unless RemoveIPC=no", path.display())]
+    BusUnlinked {
+        /// The topic.
+        topic: String,
+        /// Where they were.
+        path: PathBuf,
+    },
+    /// The handle came from the parent process by fork.
+    #[error("topic {topic:?}: this subscriber was made before a fork; open the bus again in the child")]
+    UsedAfterFork {
+        /// The topic.
+        topic: String,
+    },
+    /// An arena could not be mapped.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+}

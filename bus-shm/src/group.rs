@@ -1,0 +1,298 @@
+//! Finding, making and taking over the entry of a group in a topic's group table.
+#![allow(unsafe_code)]
+
+use crate::bus::BusInner;
+use crate::error::{AttachError, RegionError};
+use crate::region::{Region, reserve};
+use crate::repair;
+use crate::sys::clock;
+use crate::topic::TopicCore;
+use bus_core::group::{self, Handed, LaneJoin};
+use bus_core::holder::HolderWord;
+use bus_core::layout::groups::{self, KEY_EPHEMERAL, in_entry, in_lane, kind, state};
+use bus_core::layout::{PAGE_BYTES, Preamble, owners};
+use bus_core::limits::{GROUP_NAME_BYTES_MAX, GROUPS_MAX};
+use bus_core::name::{check_dotted, key};
+use bus_core::sync::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What a subscriber asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted<'a> {
+    /// `None`: a group of its own, without a name.
+    pub(crate) name: Option<&'a str>,
+    pub(crate) shared: bool,
+    /// Lets go when it has held others back for this long.
+    pub(crate) yields: Option<Duration>,
+    /// Where each lane would begin.
+    pub(crate) wished: Vec<u64>,
+}
+
+/// A group entry that this process has joined.
+#[derive(Clone, Debug)]
+pub(crate) struct Joined {
+    pub(crate) entry: usize,
+    pub(crate) word: HolderWord,
+    /// For each lane: the first sequence that is kept for the group, and what was handed out before.
+    pub(crate) lanes: Vec<(u64, Handed)>,
+    /// The group existed and goes on where it stood.
+    pub(crate) resumed: bool,
+}
+
+/// How the group is called in listings.
+pub(crate) fn display_name(core: &TopicCore, entry: usize) -> String {
+    if core.group_number(entry, in_entry::KEY) == KEY_EPHEMERAL {
+        format!("~{entry}")
+    } else {
+        core.group_name(entry)
+    }
+}
+
+/// How long to wait for another process that is putting the group's cursors in place.
+const JOIN_PATIENCE: Duration = Duration::from_secs(1);
+
+pub(crate) fn join(bus: &BusInner, core: &TopicCore, wanted: &Wanted<'_>) -> Result<Joined, AttachError> {
+    if let Some(name) = wanted.name {
+        check_dotted(name, GROUP_NAME_BYTES_MAX)
+            .map_err(|why| AttachError::GroupName { name: name.into(), why })?;
+    }
+    let begun = Instant::now();
+    loop {
+        let attempt = match wanted.name {
+            Some(name) => try_named(bus, core, wanted, name)?,
+            None => try_ephemeral(bus, core, wanted)?,
+        };
+        if let Some(joined) = attempt {
+            return Ok(joined);
+        }
+        if begun.elapsed() > JOIN_PATIENCE {
+            let topic = core.name().to_owned();
+            let group = wanted.name.unwrap_or("").to_owned();
+            return Err(AttachError::GroupBusy {
+                topic,
+                group,
+                pid: 0,
+                service: "a process that is joining".into(),
+            });
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn word_of(core: &TopicCore, entry: usize, offset: usize) -> Result<&AtomicU64, AttachError> {
+    core.group_word(entry, offset)
+        .ok_or_else(|| AttachError::GroupLimit { topic: core.name().into(), max: GROUPS_MAX as usize })
+}
+
+/// Makes sure that `entry` is backed by memory and counted as used.
+fn back(core: &TopicCore, entry: usize) -> Result<(), AttachError> {
+    if entry >= GROUPS_MAX as usize {
+        return Err(AttachError::GroupLimit { topic: core.name().into(), max: GROUPS_MAX as usize });
+    }
+    let region = core.groups_region();
+    if entry >= core.groups_reserved() {
+        let have = groups::footprint_bytes(core.groups_reserved()).next_multiple_of(PAGE_BYTES);
+        let bytes = groups::footprint_bytes(entry + 1).next_multiple_of(PAGE_BYTES);
+        reserve(region.file(), region.path(), have, bytes.saturating_sub(have).max(PAGE_BYTES))?;
+        let fit = (bytes as usize - groups::at::ENTRIES) / groups::ENTRY_BYTES;
+        if let Some(reserved) = region.look(groups::at::RESERVED) {
+            reserved.fetch_max(fit as u64, Ordering::AcqRel);
+        }
+    }
+    if let Some(used) = region.look(groups::at::USED) {
+        // AcqRel: a gate scan that does not count this entry yet began before the join raises the generation.
+        used.fetch_max(entry as u64 + 1, Ordering::AcqRel);
+    }
+    Ok(())
+}
+
+fn try_ephemeral(
+    bus: &BusInner,
+    core: &TopicCore,
+    wanted: &Wanted<'_>,
+) -> Result<Option<Joined>, AttachError> {
+    for entry in 0..GROUPS_MAX as usize {
+        if entry >= core.groups_reserved() {
+            back(core, entry)?;
+        }
+        let key = word_of(core, entry, in_entry::KEY)?;
+        let found = key.compare_exchange(0, KEY_EPHEMERAL, Ordering::AcqRel, Ordering::Acquire);
+        if !matches!(found, Ok(_) | Err(KEY_EPHEMERAL)) {
+            continue;
+        }
+        back(core, entry)?;
+        let word = word_of(core, entry, in_entry::STATE)?;
+        let seen = HolderWord::unpack(word.load(Ordering::Acquire));
+        if seen.state != state::FREE && bus.participants().is_dead(seen.holder) {
+            repair::release_group(core, entry, seen.holder);
+        }
+        if let Some(reserved) = group::reserve(word, bus.me()) {
+            let mut bits = kind::EPHEMERAL;
+            if let Some(limit) = wanted.yields {
+                bits |= kind::YIELDS | (limit.as_millis().min(u128::from(u32::MAX)) as u64) << 32;
+            }
+            return place(core, entry, word, reserved, bits, wanted);
+        }
+    }
+    Err(AttachError::GroupLimit { topic: core.name().into(), max: GROUPS_MAX as usize })
+}
+
+/// Finds the entry of a name: the first with its key, or the first that has none. Everybody looks in the same order and
+/// keys stay, so two who look for one name at the same time find one entry.
+fn find_named(core: &TopicCore, name: &str) -> Result<usize, AttachError> {
+    let wanted = key(name);
+    for entry in 0..GROUPS_MAX as usize {
+        if entry >= core.groups_reserved() {
+            back(core, entry)?;
+        }
+        let word = word_of(core, entry, in_entry::KEY)?;
+        match word.compare_exchange(0, wanted, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => {
+                back(core, entry)?;
+                let at = groups::entry(entry) + in_entry::NAME;
+                core.groups_region().write(at as u64, &bus_core::layout::put_name::<64>(name))?;
+                return Ok(entry);
+            }
+            Err(found) if found == wanted => {
+                back(core, entry)?;
+                return Ok(entry);
+            }
+            Err(_) => {}
+        }
+    }
+    Err(AttachError::GroupLimit { topic: core.name().into(), max: GROUPS_MAX as usize })
+}
+
+fn try_named(
+    bus: &BusInner,
+    core: &TopicCore,
+    wanted: &Wanted<'_>,
+    name: &str,
+) -> Result<Option<Joined>, AttachError> {
+    let entry = find_named(core, name)?;
+    let word = word_of(core, entry, in_entry::STATE)?;
+    let seen = HolderWord::unpack(word.load(Ordering::Acquire));
+    let bits = if wanted.shared { kind::SHARED } else { 0 };
+    let in_use = matches!(seen.state, state::ACTIVE | state::HELD);
+    if in_use && core.group_number(entry, in_entry::KIND) & kind::SHARED != bits {
+        let theirs = if wanted.shared { "a group of one member" } else { "shared by many members" };
+        return Err(AttachError::GroupKind { topic: core.name().into(), group: name.into(), theirs });
+    }
+    match seen.state {
+        state::FREE | state::DETACHED => match group::reserve(word, bus.me()) {
+            Some(reserved) => {
+                if wanted.shared {
+                    make_owners(core, entry)?;
+                }
+                let joined = place(core, entry, word, reserved, bits, wanted)?;
+                if let Some(joined) = &joined
+                    && wanted.shared
+                {
+                    // A shared group belongs to no single member: it rests in HELD.
+                    group::change(word, joined.word, joined.word.with_state(state::HELD));
+                }
+                Ok(joined)
+            }
+            None => Ok(None),
+        },
+        state::HELD if wanted.shared => Ok(Some(resume(core, entry, seen))),
+        state::HELD => Ok(group::change(word, seen, seen.next(state::ACTIVE, bus.me()))
+            .map(|mine| resume(core, entry, mine))),
+        _ if !bus.participants().is_dead(seen.holder) => {
+            if seen.state == state::JOINING || wanted.shared {
+                return Ok(None);
+            }
+            let (pid, service) = bus.participants().describe(seen.holder);
+            Err(AttachError::GroupBusy { topic: core.name().into(), group: name.into(), pid, service })
+        }
+        _ => {
+            repair::release_group(core, entry, seen.holder);
+            Ok(None)
+        }
+    }
+}
+
+/// Puts the cursors of a reserved entry in place.
+fn place(
+    core: &TopicCore,
+    entry: usize,
+    word: &AtomicU64,
+    reserved: HolderWord,
+    bits: u64,
+    wanted: &Wanted<'_>,
+) -> Result<Option<Joined>, AttachError> {
+    // Relaxed: the entry is JOINING, this process's alone; the change to ACTIVE publishes them.
+    word_of(core, entry, in_entry::KIND)?.store(bits, Ordering::Relaxed);
+    word_of(core, entry, in_entry::SINCE_NS)?.store(clock::realtime_ns(), Ordering::Relaxed);
+    word_of(core, entry, in_entry::REDELIVERED)?.store(0, Ordering::Relaxed);
+    word_of(core, entry, in_entry::SKIPPED)?.store(0, Ordering::Relaxed);
+    let no_room = || AttachError::GroupLimit { topic: core.name().into(), max: GROUPS_MAX as usize };
+    let mut lanes = Vec::with_capacity(core.lanes());
+    for (lane, &wished) in wanted.wished.iter().enumerate() {
+        let gate = core.ring_word(bus_core::layout::ring::gate(lane)).ok_or_else(no_room)?;
+        let low_water = core.group_lane_word(entry, lane, in_lane::LOW_WATER).ok_or_else(no_room)?;
+        let handed = core.group_lane_word(entry, lane, in_lane::HANDED).ok_or_else(no_room)?;
+        handed.store(0, Ordering::Relaxed);
+        lanes.push(LaneJoin { gate, low_water, wished, start: wished });
+    }
+    let Some(generation) = core.groups_region().look(groups::at::GENERATION) else { return Err(no_room()) };
+    if !group::join(word, reserved, generation, &mut lanes) {
+        return Ok(None);
+    }
+    for (lane, join) in lanes.iter().enumerate() {
+        for (offset, value) in [(in_lane::START, join.start), (in_lane::MISSED, 0)] {
+            if let Some(word) = core.group_lane_word(entry, lane, offset) {
+                word.store(value, Ordering::Relaxed);
+            }
+        }
+    }
+    let starts = lanes.iter().map(|lane| (lane.start, Handed { end: 0, deaths: 0 })).collect();
+    Ok(Some(Joined { entry, word: reserved.with_state(state::ACTIVE), lanes: starts, resumed: false }))
+}
+
+/// Goes on where the group stands.
+fn resume(core: &TopicCore, entry: usize, word: HolderWord) -> Joined {
+    let lanes = (0..core.lanes())
+        .map(|lane| {
+            let low_water = core.group_lane_number(entry, lane, in_lane::LOW_WATER);
+            (low_water, Handed::unpack(core.group_lane_number(entry, lane, in_lane::HANDED)))
+        })
+        .collect();
+    Joined { entry, word, lanes, resumed: true }
+}
+
+/// Makes the owner words of a shared group, complete before they get their name.
+fn make_owners(core: &TopicCore, entry: usize) -> Result<(), RegionError> {
+    let path = core.dir().owners(entry);
+    if path.exists() {
+        return Ok(());
+    }
+    let making = core.dir().0.join(crate::directory::unique_name(crate::directory::TEMPORARY));
+    let bytes = owners::footprint_bytes(core.lanes(), core.config().capacity);
+    let made = Region::create(&making, bytes, bytes).and_then(|region| {
+        region.write(0, &Preamble::new(owners::MAGIC, bytes, core.epoch()))?;
+        Ok(crate::sys::file::rename_noreplace(&making, &path)?)
+    });
+    if made.is_err() {
+        let _ = std::fs::remove_file(&making);
+    }
+    match made {
+        Err(RegionError::System(error)) if error.is(rustix::io::Errno::EXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// Leaves a group: one without a name goes, a named one holds on.
+pub(crate) fn leave(core: &TopicCore, joined: &Joined, shared: bool) {
+    let Some(word) = core.group_word(joined.entry, in_entry::STATE) else { return };
+    if shared {
+        return;
+    }
+    let ephemeral = core.group_number(joined.entry, in_entry::KIND) & kind::EPHEMERAL != 0;
+    let next = if ephemeral { state::FREE } else { state::HELD };
+    if group::change(word, joined.word, joined.word.with_state(next)).is_none() {
+        // It was let go while it was held: the entry waits for its process to say so.
+        let evicted = joined.word.with_state(state::EVICTED);
+        group::change(word, evicted, evicted.with_state(state::FREE));
+    }
+}

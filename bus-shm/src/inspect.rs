@@ -1,0 +1,421 @@
+//! Looking at a bus from outside: who takes part, what lies in the rings, who lags. Nothing here takes part, stores
+//! anything, or creates anything.
+
+use crate::directory::{BusDir, visible_names};
+use crate::error::{BusError, TopicError};
+use crate::lease::{ParticipantInfo, Participants};
+use crate::payload::TypeIdentity;
+use crate::reader::LaneReader;
+use crate::region::{Access, Region};
+use crate::sys::clock::monotonic_ns;
+use crate::sys::{file, lock};
+use crate::topic::{Role, TopicCore};
+use bus_core::holder::{HolderWord, producer};
+use bus_core::lane::Lane;
+use bus_core::layout::groups::{in_entry, in_lane, kind, state};
+use bus_core::layout::superblock::{self, FLAG_MEMBARRIER, FLAG_TEMPORARY, at};
+use bus_core::layout::wake::breaker;
+use bus_core::layout::{get_name, ring, wake};
+use bus_core::limits::PARTICIPANTS_MAX;
+use bus_core::seq::{distance, later};
+use bus_core::sync::Ordering;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Unread messages whose lengths are added up one by one; beyond, the sum is extrapolated.
+const EXACT_LAG_COUNT: u64 = 4096;
+
+/// A bus, seen from outside.
+#[derive(Debug)]
+pub struct BusView {
+    dir: BusDir,
+    superblock: Arc<Region>,
+    fixed: superblock::Fixed,
+    participants: Participants,
+}
+
+/// A topic, seen from outside.
+pub struct TopicView {
+    core: Arc<TopicCore>,
+    readers: Vec<LaneReader>,
+    participants: Participants,
+}
+
+impl std::fmt::Debug for TopicView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TopicView").field("name", &self.core.name()).finish_non_exhaustive()
+    }
+}
+
+/// A process, as listings name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// Process id.
+    pub pid: u32,
+    /// Service name.
+    pub service: String,
+}
+
+/// What does not change in a topic.
+#[derive(Clone, Debug)]
+pub struct TopicSettings {
+    /// Slots of each lane.
+    pub capacity: u32,
+    /// Lanes.
+    pub lanes: u32,
+    /// Most publishers at a time.
+    pub producers: u32,
+    /// Largest message in bytes.
+    pub message_bytes_max: u64,
+    /// Bound of one publisher's payload memory in one lane, in bytes.
+    pub arena_bytes_max: u64,
+    /// Do messages carry the time of their publication?
+    pub stamps: bool,
+    /// Types that it accepts; none means plain bytes.
+    pub types: Vec<TypeIdentity>,
+    /// Who created it.
+    pub creator: String,
+    /// CLOCK_REALTIME ns of its creation.
+    pub created_ns: u64,
+}
+
+/// A lane at one moment.
+#[derive(Clone, Debug)]
+pub struct LaneState {
+    /// Which.
+    pub lane: Lane,
+    /// How it is called.
+    pub name: &'static str,
+    /// Messages published so far.
+    pub end: u64,
+    /// Below it, nothing is kept for a reliable group.
+    pub gate: u64,
+    /// Publications that were refused because it was full.
+    pub refused_count: u64,
+    /// Slots that hold messages which some reliable group has not finished.
+    pub fill_count: u64,
+}
+
+/// A group's position in one lane at one moment.
+#[derive(Clone, Debug)]
+pub struct GroupLane {
+    /// Which lane.
+    pub lane: Lane,
+    /// Everything before it is finished.
+    pub low_water: u64,
+    /// Messages published and not finished.
+    pub lag_count: u64,
+    /// Their payload bytes; extrapolated beyond 4,096 messages.
+    pub lag_bytes: u64,
+    /// Age of the oldest of them in nanoseconds; `None` without a lag, or on topics without stamps.
+    pub lag_ns: Option<u64>,
+}
+
+/// A group at one moment.
+#[derive(Clone, Debug)]
+pub struct GroupState {
+    /// Its name; `~` and a number for one without a name.
+    pub name: String,
+    /// `active`, `held` (named, nobody reads, messages are kept), `joining`, `detached`, `evicted`.
+    pub state: &'static str,
+    /// Many members share it.
+    pub shared: bool,
+    /// It goes with its member.
+    pub ephemeral: bool,
+    /// Its member, if it has a single one.
+    pub holder: Option<ProcessInfo>,
+    /// How many members it has.
+    pub members: u64,
+    /// Its position in each lane.
+    pub lanes: Vec<GroupLane>,
+    /// Messages that were handed out again.
+    pub redelivered_count: u64,
+    /// Messages of other types that were passed over.
+    pub skipped_count: u64,
+}
+
+/// A topic at one moment.
+#[derive(Clone, Debug)]
+pub struct TopicState {
+    /// Its name.
+    pub name: String,
+    /// CLOCK_MONOTONIC ns at which this was read.
+    pub at_ns: u64,
+    /// Memory of all its files in bytes.
+    pub memory_bytes: u64,
+    /// Its lanes.
+    pub lanes: Vec<LaneState>,
+    /// Its groups.
+    pub groups: Vec<GroupState>,
+    /// Its publishers.
+    pub producers: Vec<ProcessInfo>,
+    /// `closed`, `open` or `half-open`.
+    pub breaker: &'static str,
+}
+
+impl BusView {
+    /// Opens a bus for looking at it.
+    ///
+    /// # Errors
+    /// [`BusError::NotFound`], or a region that cannot be read.
+    pub fn open(name: &str, dir: Option<&Path>) -> Result<Self, BusError> {
+        let dir = BusDir::new(name, dir)?;
+        dir.check_base()?;
+        if !dir.superblock().exists() {
+            return Err(BusError::NotFound { bus: name.into(), dir: dir.base().into() });
+        }
+        let most = superblock::footprint_bytes(PARTICIPANTS_MAX as usize);
+        let (region, _) = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Read, Some(most))?;
+        let superblock = Arc::new(region);
+        let fixed = superblock.read(0)?;
+        let participants = Participants::new(superblock.clone(), dir.clone());
+        Ok(Self { dir, superblock, fixed, participants })
+    }
+
+    /// Names of this user's buses, sorted.
+    pub fn list(dir: Option<&Path>) -> Vec<String> {
+        let base = crate::directory::base_dir(dir);
+        let mut names: Vec<_> =
+            visible_names(&base).into_iter().filter(|name| base.join(name).join("bus").exists()).collect();
+        names.sort();
+        names
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.dir.name()
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// CLOCK_REALTIME ns of its creation.
+    pub fn created_ns(&self) -> u64 {
+        self.fixed.created_ns
+    }
+
+    /// Build that created it.
+    pub fn build(&self) -> String {
+        get_name(&self.fixed.build).to_owned()
+    }
+
+    /// Does it go with its last participant?
+    pub fn is_temporary(&self) -> bool {
+        self.fixed.flags & FLAG_TEMPORARY != 0
+    }
+
+    /// Do sleepers run membarrier, so that publishers need no fence?
+    pub fn uses_membarrier(&self) -> bool {
+        self.fixed.flags & FLAG_MEMBARRIER != 0
+    }
+
+    /// Has it been taken down since it was opened?
+    pub fn is_closed(&self) -> bool {
+        self.superblock.look(at::STATE).is_some_and(|state| state.load(Ordering::Acquire) != 0)
+            || self.superblock.is_unlinked()
+    }
+
+    /// Does anybody hold the supervisor's role?
+    pub fn is_served(&self) -> bool {
+        file::open_ro(&self.dir.role())
+            .is_ok_and(|role| lock::is_locked(&role, &self.dir.role()).unwrap_or(false))
+    }
+
+    /// How often the supervisor's role has changed hands.
+    pub fn role_epoch(&self) -> u64 {
+        self.superblock.look(at::ROLE_EPOCH).map_or(0, |epoch| epoch.load(Ordering::Acquire))
+    }
+
+    /// Processes that take part and have not ended.
+    pub fn participants(&self) -> Vec<ParticipantInfo> {
+        self.participants.all().into_iter().filter(|info| !self.participants.is_gone(info)).collect()
+    }
+
+    /// Names of its topics, sorted.
+    pub fn topic_names(&self) -> Vec<String> {
+        self.dir.topic_names()
+    }
+
+    /// Opens a topic for looking at it.
+    ///
+    /// # Errors
+    /// [`TopicError::NotFound`], or a region that cannot be read.
+    pub fn topic(&self, name: &str) -> Result<TopicView, TopicError> {
+        bus_core::name::check_dotted(name, bus_core::limits::TOPIC_NAME_BYTES_MAX)
+            .map_err(|why| TopicError::Name { name: name.into(), why })?;
+        let core = Arc::new(TopicCore::attach(&self.dir, name, Role::Observer)?);
+        let readers =
+            (0..core.lanes()).map(|lane| LaneReader::attach(core.clone(), lane)).collect::<Result<_, _>>()?;
+        Ok(TopicView { core, readers, participants: self.participants.clone() })
+    }
+}
+
+impl TopicView {
+    /// What does not change.
+    ///
+    /// # Errors
+    /// A region that cannot be read.
+    pub fn settings(&self) -> Result<TopicSettings, TopicError> {
+        let config = self.core.config();
+        Ok(TopicSettings {
+            capacity: config.capacity,
+            lanes: config.lanes,
+            producers: config.producers,
+            message_bytes_max: config.message_bytes,
+            arena_bytes_max: config.arena_bound_bytes,
+            stamps: config.flags & ring::FLAG_STAMPS != 0,
+            types: self.core.types()?,
+            creator: self.core.creator(),
+            created_ns: self.core.created_ns(),
+        })
+    }
+
+    /// Has the topic gone?
+    pub fn is_gone(&self) -> bool {
+        self.core.is_unlinked()
+    }
+
+    /// The topic as it is now. Cursors are read before ends, so a lag is never too small by a message that was finished in
+    /// between, and never negative.
+    pub fn sample(&mut self) -> TopicState {
+        let at_ns = monotonic_ns();
+        let mut groups: Vec<GroupState> =
+            (0..self.core.groups_used()).filter_map(|entry| self.group(entry)).collect();
+        let lanes: Vec<LaneState> = (0..self.core.lanes()).map(|lane| self.lane(lane, &groups)).collect();
+        for group in &mut groups {
+            for position in &mut group.lanes {
+                let end = lanes[position.lane.index()].end;
+                self.measure(position, end, at_ns);
+            }
+        }
+        TopicState {
+            name: self.core.name().to_owned(),
+            at_ns,
+            memory_bytes: self.core.dir().memory_bytes(),
+            lanes,
+            groups,
+            producers: self.producers(),
+            breaker: self.breaker(),
+        }
+    }
+
+    fn group(&self, entry: usize) -> Option<GroupState> {
+        let word = HolderWord::unpack(self.core.group_number(entry, in_entry::STATE));
+        let bits = self.core.group_number(entry, in_entry::KIND);
+        let shared = bits & kind::SHARED != 0;
+        let name = match word.state {
+            state::JOINING => "joining",
+            state::ACTIVE => "active",
+            state::HELD if shared && self.core.group_number(entry, in_entry::MEMBERS) > 0 => "active",
+            state::HELD => "held",
+            state::DETACHED => "detached",
+            state::EVICTED => "evicted",
+            _ => return None,
+        };
+        let has_holder = !shared && !matches!(word.state, state::HELD | state::DETACHED);
+        let holder = has_holder.then(|| {
+            let (pid, service) = self.participants.describe(word.holder);
+            ProcessInfo { pid, service }
+        });
+        let lanes = (0..self.core.lanes())
+            .map(|lane| GroupLane {
+                lane: Lane(lane as u8),
+                low_water: self.core.group_lane_number(entry, lane, in_lane::LOW_WATER),
+                lag_count: 0,
+                lag_bytes: 0,
+                lag_ns: None,
+            })
+            .collect();
+        let members =
+            if shared { self.core.group_number(entry, in_entry::MEMBERS) } else { u64::from(has_holder) };
+        Some(GroupState {
+            name: crate::group::display_name(&self.core, entry),
+            state: name,
+            shared,
+            ephemeral: bits & kind::EPHEMERAL != 0,
+            holder,
+            members,
+            lanes,
+            redelivered_count: self.core.group_number(entry, in_entry::REDELIVERED),
+            skipped_count: self.core.group_number(entry, in_entry::SKIPPED),
+        })
+    }
+
+    fn lane(&self, lane: usize, groups: &[GroupState]) -> LaneState {
+        let end = self.core.end(lane);
+        let lowest = groups
+            .iter()
+            .filter(|group| matches!(group.state, "active" | "held"))
+            .map(|group| group.lanes[lane].low_water)
+            .min_by(|&a, &b| distance(a, b).cmp(&0));
+        LaneState {
+            lane: Lane(lane as u8),
+            name: Lane(lane as u8).name(self.core.lanes()),
+            end,
+            gate: later(self.core.gate(lane), lowest.unwrap_or(0)),
+            refused_count: self
+                .core
+                .ring_word(ring::refused_count(lane))
+                .map_or(0, |word| word.load(Ordering::Relaxed)),
+            fill_count: lowest.map_or(0, |lowest| distance(end, lowest).max(0) as u64),
+        }
+    }
+
+    fn measure(&mut self, position: &mut GroupLane, end: u64, at_ns: u64) {
+        position.lag_count = distance(end, position.low_water).max(0) as u64;
+        if position.lag_count == 0 {
+            return;
+        }
+        let capacity = u64::from(self.core.config().capacity);
+        let reader = &mut self.readers[position.lane.index()];
+        let oldest = later(position.low_water, end.saturating_sub(capacity));
+        let stamp = reader.header_at(oldest).map_or(0, |header| header.stamp_ns);
+        position.lag_ns = (stamp != 0).then(|| at_ns.saturating_sub(stamp));
+        let counted = position.lag_count.min(capacity).min(EXACT_LAG_COUNT);
+        let sum: u64 = (0..counted)
+            .filter_map(|index| reader.header_at(oldest + index))
+            .map(|header| u64::from(header.len_bytes))
+            .sum();
+        position.lag_bytes =
+            (u128::from(sum) * u128::from(position.lag_count) / u128::from(counted.max(1))) as u64;
+    }
+
+    fn producers(&self) -> Vec<ProcessInfo> {
+        (0..self.core.config().producers as usize)
+            .filter_map(|index| {
+                let word = self.core.ring_word(ring::producer_state(index))?.load(Ordering::Acquire);
+                let word = HolderWord::unpack(word);
+                (word.state == producer::LIVE).then(|| {
+                    let (pid, service) = self.participants.describe(word.holder);
+                    ProcessInfo { pid, service }
+                })
+            })
+            .collect()
+    }
+
+    fn breaker(&self) -> &'static str {
+        match breaker::unpack(self.core.wake_word(wake::at::BREAKER)).0 {
+            breaker::CLOSED => "closed",
+            breaker::OPEN => "open",
+            _ => "half-open",
+        }
+    }
+}
+
+/// Groups with unread messages, a line each.
+pub(crate) fn unread(dir: &BusDir) -> Vec<String> {
+    let Ok(view) = BusView::open(dir.name(), dir.base().parent()) else { return Vec::new() };
+    let mut lines = Vec::new();
+    for name in view.topic_names() {
+        let Ok(mut topic) = view.topic(&name) else { continue };
+        for group in topic.sample().groups {
+            let lag: u64 = group.lanes.iter().map(|lane| lane.lag_count).sum();
+            if lag > 0 && matches!(group.state, "active" | "held") {
+                lines.push(format!("{name}, group {}: {lag} message(s)", group.name));
+            }
+        }
+    }
+    lines
+}

@@ -1,0 +1,895 @@
+//! Publishing: the writing side of a topic.
+//!
+//! The way of a message, many producers: archive it into a cell of this publisher's arena, put the cell's name into the next
+//! slot by one compare-and-swap, look at the bell. One producer: archive it into the slot itself if it fits.
+//! Until that last step nothing is claimed, so whatever fails before leaves nothing behind.
+#![allow(unsafe_code)]
+
+use crate::arena::{CellMemory, ProducerArena};
+use crate::bus::BusInner;
+use crate::error::{AttachError, BatchError, Full, FullOf, PublishError};
+use crate::payload::{Bytes, Message, Speak, encode, encoded_bytes};
+use crate::repair::{self, Keep};
+use crate::sys::clock::Clock;
+use crate::sys::futex;
+use crate::topic::{LaneRing, Role, Topic, TopicCore};
+use crate::wait;
+use bus_core::arena::{Block, Horizon, Shortage};
+use bus_core::doorbell::{Barrier, Doorbell};
+use bus_core::group;
+use bus_core::header::{HEADER_BYTES, HEADER_WORDS, Header, TYPE_BYTES, cell_tag, flags, producer_mark};
+use bus_core::holder::{HolderWord, producer};
+use bus_core::lane::Lane;
+use bus_core::layout::{groups, ring, wake};
+use bus_core::limits::LANES_MAX;
+use bus_core::ring::mpmc::{CellName, Refused};
+use bus_core::seq::distance;
+use bus_core::sync::{AtomicU32, AtomicU64, Ordering, spin_pause};
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long `publish` waits for room unless set.
+pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(1);
+/// Pauses between two looks at the gate while a publisher spins for room.
+const ROOM_PAUSES: u32 = 64;
+/// How often it looks before it sleeps.
+const ROOM_LOOKS: u32 = 32;
+/// Longest sleep before the groups that hold the lane are asked whether they live.
+const ROOM_PARK: Duration = Duration::from_millis(20);
+
+/// What can be written as a message.
+trait Source {
+    /// Name for error messages.
+    const KIND: &'static str;
+    /// A length below which there is no use in trying.
+    fn least_bytes(&self) -> usize;
+    /// Writes it; the length, or `None` if it does not fit.
+    fn fill(&self, memory: &mut [MaybeUninit<u8>]) -> Option<usize>;
+    /// Its length, found the slow way; `None` if it cannot be written at all.
+    fn measure(&self, most_bytes: usize) -> Option<usize>;
+}
+
+impl<T: Message> Source for &T {
+    const KIND: &'static str = T::NAME;
+
+    #[inline]
+    fn least_bytes(&self) -> usize {
+        size_of::<T::Archived>()
+    }
+
+    #[inline]
+    fn fill(&self, memory: &mut [MaybeUninit<u8>]) -> Option<usize> {
+        encode(*self, memory)
+    }
+
+    fn measure(&self, most_bytes: usize) -> Option<usize> {
+        encoded_bytes(*self, most_bytes)
+    }
+}
+
+impl Source for &[u8] {
+    const KIND: &'static str = "bytes";
+
+    #[inline]
+    fn least_bytes(&self) -> usize {
+        self.len()
+    }
+
+    #[inline]
+    fn fill(&self, memory: &mut [MaybeUninit<u8>]) -> Option<usize> {
+        let target = memory.get_mut(..self.len())?;
+        // SAFETY: both are valid for the length, and a payload being written is nobody's slice.
+        unsafe { core::ptr::copy_nonoverlapping(self.as_ptr(), target.as_mut_ptr().cast(), self.len()) };
+        Some(self.len())
+    }
+
+    fn measure(&self, _: usize) -> Option<usize> {
+        Some(self.len())
+    }
+}
+
+/// The publisher's side of one lane.
+struct LanePublisher {
+    ring: LaneRing,
+    hint: &'static AtomicU64,
+    refused: &'static AtomicU64,
+    cached_gate: u64,
+    /// The lane's end as this publisher last saw it; exact in a one-producer lane.
+    next: u64,
+    arena: Option<ProducerArena>,
+    /// Length of the last message: where the next one is tried first.
+    expected_bytes: usize,
+    /// When this lane was first found full at this gate.
+    full_since: Option<(u64, Instant)>,
+}
+
+/// A publisher without its type.
+pub(crate) struct RawPublisher {
+    lanes: Vec<LanePublisher>,
+    default_lane: usize,
+    entry: u16,
+    kind: u8,
+    max_bytes: usize,
+    clock: Option<Clock>,
+    deadline: Duration,
+    barrier: Barrier,
+    state: &'static AtomicU32,
+    message_bell: Doorbell<'static>,
+    space_bell: Doorbell<'static>,
+    entry_word: &'static AtomicU64,
+    live: HolderWord,
+    bus: Arc<BusInner>,
+    /// Owns every `'static` reference above; dropped after them.
+    core: Arc<TopicCore>,
+}
+
+/// Writes messages to a topic. Belongs to one thread at a time.
+pub struct Publisher<T> {
+    raw: RawPublisher,
+    speaks: PhantomData<fn() -> T>,
+}
+
+impl<T> std::fmt::Debug for Publisher<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher")
+            .field("topic", &self.raw.core.name())
+            .field("producer", &self.raw.entry)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Speak> Publisher<T> {
+    pub(crate) fn attach(topic: &Topic<T>) -> Result<Self, AttachError> {
+        Ok(Self { raw: RawPublisher::attach(topic)?, speaks: PhantomData })
+    }
+
+    /// How long `publish` waits for room before it returns [`PublishError::Full`]. Default 1 s.
+    pub fn set_deadline(&mut self, deadline: Duration) {
+        self.raw.deadline = deadline;
+    }
+
+    /// Lane that `publish` uses: normal.
+    pub fn default_lane(&self) -> Lane {
+        Lane(self.raw.default_lane as u8)
+    }
+
+    /// The topic's name.
+    pub fn topic(&self) -> &str {
+        self.raw.core.name()
+    }
+
+    /// Number under which messages name this publisher.
+    pub fn producer(&self) -> u16 {
+        self.raw.entry
+    }
+
+    /// Publishes payload bytes as they are, under the topic handle's type. For tools, and for archives made elsewhere.
+    ///
+    /// # Errors
+    /// See [`Publisher::publish_to`].
+    pub fn publish_bytes(&mut self, lane: Lane, payload: &[u8]) -> Result<u64, PublishError> {
+        let deadline = self.raw.deadline;
+        self.raw.publish(lane.index(), &payload, deadline, true)
+    }
+
+    /// Borrows memory for a payload of `len_bytes`, to be filled in place and published. Dropped unpublished, it is as if it
+    /// had never been.
+    ///
+    /// # Errors
+    /// See [`Publisher::publish_to`].
+    pub fn loan(&mut self, lane: Lane, len_bytes: usize) -> Result<Loan<'_>, PublishError> {
+        self.raw.loan(lane.index(), len_bytes)
+    }
+}
+
+impl<T: Message> Publisher<T> {
+    /// Publishes a value in the normal lane, waiting for room up to the deadline. Returns its sequence in the lane.
+    ///
+    /// When it returns `Ok`, the message is delivered at least once to every reliable group that existed, whatever
+    /// process dies at whatever moment.
+    ///
+    /// # Errors
+    /// See [`Publisher::publish_to`].
+    #[inline]
+    pub fn publish(&mut self, value: &T) -> Result<u64, PublishError> {
+        let (lane, deadline) = (self.raw.default_lane, self.raw.deadline);
+        self.raw.publish(lane, &value, deadline, true)
+    }
+
+    /// Publishes a value in a lane, waiting for room up to the deadline. Returns its sequence.
+    ///
+    /// # Errors
+    /// The lane is full until the deadline, the message is larger than the topic allows, the lane does not exist,
+    /// the value cannot be archived, or the bus is gone. In each case nothing has been claimed or half-written.
+    #[inline]
+    pub fn publish_to(&mut self, lane: Lane, value: &T) -> Result<u64, PublishError> {
+        let deadline = self.raw.deadline;
+        self.raw.publish(lane.index(), &value, deadline, true)
+    }
+
+    /// Publishes a value in a lane, or fails at once if there is no room.
+    ///
+    /// # Errors
+    /// See [`Publisher::publish_to`].
+    #[inline]
+    pub fn try_publish_to(&mut self, lane: Lane, value: &T) -> Result<u64, PublishError> {
+        self.raw.publish(lane.index(), &value, Duration::ZERO, true)
+    }
+
+    /// Publishes values one after the other in a lane and looks at the bell once.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish_to`], and how many of the batch were published before.
+    pub fn publish_batch<'v>(
+        &mut self,
+        lane: Lane,
+        values: impl IntoIterator<Item = &'v T>,
+    ) -> Result<usize, BatchError>
+    where
+        T: 'v,
+    {
+        let deadline = self.raw.deadline;
+        let mut published = 0;
+        for value in values {
+            if let Err(source) = self.raw.publish(lane.index(), &value, deadline, false) {
+                self.raw.ring_bell();
+                return Err(BatchError { published, source });
+            }
+            published += 1;
+        }
+        self.raw.ring_bell();
+        Ok(published)
+    }
+}
+
+impl Publisher<Bytes> {
+    /// Publishes bytes in the normal lane, waiting for room up to the deadline. Returns the sequence.
+    ///
+    /// # Errors
+    /// See [`Publisher::publish_to`].
+    #[inline]
+    pub fn publish(&mut self, payload: &[u8]) -> Result<u64, PublishError> {
+        let (lane, deadline) = (self.raw.default_lane, self.raw.deadline);
+        self.raw.publish(lane, &payload, deadline, true)
+    }
+}
+
+impl RawPublisher {
+    fn attach<T: Speak>(topic: &Topic<T>) -> Result<Self, AttachError> {
+        let bus = topic.bus.clone();
+        bus.check_usable()?;
+        // A mapping of its own, writable: the topic handle's stays read-only.
+        let core = Arc::new(TopicCore::attach(bus.dir(), topic.core.name(), Role::Publisher)?);
+        let (entry, live) = claim_entry(&bus, &core)?;
+        let lanes: Result<Vec<_>, AttachError> = (0..core.lanes())
+            .map(|lane| {
+                let ring = core.lane_ring(lane)?;
+                let hint = core.held_ring_word(ring::hint(lane))?;
+                // Computed, not loaded: the word says where a group may start, not what may be overwritten.
+                let gate = core.recompute_gate(lane);
+                Ok(LanePublisher {
+                    ring,
+                    hint,
+                    refused: core.held_ring_word(ring::refused_count(lane))?,
+                    cached_gate: gate,
+                    next: ring.end(hint),
+                    arena: None,
+                    expected_bytes: 0,
+                    full_since: None,
+                })
+            })
+            .collect();
+        let config = *core.config();
+        let lanes = lanes?;
+        Ok(Self {
+            default_lane: match lanes.len() {
+                LANES_MAX => Lane::NORMAL.index(),
+                count => count - 1,
+            },
+            lanes,
+            entry,
+            kind: topic.kinds.own.unwrap_or(TYPE_BYTES),
+            max_bytes: config.message_bytes as usize,
+            clock: (config.flags & ring::FLAG_STAMPS != 0).then(|| bus.clock()),
+            deadline: DEADLINE_DEFAULT,
+            barrier: bus.barrier(),
+            state: core.held_wake_word(wake::at::STATE)?,
+            message_bell: Doorbell::attach(core.held_wake_word(wake::at::MESSAGE_BELL)?),
+            space_bell: Doorbell::attach(core.held_wake_word(wake::at::SPACE_BELL)?),
+            entry_word: core.held_ring_word(ring::producer_state(usize::from(entry)))?,
+            live,
+            bus,
+            core,
+        })
+    }
+
+    /// Publishes one message. Nothing happens before the lane and the handle are known to be good.
+    #[inline]
+    fn publish<S: Source>(
+        &mut self,
+        lane: usize,
+        source: &S,
+        deadline: Duration,
+        ring_bell: bool,
+    ) -> Result<u64, PublishError> {
+        if lane >= self.lanes.len() || self.bus.is_forked() || self.state.load(Ordering::Relaxed) != 0 {
+            return Err(self.unusable(lane));
+        }
+        let stamp_ns = self.clock.as_mut().map_or(0, Clock::now_ns);
+        let sequence = match self.lanes[lane].ring {
+            LaneRing::Mpmc(_) => {
+                let cell = self.write_cell(lane, source, stamp_ns, deadline)?;
+                self.publish_cell(lane, cell, deadline)?
+            }
+            LaneRing::Spsc(_) => self.publish_slot(lane, source, stamp_ns, deadline)?,
+        };
+        if ring_bell {
+            self.ring_bell();
+        }
+        Ok(sequence)
+    }
+
+    #[inline]
+    fn ring_bell(&self) {
+        self.message_bell.ring(self.barrier, || {
+            futex::wake_all(self.message_bell.word());
+        });
+    }
+
+    #[cold]
+    fn unusable(&self, lane: usize) -> PublishError {
+        let topic = self.core.name().to_owned();
+        if self.bus.is_forked() {
+            PublishError::UsedAfterFork { topic }
+        } else if lane >= self.lanes.len() {
+            PublishError::Lane { topic, lane: lane as u8, lanes: self.lanes.len() as u32 }
+        } else {
+            PublishError::BusClosed { topic }
+        }
+    }
+
+    /// One-producer lane: writes into the next slot, or into the arena what does not fit there.
+    #[inline]
+    fn publish_slot<S: Source>(
+        &mut self,
+        lane: usize,
+        source: &S,
+        stamp_ns: u64,
+        deadline: Duration,
+    ) -> Result<u64, PublishError> {
+        let LaneRing::Spsc(ring) = self.lanes[lane].ring else { unreachable!("the caller has matched it") };
+        let sequence = self.lanes[lane].next;
+        let mut since = None;
+        while !self.has_room(lane, sequence, |publisher, s| publisher.core.recompute_gate_at(lane, s)) {
+            self.wait_for_room(lane, FullOf::Ring, &mut since, deadline)?;
+        }
+        let fits = source.least_bytes().max(self.lanes[lane].expected_bytes) <= ring.inline_bytes();
+        let header = Header {
+            len_bytes: 0,
+            producer: producer_mark(self.entry, self.live.tag),
+            kind: self.kind,
+            flags: 0,
+            stamp_ns,
+            reference: 0,
+        };
+        if fits {
+            let words = ring.begin(sequence);
+            let body = &words[HEADER_WORDS..];
+            // SAFETY: the slot is marked WRITING and lies above the gate, so no reader looks at its body; this handle is
+            // the lane's only producer. The words are atomics, that is, interior mutable memory.
+            let memory = unsafe {
+                core::slice::from_raw_parts_mut(
+                    body.as_ptr().cast_mut().cast::<MaybeUninit<u8>>(),
+                    size_of_val(body),
+                )
+            };
+            if let Some(len) = source.fill(memory).filter(|&len| len <= self.max_bytes) {
+                Header { len_bytes: len as u32, ..header }.store(words);
+                let lane = &mut self.lanes[lane];
+                ring.commit(sequence, lane.hint);
+                lane.next = sequence.wrapping_add(1);
+                return Ok(sequence);
+            }
+            // It stays in WRITING, which readers take for not yet published.
+        }
+        let cell = self.write_cell(lane, source, stamp_ns, deadline)?;
+        self.name_cell_in_slot(lane, ring, sequence, &cell);
+        Ok(sequence)
+    }
+
+    #[inline]
+    fn has_room(&mut self, lane: usize, sequence: u64, recompute: impl FnOnce(&Self, u64) -> u64) -> bool {
+        let capacity = i64::from(self.core.config().capacity);
+        if distance(sequence, self.lanes[lane].cached_gate) < capacity {
+            return true;
+        }
+        let gate = recompute(self, sequence);
+        let lane = &mut self.lanes[lane];
+        lane.cached_gate = bus_core::seq::later(gate, lane.cached_gate);
+        distance(sequence, lane.cached_gate) < capacity
+    }
+
+    /// Writes a message, complete but for its sequence, into a cell of this publisher's arena.
+    #[inline]
+    fn write_cell<S: Source>(
+        &mut self,
+        lane: usize,
+        source: &S,
+        stamp_ns: u64,
+        deadline: Duration,
+    ) -> Result<Cell, PublishError> {
+        let least = source.least_bytes();
+        if least > self.max_bytes {
+            return Err(self.too_large(least));
+        }
+        let mut want = least.max(self.lanes[lane].expected_bytes).min(self.max_bytes);
+        let mut since = None;
+        loop {
+            let (entry, max_bytes, kind) = (self.entry, self.max_bytes, self.kind);
+            let producer = producer_mark(entry, self.live.tag);
+            let horizon = self.horizon(lane);
+            let arena = self.arena(lane)?;
+            let geometry = arena.geometry();
+            match arena.cell((HEADER_BYTES + want) as u64, horizon) {
+                Ok(CellMemory { span, header: words, payload }) => {
+                    let room = payload.len().min(max_bytes);
+                    let Some(len) = source.fill(&mut payload[..room]) else {
+                        want = self.larger(source)?;
+                        continue;
+                    };
+                    // SAFETY: only the lifetime changes: the arena's mapping lives as long as this publisher.
+                    let words = unsafe { core::mem::transmute::<&[AtomicU64], &'static [AtomicU64]>(words) };
+                    Header { len_bytes: len as u32, producer, kind, flags: 0, stamp_ns, reference: 0 }
+                        .store(words);
+                    let block = arena.commit((HEADER_BYTES + len) as u64);
+                    self.lanes[lane].expected_bytes = len;
+                    return Ok(Cell {
+                        name: CellName {
+                            producer: entry,
+                            cell: (span.offset_bytes >> geometry.granule_shift) as u32,
+                        },
+                        block,
+                        header: words,
+                        len_bytes: len,
+                        granule_shift: geometry.granule_shift,
+                    });
+                }
+                Err(Shortage::TooLarge) => return Err(self.too_large(want)),
+                // Nothing of this publisher is cut off and unpublished here, so `Unpublished` does not come.
+                Err(Shortage::Unread { .. } | Shortage::Grow { .. } | Shortage::Unpublished) => {
+                    if self.refresh_gate(lane) {
+                        continue;
+                    }
+                    self.wait_for_room(lane, FullOf::Arena, &mut since, deadline)?;
+                }
+            }
+        }
+    }
+
+    /// A message did not fit where it was tried: how long is it?
+    #[cold]
+    fn larger<S: Source>(&self, source: &S) -> Result<usize, PublishError> {
+        match source.measure(self.max_bytes) {
+            Some(len) if len <= self.max_bytes => Ok(len),
+            Some(len) => Err(self.too_large(len)),
+            None => Err(PublishError::Encode { topic: self.core.name().to_owned(), kind: S::KIND }),
+        }
+    }
+
+    #[cold]
+    fn too_large(&self, len: usize) -> PublishError {
+        PublishError::TooLarge {
+            topic: self.core.name().to_owned(),
+            len: len as u64,
+            max: self.max_bytes as u64,
+        }
+    }
+
+    /// Which of this arena's messages may be overwritten.
+    #[inline]
+    fn horizon(&self, lane: usize) -> Horizon {
+        let config = self.core.config();
+        let lane = &self.lanes[lane];
+        Horizon {
+            gate: lane.cached_gate,
+            keep_from: lane.next.saturating_sub(u64::from(config.capacity)),
+            history_bytes: config.arena_history_bytes,
+        }
+    }
+
+    /// Computes the gate anew for the arena's sake. True if it moved.
+    #[cold]
+    fn refresh_gate(&mut self, lane: usize) -> bool {
+        let gate = self.core.recompute_gate(lane);
+        let lane = &mut self.lanes[lane];
+        let moved = distance(gate, lane.cached_gate) > 0;
+        lane.cached_gate = bus_core::seq::later(gate, lane.cached_gate);
+        if let Some(arena) = &mut lane.arena {
+            arena.give_back(lane.cached_gate);
+        }
+        moved
+    }
+
+    /// The arena of a lane, made when it is first needed.
+    #[inline]
+    fn arena(&mut self, lane: usize) -> Result<&mut ProducerArena, PublishError> {
+        if self.lanes[lane].arena.is_none() {
+            let arena = ProducerArena::create(
+                self.core.dir(),
+                (usize::from(self.entry), self.live.tag),
+                lane,
+                self.core.config().arena(),
+                self.core.epoch(),
+            )?;
+            self.lanes[lane].arena = Some(arena);
+        }
+        match &mut self.lanes[lane].arena {
+            Some(arena) => Ok(arena),
+            None => unreachable!("it was made above"),
+        }
+    }
+
+    /// Many producers: puts the cell's name into the next free slot.
+    #[inline]
+    fn publish_cell(&mut self, lane: usize, cell: Cell, deadline: Duration) -> Result<u64, PublishError> {
+        let mut since = None;
+        loop {
+            let LanePublisher { ring, hint, cached_gate, .. } = &mut self.lanes[lane];
+            let LaneRing::Mpmc(ring) = ring else { unreachable!("the caller has matched it") };
+            let core = &self.core;
+            let outcome = ring.publish(
+                hint,
+                cell.name,
+                cached_gate,
+                |s| core.recompute_gate_at(lane, s),
+                // Relaxed: the slot's compare-and-swap publishes it.
+                |s| {
+                    let tag = cell_tag(s, cell.block.position_bytes, cell.granule_shift);
+                    cell.header[0].store(tag, Ordering::Relaxed);
+                },
+            );
+            match outcome {
+                Ok(sequence) => {
+                    let lane = &mut self.lanes[lane];
+                    lane.next = sequence.wrapping_add(1);
+                    if let Some(arena) = &mut lane.arena {
+                        arena.published(cell.block, sequence);
+                    }
+                    return Ok(sequence);
+                }
+                Err(refused) => {
+                    let outcome = match refused {
+                        Refused::Full { .. } => self.wait_for_room(lane, FullOf::Ring, &mut since, deadline),
+                        Refused::Corrupt { sequence } => Err(PublishError::Corrupt {
+                            topic: self.core.name().to_owned(),
+                            lane: lane as u8,
+                            sequence,
+                        }),
+                    };
+                    if let Err(error) = outcome {
+                        if let Some(arena) = &mut self.lanes[lane].arena {
+                            arena.rollback(cell.block);
+                        }
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The lane is full. Returns when it is worth another try, or with the error when the deadline has passed.
+    #[cold]
+    fn wait_for_room(
+        &mut self,
+        lane: usize,
+        what: FullOf,
+        since: &mut Option<Instant>,
+        deadline: Duration,
+    ) -> Result<(), PublishError> {
+        if self.state.load(Ordering::Relaxed) != 0 {
+            return Err(self.unusable(lane));
+        }
+        if self.entry_word.load(Ordering::Relaxed) != self.live.pack() {
+            return Err(PublishError::Fenced { topic: self.core.name().to_owned() });
+        }
+        if self.bus.noticed_unlinked() {
+            return Err(PublishError::BusUnlinked {
+                topic: self.core.name().to_owned(),
+                path: self.bus.dir().path().to_owned(),
+            });
+        }
+        let begun = *since.get_or_insert_with(Instant::now);
+        let gate = self.core.recompute_gate(lane);
+        if distance(gate, self.lanes[lane].cached_gate) > 0 {
+            self.lanes[lane].cached_gate = gate;
+            self.lanes[lane].full_since = None;
+            return Ok(());
+        }
+        let full_since = match self.lanes[lane].full_since {
+            Some((at_gate, since)) if at_gate == gate => since,
+            _ => {
+                let now = Instant::now();
+                self.lanes[lane].full_since = Some((gate, now));
+                now
+            }
+        };
+        // Whoever holds the lane and is dead, or has agreed to yield and has stood still for long enough, lets go.
+        let changed = repair::release_dead_groups(&self.core, self.bus.participants())
+            | self.evict_yielding(lane, gate, full_since.elapsed());
+        let left = deadline.saturating_sub(begun.elapsed());
+        if changed {
+            return Ok(());
+        }
+        if left.is_zero() {
+            return Err(self.full(lane, what, gate, begun.elapsed()));
+        }
+        let core = self.core.clone();
+        let moved = || distance(core.recompute_gate(lane), gate) > 0;
+        for _ in 0..ROOM_LOOKS {
+            for _ in 0..ROOM_PAUSES {
+                spin_pause();
+            }
+            if moved() {
+                return Ok(());
+            }
+        }
+        wait::park(self.space_bell, self.barrier, left.min(ROOM_PARK), moved);
+        Ok(())
+    }
+
+    /// Lets groups go that hold this lane at `gate`, agreed to yield, and have had their time.
+    fn evict_yielding(&self, lane: usize, gate: u64, stood_still: Duration) -> bool {
+        let mut changed = false;
+        for entry in 0..self.core.groups_used() {
+            let kind = self.core.group_number(entry, groups::in_entry::KIND);
+            let limit = Duration::from_millis(kind >> 32);
+            if kind & groups::kind::YIELDS == 0
+                || stood_still < limit
+                || self.core.group_lane_number(entry, lane, groups::in_lane::LOW_WATER) != gate
+            {
+                continue;
+            }
+            let Some(word) = self.core.group_word(entry, groups::in_entry::STATE) else { continue };
+            let seen = HolderWord::unpack(word.load(Ordering::Acquire));
+            if seen.state == groups::state::ACTIVE {
+                changed |= group::change(word, seen, seen.with_state(groups::state::EVICTED)).is_some();
+            }
+        }
+        changed
+    }
+
+    #[cold]
+    fn full(&self, lane: usize, what: FullOf, gate: u64, waited: Duration) -> PublishError {
+        self.lanes[lane].refused.fetch_add(1, Ordering::Relaxed);
+        let end = self.core.end(lane);
+        let holder = (0..self.core.groups_used()).find(|&entry| {
+            let state = HolderWord::unpack(self.core.group_number(entry, groups::in_entry::STATE)).state;
+            groups::state::holds_gate(state)
+                && self.core.group_lane_number(entry, lane, groups::in_lane::LOW_WATER) == gate
+        });
+        PublishError::Full(Box::new(Full {
+            topic: self.core.name().to_owned(),
+            lane: lane as u8,
+            what,
+            limit: match what {
+                FullOf::Ring => u64::from(self.core.config().capacity),
+                FullOf::Arena => self.core.config().arena_bound_bytes,
+            },
+            group: holder.map(|entry| crate::group::display_name(&self.core, entry)),
+            lag_count: end.wrapping_sub(gate),
+            waited,
+        }))
+    }
+
+    fn loan(&mut self, lane: usize, len_bytes: usize) -> Result<Loan<'_>, PublishError> {
+        if lane >= self.lanes.len() || self.bus.is_forked() || self.state.load(Ordering::Relaxed) != 0 {
+            return Err(self.unusable(lane));
+        }
+        let stamp_ns = self.clock.as_mut().map_or(0, Clock::now_ns);
+        let cell = self.write_cell(lane, &Blank(len_bytes), stamp_ns, self.deadline)?;
+        Ok(Loan { publisher: self, lane, cell: Some(cell) })
+    }
+}
+
+/// A payload that the caller fills in later. Memory of a file is never uninitialised, so there is nothing to write.
+struct Blank(usize);
+
+impl Source for Blank {
+    const KIND: &'static str = "loan";
+
+    fn least_bytes(&self) -> usize {
+        self.0
+    }
+
+    fn fill(&self, memory: &mut [MaybeUninit<u8>]) -> Option<usize> {
+        (memory.len() >= self.0).then_some(self.0)
+    }
+
+    fn measure(&self, _: usize) -> Option<usize> {
+        Some(self.0)
+    }
+}
+
+/// A message that is complete but for its sequence.
+struct Cell {
+    name: CellName,
+    block: Block,
+    header: &'static [AtomicU64],
+    len_bytes: usize,
+    granule_shift: u32,
+}
+
+/// Payload memory in the bus, to be filled and published. It dereferences to the bytes, which hold whatever the memory
+/// held before.
+pub struct Loan<'p> {
+    publisher: &'p mut RawPublisher,
+    lane: usize,
+    cell: Option<Cell>,
+}
+
+impl std::fmt::Debug for Loan<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loan").field("len_bytes", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl Loan<'_> {
+    /// Publishes it, waiting for room up to the publisher's deadline. Returns the sequence.
+    ///
+    /// # Errors
+    /// See [`Publisher::publish_to`].
+    pub fn publish(mut self) -> Result<u64, PublishError> {
+        let Some(cell) = self.cell.take() else { unreachable!("a loan is published once") };
+        let (lane, deadline) = (self.lane, self.publisher.deadline);
+        let sequence = match self.publisher.lanes[lane].ring {
+            LaneRing::Mpmc(_) => self.publisher.publish_cell(lane, cell, deadline)?,
+            LaneRing::Spsc(_) => self.publisher.publish_loaned_slot(lane, &cell, deadline)?,
+        };
+        self.publisher.ring_bell();
+        Ok(sequence)
+    }
+}
+
+impl RawPublisher {
+    fn publish_loaned_slot(
+        &mut self,
+        lane: usize,
+        cell: &Cell,
+        deadline: Duration,
+    ) -> Result<u64, PublishError> {
+        let LaneRing::Spsc(ring) = self.lanes[lane].ring else { unreachable!("the caller has matched it") };
+        let sequence = self.lanes[lane].next;
+        let mut since = None;
+        while !self.has_room(lane, sequence, |publisher, s| publisher.core.recompute_gate_at(lane, s)) {
+            if let Err(error) = self.wait_for_room(lane, FullOf::Ring, &mut since, deadline) {
+                if let Some(arena) = &mut self.lanes[lane].arena {
+                    arena.rollback(cell.block);
+                }
+                return Err(error);
+            }
+        }
+        self.name_cell_in_slot(lane, ring, sequence, cell);
+        Ok(sequence)
+    }
+
+    /// One producer: publishes a slot that names a cell.
+    fn name_cell_in_slot(
+        &mut self,
+        lane: usize,
+        ring: bus_core::ring::spsc::Ring<'static>,
+        sequence: u64,
+        cell: &Cell,
+    ) {
+        let tag = cell_tag(sequence, cell.block.position_bytes, cell.granule_shift);
+        // Relaxed: the slot's publication word publishes it.
+        cell.header[0].store(tag, Ordering::Relaxed);
+        let header =
+            Header { flags: flags::ARENA, reference: u64::from(cell.name.cell), ..Header::load(cell.header) };
+        header.store(ring.begin(sequence));
+        let lane = &mut self.lanes[lane];
+        ring.commit(sequence, lane.hint);
+        lane.next = sequence.wrapping_add(1);
+        // Back to the slot once messages fit again.
+        if cell.len_bytes <= ring.inline_bytes() {
+            lane.expected_bytes = 0;
+        }
+        if let Some(arena) = &mut lane.arena {
+            arena.published(cell.block, sequence);
+        }
+    }
+}
+
+impl std::ops::Deref for Loan<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let Some(cell) = &self.cell else { return &[] };
+        // SAFETY: the cell's body follows its header for `len_bytes`; it is this publisher's alone until it is published,
+        // and memory of a file is always initialised.
+        unsafe {
+            core::slice::from_raw_parts(cell.header.as_ptr().cast::<u8>().add(HEADER_BYTES), cell.len_bytes)
+        }
+    }
+}
+
+impl std::ops::DerefMut for Loan<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let Some(cell) = &self.cell else { return &mut [] };
+        // SAFETY: as above; the loan is borrowed mutably.
+        unsafe {
+            core::slice::from_raw_parts_mut(
+                cell.header.as_ptr().cast::<u8>().cast_mut().add(HEADER_BYTES),
+                cell.len_bytes,
+            )
+        }
+    }
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        if let Some(cell) = self.cell.take()
+            && let Some(arena) = &mut self.publisher.lanes[self.lane].arena
+        {
+            arena.rollback(cell.block);
+        }
+    }
+}
+
+/// Takes a free producer entry. A one-producer topic has one, taken over only after proof of its holder's death.
+fn claim_entry(bus: &BusInner, core: &TopicCore) -> Result<(u16, HolderWord), AttachError> {
+    let count = core.config().producers as usize;
+    for keep in [Keep::Retained, Keep::Unread] {
+        for index in 0..count {
+            let Some(word) = core.ring_word(ring::producer_state(index)) else { break };
+            let mut seen = HolderWord::unpack(word.load(Ordering::Acquire));
+            if seen.state == producer::LIVE && bus.participants().is_dead(seen.holder) {
+                repair::retire(core, index, word, seen);
+                seen = HolderWord::unpack(word.load(Ordering::Acquire));
+            }
+            // The successor in a one-producer lane takes the entry while its predecessor's messages are still unread:
+            // the old arenas keep their names, which carry the predecessor's tag.
+            let free = seen.state == producer::FREE || (count == 1 && seen.state == producer::RETIRED);
+            if free && let Some(live) = group::change(word, seen, seen.next(producer::LIVE, bus.me())) {
+                return Ok((index as u16, live));
+            }
+        }
+        // Nothing free: give up what late readers could still ask for, and at last only what nobody waits for.
+        if keep == Keep::Retained || count > 1 {
+            repair::reclaim_producers(core, keep);
+        }
+    }
+    for index in 0..count {
+        let Some(word) = core.ring_word(ring::producer_state(index)) else { break };
+        let seen = HolderWord::unpack(word.load(Ordering::Acquire));
+        if seen.state == producer::FREE
+            && let Some(live) = group::change(word, seen, seen.next(producer::LIVE, bus.me()))
+        {
+            return Ok((index as u16, live));
+        }
+    }
+    let holder = core.ring_word(ring::producer_state(0)).map_or_else(String::new, |word| {
+        let (pid, service) =
+            bus.participants().describe(HolderWord::unpack(word.load(Ordering::Acquire)).holder);
+        format!("{service} (pid {pid})")
+    });
+    Err(AttachError::ProducerLimit { topic: core.name().to_owned(), max: count as u32, holder })
+}
+
+impl Drop for RawPublisher {
+    fn drop(&mut self) {
+        if self.bus.is_forked() {
+            return;
+        }
+        for lane in &self.lanes {
+            if let Some(arena) = &lane.arena {
+                arena.retire();
+            }
+        }
+        if self.entry_word.load(Ordering::Acquire) == self.live.pack() {
+            repair::retire(&self.core, usize::from(self.entry), self.entry_word, self.live);
+            repair::reclaim_producers(&self.core, Keep::Retained);
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! Reading one lane: finding the message of a sequence, checking everything that it says of itself, and the group's
+//! cursor in the lane.
+#![allow(unsafe_code)]
+
+use crate::arena::ArenaView;
+use crate::error::{ReceiveError, RegionError};
+use crate::topic::{LaneRing, TopicCore};
+use bus_core::group;
+use bus_core::header::{
+    EXTENSION_LEN, HEADER_BYTES, HEADER_WORDS, Header, flags, producer_entry, producer_tag, tag_names,
+};
+use bus_core::holder::HolderWord;
+use bus_core::layout::{groups, ring};
+use bus_core::owner::{OwnerWord, Owners, state};
+use bus_core::ring::{Poll, ReadAhead, Slot};
+use bus_core::seq::{distance, earlier, later};
+use bus_core::sync::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// What stands at the reader's position.
+pub(crate) enum Found {
+    /// A message, in place or copied; `again` if it has been handed out before.
+    Message { sequence: u64, header: Header, payload: *const u8, again: bool },
+    /// Messages that were overwritten before they were read.
+    Missed { from: u64, until: u64 },
+}
+
+/// A reader's state in one lane.
+pub(crate) struct LaneReader {
+    lane: usize,
+    ring: LaneRing,
+    ahead: ReadAhead,
+    hint: &'static AtomicU64,
+    max_bytes: u32,
+    /// Views of producers' arenas, by entry, with the incarnation that they belong to.
+    arenas: Vec<Option<(u32, ArenaView)>>,
+    /// Nothing is kept for this reader: it copies each message, and checks afterwards that it was whole.
+    copies: bool,
+    /// Messages before it are not kept for this reader either; those are copied too.
+    reliable_from: u64,
+    /// Messages before it have been handed out before.
+    handed_end: u64,
+    low_water: Option<&'static AtomicU64>,
+    handed: Option<&'static AtomicU64>,
+    released: Option<&'static AtomicU64>,
+    releases_seen: u64,
+    copy: Vec<u128>,
+    core: Arc<TopicCore>,
+}
+
+impl LaneReader {
+    pub(crate) fn attach(core: Arc<TopicCore>, lane: usize) -> Result<Self, RegionError> {
+        let config = *core.config();
+        Ok(Self {
+            lane,
+            ring: core.lane_ring(lane)?,
+            ahead: ReadAhead::new(0, u64::from(config.capacity)),
+            hint: core.held_ring_word(ring::hint(lane))?,
+            max_bytes: config.message_bytes as u32,
+            arenas: (0..config.producers).map(|_| None).collect(),
+            copies: false,
+            reliable_from: 0,
+            handed_end: 0,
+            low_water: None,
+            handed: None,
+            released: None,
+            releases_seen: 0,
+            copy: Vec::new(),
+            core,
+        })
+    }
+
+    /// Sets where to begin, from where on messages are kept for this reader, and up to where they were handed out before.
+    pub(crate) fn begin(&mut self, next: u64, reliable_from: u64, handed_end: u64) {
+        self.ahead.seek(next);
+        self.reliable_from = reliable_from;
+        self.handed_end = handed_end;
+    }
+
+    /// The reader is a member of this group entry; of a shared one, where owner words say who has what in hand.
+    pub(crate) fn hold(&mut self, entry: usize, shared: bool) -> Result<(), RegionError> {
+        let at = groups::lane(entry, self.lane);
+        self.low_water = Some(self.core.held_group_word(at + groups::in_lane::LOW_WATER)?);
+        if !shared {
+            self.handed = Some(self.core.held_group_word(at + groups::in_lane::HANDED)?);
+        }
+        self.released = Some(self.core.held_group_word(at + groups::in_lane::RELEASES)?);
+        Ok(())
+    }
+
+    /// Nothing is kept for this reader: it copies.
+    pub(crate) fn always_copy(&mut self) {
+        self.copies = true;
+    }
+
+    /// The reader's group has been let go.
+    pub(crate) fn let_go(&mut self) {
+        self.low_water = None;
+        self.handed = None;
+        self.released = None;
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.ring.end(self.hint)
+    }
+
+    pub(crate) fn next(&self) -> u64 {
+        self.ahead.next()
+    }
+
+    pub(crate) fn low_water(&self) -> Option<&'static AtomicU64> {
+        self.low_water
+    }
+
+    pub(crate) fn reliable_from(&self) -> u64 {
+        self.reliable_from
+    }
+
+    pub(crate) fn lag_count(&self) -> u64 {
+        let from = self.low_water.map_or(self.ahead.next(), |low_water| low_water.load(Ordering::Relaxed));
+        distance(self.end(), from).max(0) as u64
+    }
+
+    /// Is there anything at the reader's position?
+    #[inline]
+    pub(crate) fn is_filled(&self) -> bool {
+        match &self.ring {
+            LaneRing::Mpmc(ring) => !matches!(ring.slot(self.ahead.next()), Slot::Empty),
+            LaneRing::Spsc(ring) => !matches!(ring.slot(self.ahead.next()), Slot::Empty),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn poll(&mut self, urgent: impl Fn() -> bool) -> Poll {
+        match &self.ring {
+            LaneRing::Mpmc(ring) => self.ahead.poll(|s| ring.slot(s), urgent),
+            LaneRing::Spsc(ring) => self.ahead.poll(|s| ring.slot(s), urgent),
+        }
+    }
+
+    /// How many messages are there to be taken without another look.
+    pub(crate) fn ready_count(&mut self) -> u64 {
+        distance(self.end(), self.ahead.next()).max(0) as u64
+    }
+
+    /// Forgets what is known about the lane, after a wait that found nothing.
+    pub(crate) fn distrust(&mut self) {
+        self.releases_seen = self.releases_seen.wrapping_sub(1);
+    }
+
+    fn corrupt(&self, why: &'static str) -> ReceiveError {
+        ReceiveError::Corrupt {
+            topic: self.core.name().to_owned(),
+            lane: self.lane as u8,
+            sequence: self.ahead.next(),
+            why,
+        }
+    }
+
+    /// Takes the message at the reader's position, which `poll` has found there, and records that it is handed out.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Result<Found, ReceiveError> {
+        let sequence = self.ahead.next();
+        if self.copies || distance(sequence, self.reliable_from) < 0 {
+            return self.take_copy(sequence);
+        }
+        let again = distance(sequence, self.handed_end) < 0;
+        if let Some(handed) = self.handed
+            && !again
+        {
+            self.handed_end = sequence.wrapping_add(1);
+            group::hand_out(handed, sequence);
+        }
+        let (header, payload) = match self.ring {
+            LaneRing::Mpmc(ring) => match ring.slot(sequence) {
+                Slot::Filled(name) => self.cell(sequence, name.producer, None, name.cell)?,
+                _ => return Err(self.corrupt("a reliable reader was overtaken")),
+            },
+            LaneRing::Spsc(ring) => match ring.slot(sequence) {
+                Slot::Filled(words) => {
+                    let header = Header::load(words);
+                    if header.flags & flags::ARENA != 0 {
+                        let mark = header.producer;
+                        self.cell(sequence, producer_entry(mark), Some(mark), header.reference as u32)?
+                    } else {
+                        let payload = words[HEADER_WORDS..].as_ptr().cast::<u8>();
+                        if header.len_bytes as usize > ring.inline_bytes() {
+                            return Err(self.corrupt("a length that leaves its slot"));
+                        }
+                        (header, payload)
+                    }
+                }
+                _ => return Err(self.corrupt("a reliable reader was overtaken")),
+            },
+        };
+        self.ahead.advance();
+        Ok(Found::Message { sequence, header, payload, again })
+    }
+
+    /// Header and payload of a cell, everything that they say of themselves checked.
+    #[inline]
+    fn cell(
+        &mut self,
+        sequence: u64,
+        producer: u16,
+        mark: Option<u16>,
+        cell: u32,
+    ) -> Result<(Header, *const u8), ReceiveError> {
+        if let Some(found) = self.try_cell(sequence, producer, mark, cell) {
+            return Ok(found);
+        }
+        self.cell_slow(sequence, producer, mark, cell)
+    }
+
+    #[inline]
+    fn try_cell(
+        &mut self,
+        sequence: u64,
+        producer: u16,
+        mark: Option<u16>,
+        cell: u32,
+    ) -> Option<(Header, *const u8)> {
+        let (tag, view) = self.arenas.get_mut(usize::from(producer))?.as_mut()?;
+        if mark.is_some_and(|mark| producer_tag(mark, *tag) != *tag) {
+            return None;
+        }
+        let max_bytes = self.max_bytes;
+        let (words, payload) = view.cell(cell, |words| body_bytes(words, max_bytes))?;
+        let header = Header::load(words);
+        // The tag is compared last: a view of a former producer's arena shows in it.
+        (header.len_bytes <= max_bytes
+            && producer_entry(header.producer) == producer
+            && tag_names(words[0].load(Ordering::Relaxed), sequence))
+        .then_some((header, payload))
+    }
+
+    /// The arena is not mapped yet, or the producer entry has changed hands: maps the one that is meant.
+    #[cold]
+    fn cell_slow(
+        &mut self,
+        sequence: u64,
+        producer: u16,
+        mark: Option<u16>,
+        cell: u32,
+    ) -> Result<(Header, *const u8), ReceiveError> {
+        let index = usize::from(producer);
+        if index >= self.arenas.len() {
+            return Err(self.corrupt("a slot that names no producer"));
+        }
+        let word =
+            self.core.ring_word(ring::producer_state(index)).map_or(0, |word| word.load(Ordering::Acquire));
+        let current = HolderWord::unpack(word).tag;
+        let tag = mark.map_or(current, |mark| producer_tag(mark, current));
+        let geometry = self.core.config().arena();
+        let view = ArenaView::attach(self.core.dir(), (index, tag), self.lane, geometry, self.core.epoch())?;
+        self.arenas[index] = Some((tag, view));
+        self.try_cell(sequence, producer, mark, cell)
+            .ok_or_else(|| self.corrupt("a cell that does not hold the message that its slot names"))
+    }
+
+    /// Copies the message at the reader's position, and checks that it was whole all the while.
+    #[cold]
+    fn take_copy(&mut self, sequence: u64) -> Result<Found, ReceiveError> {
+        let copied = match self.ring {
+            LaneRing::Spsc(ring) => match ring.slot(sequence) {
+                Slot::Filled(words) => {
+                    let header = Header::load(words);
+                    if header.flags & flags::ARENA != 0 {
+                        let (mark, cell) = (header.producer, header.reference as u32);
+                        ring.still(sequence)
+                            .then(|| self.copy_cell(sequence, producer_entry(mark), Some(mark), cell))
+                            .flatten()
+                    } else {
+                        let len = (header.len_bytes as usize).min(ring.inline_bytes());
+                        copy_words(&words[HEADER_WORDS..], len, &mut self.copy);
+                        ring.still(sequence).then_some(header)
+                    }
+                }
+                _ => None,
+            },
+            LaneRing::Mpmc(ring) => match ring.slot(sequence) {
+                Slot::Filled(name) => self.copy_cell(sequence, name.producer, None, name.cell),
+                _ => None,
+            },
+        };
+        let again = distance(sequence, self.handed_end) < 0;
+        if let Some(header) = copied {
+            self.ahead.advance();
+            self.handed_end = later(self.handed_end, sequence.wrapping_add(1));
+            return Ok(Found::Message { sequence, header, payload: self.copy.as_ptr().cast(), again });
+        }
+        // Overtaken. Go on where messages are likely to stay for a moment, but never past what is kept for this reader.
+        let capacity = u64::from(self.core.config().capacity);
+        let oldest = self.end().saturating_sub(capacity - capacity / 8);
+        let most = if self.copies { oldest } else { earlier(oldest, self.reliable_from) };
+        let until = later(sequence.wrapping_add(1), most);
+        self.ahead.seek(until);
+        if let Some(low_water) = self.low_water
+            && self.copies
+        {
+            group::acknowledge(low_water, until);
+        }
+        Ok(Found::Missed { from: sequence, until })
+    }
+
+    fn copy_cell(&mut self, sequence: u64, producer: u16, mark: Option<u16>, cell: u32) -> Option<Header> {
+        let (header, payload) = self.cell(sequence, producer, mark, cell).ok()?;
+        let (_, view) = self.arenas.get(usize::from(producer))?.as_ref()?;
+        let body_words = (header.len_bytes as usize).div_ceil(8);
+        // SAFETY: the view has checked that the body is inside of the file; blocks are whole granules, so rounding
+        // up to words stays inside as well. Other processes may store here meanwhile: the loads are atomic.
+        let (words, tag) = unsafe {
+            (
+                core::slice::from_raw_parts(payload.cast::<AtomicU64>(), body_words),
+                &*payload.sub(HEADER_BYTES).cast::<AtomicU64>(),
+            )
+        };
+        let tag = tag.load(Ordering::Relaxed);
+        copy_words(words, header.len_bytes as usize, &mut self.copy);
+        (tag_names(tag, sequence) && view.intact(cell, tag)).then_some(header)
+    }
+
+    /// One member: everything up to `sequence` is done.
+    #[inline]
+    pub(crate) fn acknowledge(&mut self, sequence: u64) {
+        let next = sequence.wrapping_add(1);
+        if let Some(low_water) = self.low_water
+            && (self.copies || distance(next, self.reliable_from) > 0)
+        {
+            group::acknowledge(low_water, next);
+        }
+    }
+
+    /// One member: what was handed out and not acknowledged comes again.
+    pub(crate) fn rewind(&mut self) {
+        if let Some(low_water) = self.low_water {
+            let low_water = low_water.load(Ordering::Relaxed);
+            // The backlog before the reliable start has no cursor; it is not given back.
+            if distance(low_water, self.ahead.next()) < 0 {
+                self.ahead.seek(low_water);
+            }
+        }
+    }
+
+    /// Shared: another member has the message at the reader's position.
+    pub(crate) fn pass_over(&mut self) {
+        self.ahead.advance();
+    }
+
+    pub(crate) fn releases(&self) -> u64 {
+        self.released.map_or(0, |released| released.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn acknowledge_claim(&mut self, owners: &Owners<'_>, sequence: u64, claim: OwnerWord) -> bool {
+        let Some(low_water) = self.low_water else { return false };
+        // The walk stops at the first message that nobody has finished, so this bound only has to be late enough.
+        let end = later(self.ahead.next(), sequence.wrapping_add(1));
+        owners.acknowledge(sequence, claim, low_water, end)
+    }
+
+    pub(crate) fn release_claim(&mut self, owners: &Owners<'_>, sequence: u64, claim: OwnerWord) -> bool {
+        let released = owners.release(sequence, claim);
+        if released && let Some(word) = self.released {
+            // Release: whoever sees the count sees the word RELEASED.
+            word.fetch_add(1, Ordering::Release);
+        }
+        released
+    }
+
+    /// Shared: goes back to messages that were given back since the last look. True if there is one.
+    pub(crate) fn look_back(&mut self, owners: &Owners<'_>) -> bool {
+        let releases = self.releases();
+        if releases == self.releases_seen {
+            return false;
+        }
+        self.releases_seen = releases;
+        let Some(low_water) = self.low_water else { return false };
+        let mut sequence = low_water.load(Ordering::Acquire);
+        while distance(sequence, self.ahead.next()) < 0 {
+            let word = owners.look(sequence);
+            if matches!(word.state, state::FREE | state::RELEASED) {
+                self.ahead.seek(sequence);
+                return true;
+            }
+            sequence = sequence.wrapping_add(1);
+        }
+        false
+    }
+
+    /// Shared: moves the group's cursor over what is finished.
+    pub(crate) fn walk(&mut self, owners: &Owners<'_>) {
+        if let Some(low_water) = self.low_water {
+            owners.walk(low_water, self.ring.end(self.hint));
+        }
+    }
+
+    /// Header of a message, if it is still there. Moves the reader's position.
+    pub(crate) fn header_at(&mut self, sequence: u64) -> Option<Header> {
+        self.ahead.seek(sequence);
+        let header = match self.ring {
+            LaneRing::Spsc(ring) => match ring.slot(sequence) {
+                Slot::Filled(words) => {
+                    let header = Header::load(words);
+                    ring.still(sequence).then_some(header)
+                }
+                _ => None,
+            },
+            LaneRing::Mpmc(ring) => match ring.slot(sequence) {
+                Slot::Filled(name) => {
+                    self.cell(sequence, name.producer, None, name.cell).ok().map(|(header, _)| header)
+                }
+                _ => None,
+            },
+        };
+        header.filter(|header| header.len_bytes <= self.max_bytes)
+    }
+
+    /// First sequence in `oldest..end` that was published at or after `from_ns`. Stamps of several producers are only nearly in
+    /// order, so the answer may be off by the messages that were published at the same moment.
+    pub(crate) fn first_at_or_after(&mut self, from_ns: u64, oldest: u64, end: u64) -> u64 {
+        let (mut low, mut high) = (oldest, end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.header_at(middle) {
+                Some(header) if header.stamp_ns >= from_ns => high = middle,
+                _ => low = middle + 1,
+            }
+        }
+        low
+    }
+}
+
+/// Bytes behind a header, as it says: payload and extension; no more than is allowed, so that a hostile length is refused
+/// by its value and not by arithmetic.
+#[inline]
+fn body_bytes(words: &[AtomicU64], max_bytes: u32) -> u64 {
+    let header = Header::load(words);
+    let extension = if header.flags & flags::EXTENSION != 0 { EXTENSION_LEN } else { 0 };
+    u64::from(header.len_bytes.min(max_bytes)) + extension
+}
+
+/// Copies `len_bytes` of words that others may store to meanwhile.
+fn copy_words(words: &[AtomicU64], len_bytes: usize, copy: &mut Vec<u128>) {
+    copy.clear();
+    let mut pairs = words[..len_bytes.div_ceil(8)].chunks(2);
+    copy.extend(pairs.by_ref().map(|pair| {
+        let low = u128::from(pair[0].load(Ordering::Relaxed));
+        let high = pair.get(1).map_or(0, |word| u128::from(word.load(Ordering::Relaxed)));
+        low | high << 64
+    }));
+}

@@ -1,0 +1,222 @@
+//! A file of the bus, mapped: created with every page reserved, checked when attached.
+#![allow(unsafe_code)]
+
+use crate::error::RegionError;
+use crate::sys::error::SysError;
+use crate::sys::map::Map;
+use crate::sys::{file, tmpfs};
+use bus_core::layout::{Mismatch, Preamble};
+use bus_core::sync::{AtomicU32, AtomicU64};
+use bytemuck::Pod;
+use rustix::io::Errno;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// May the mapping be written to?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// A mapped file of the bus.
+#[derive(Debug)]
+pub(crate) struct Region {
+    map: Map,
+    file: File,
+    path: PathBuf,
+}
+
+/// Reserves bytes of a file, and says how much there is if that fails.
+pub(crate) fn reserve(
+    file: &File,
+    path: &Path,
+    offset_bytes: u64,
+    len_bytes: u64,
+) -> Result<(), RegionError> {
+    file::reserve(file, path, offset_bytes, len_bytes).map_err(|error| {
+        match space_error(path, len_bytes, &error) {
+            Some(no_space) => no_space,
+            None => error.into(),
+        }
+    })
+}
+
+fn space_error(path: &Path, need_bytes: u64, error: &SysError) -> Option<RegionError> {
+    if !error.is(Errno::NOSPC) {
+        return None;
+    }
+    let space = tmpfs::space(path.parent()?).ok()?;
+    Some(RegionError::NoSpace {
+        path: path.to_owned(),
+        need_bytes,
+        free_bytes: space.free_bytes,
+        total_bytes: space.total_bytes,
+    })
+}
+
+impl Region {
+    /// Creates a file of `len_bytes`, every page reserved, and maps `map_bytes` of it for writing. Its preamble is still
+    /// to be written.
+    pub(crate) fn create(path: &Path, len_bytes: u64, map_bytes: u64) -> Result<Self, RegionError> {
+        let file = file::create_new(path, 0o600)?;
+        let made = reserve(&file, path, 0, len_bytes)
+            .and_then(|()| Ok(Map::writable(&file, map_bytes.max(len_bytes) as usize, path)?));
+        match made {
+            Ok(map) => Ok(Self { map, file, path: path.to_owned() }),
+            Err(error) => {
+                let _ = std::fs::remove_file(path);
+                Err(error)
+            }
+        }
+    }
+
+    /// Maps an existing file after checking its beginning. `map_bytes` may exceed the file, which then may grow.
+    pub(crate) fn attach(
+        path: &Path,
+        magic: [u8; 8],
+        access: Access,
+        map_bytes: Option<u64>,
+    ) -> Result<(Self, Preamble), RegionError> {
+        let file = match access {
+            Access::Read => file::open_ro(path)?,
+            Access::Write => file::open_rw(path)?,
+        };
+        let len_bytes = file::len_bytes(&file)?;
+        let preamble = read_fixed::<Preamble>(&file, path, len_bytes)?;
+        let mismatch = |why| RegionError::Mismatch { path: path.to_owned(), why };
+        preamble.check(magic, len_bytes).map_err(mismatch)?;
+        if preamble.file_bytes < size_of::<Preamble>() as u64 {
+            return Err(mismatch(Mismatch::Field { name: "file_bytes", value: preamble.file_bytes }));
+        }
+        let map_bytes = map_bytes.unwrap_or(preamble.file_bytes).max(preamble.file_bytes) as usize;
+        let map = match access {
+            Access::Read => Map::read_only(&file, map_bytes, path)?,
+            Access::Write => Map::writable(&file, map_bytes, path)?,
+        };
+        Ok((Self { map, file, path: path.to_owned() }, preamble))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn file_bytes(&self) -> u64 {
+        file::len_bytes(&self.file).unwrap_or(0)
+    }
+
+    /// Bytes of memory that the file takes, holes left out.
+    pub(crate) fn is_unlinked(&self) -> bool {
+        file::is_unlinked(&self.file).unwrap_or(false)
+    }
+
+    fn bad_offset(&self, offset_bytes: u64) -> RegionError {
+        RegionError::Mismatch {
+            path: self.path.clone(),
+            why: Mismatch::Truncated { len_bytes: self.map.len() as u64, need_bytes: offset_bytes },
+        }
+    }
+
+    /// The words from `offset_bytes`.
+    ///
+    /// # Safety
+    /// The reference must not outlive this region; handles keep the `Arc` that owns it beside the reference and hand
+    /// out nothing that lives longer than themselves.
+    pub(crate) unsafe fn words(
+        &self,
+        offset_bytes: u64,
+        count: usize,
+    ) -> Result<&'static [AtomicU64], RegionError> {
+        let words = self
+            .map
+            .words(offset_bytes as usize, count)
+            .ok_or_else(|| self.bad_offset(offset_bytes.saturating_add(count as u64 * 8)))?;
+        // SAFETY: only the lifetime changes, as the caller promises.
+        Ok(unsafe { core::mem::transmute::<&[AtomicU64], &'static [AtomicU64]>(words) })
+    }
+
+    /// One word, likewise.
+    ///
+    /// # Safety
+    /// As for [`Region::words`].
+    pub(crate) unsafe fn word(&self, offset_bytes: usize) -> Result<&'static AtomicU64, RegionError> {
+        // SAFETY: the caller promises it.
+        Ok(unsafe { &self.words(offset_bytes as u64, 1)?[0] })
+    }
+
+    /// One half word, likewise.
+    ///
+    /// # Safety
+    /// As for [`Region::words`].
+    pub(crate) unsafe fn word32(&self, offset_bytes: usize) -> Result<&'static AtomicU32, RegionError> {
+        let word = self.map.word32(offset_bytes).ok_or_else(|| self.bad_offset(offset_bytes as u64 + 4))?;
+        // SAFETY: only the lifetime changes, as the caller promises.
+        Ok(unsafe { core::mem::transmute::<&AtomicU32, &'static AtomicU32>(word) })
+    }
+
+    /// A word, borrowed from the region.
+    pub(crate) fn look(&self, offset_bytes: usize) -> Option<&AtomicU64> {
+        self.map.words(offset_bytes, 1).map(|words| &words[0])
+    }
+
+    /// Words, borrowed from the region.
+    pub(crate) fn look_words(&self, offset_bytes: usize, count: usize) -> Option<&[AtomicU64]> {
+        self.map.words(offset_bytes, count)
+    }
+
+    /// A half word, borrowed from the region.
+    pub(crate) fn look32(&self, offset_bytes: usize) -> Option<&AtomicU32> {
+        self.map.word32(offset_bytes)
+    }
+
+    /// Copies a plain structure out of the file.
+    pub(crate) fn read<T: Pod>(&self, offset_bytes: u64) -> Result<T, RegionError> {
+        read_at(&self.file, &self.path, offset_bytes)
+    }
+
+    /// Copies a plain structure into the file. Only for memory that nobody reads yet.
+    pub(crate) fn write<T: Pod>(&self, offset_bytes: u64, value: &T) -> Result<(), RegionError> {
+        self.file.write_all_at(bytemuck::bytes_of(value), offset_bytes).map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            SysError::new("pwrite", self.path.display(), errno).into()
+        })
+    }
+
+    /// First byte of the mapping.
+    pub(crate) fn base(&self) -> *mut u8 {
+        self.map.as_ptr()
+    }
+
+    /// Bytes of the mapping.
+    pub(crate) fn map_bytes(&self) -> usize {
+        self.map.len()
+    }
+}
+
+/// Copies a plain structure out of a file.
+pub(crate) fn read_at<T: Pod>(file: &File, path: &Path, offset_bytes: u64) -> Result<T, RegionError> {
+    let mut value = T::zeroed();
+    let len_bytes = file::len_bytes(file)?;
+    file.read_exact_at(bytemuck::bytes_of_mut(&mut value), offset_bytes).map_err(|_| {
+        RegionError::Mismatch {
+            path: path.to_owned(),
+            why: Mismatch::Truncated { len_bytes, need_bytes: offset_bytes + size_of::<T>() as u64 },
+        }
+    })?;
+    Ok(value)
+}
+
+fn read_fixed<T: Pod>(file: &File, path: &Path, len_bytes: u64) -> Result<T, RegionError> {
+    if len_bytes < size_of::<T>() as u64 {
+        return Err(RegionError::Mismatch {
+            path: path.to_owned(),
+            why: Mismatch::Truncated { len_bytes, need_bytes: size_of::<T>() as u64 },
+        });
+    }
+    read_at(file, path, 0)
+}

@@ -1,0 +1,229 @@
+//! What is done about the dead. Each step is one compare-and-swap that anybody may try, any number of times, after proof of
+//! death; the supervisor only does it sooner. Every function here leaves a healthy topic as it was.
+
+use crate::directory::BusDir;
+use crate::lease::Participants;
+use crate::sys::futex;
+use crate::topic::{Role, TopicCore};
+use bus_core::group;
+use bus_core::holder::{Holder, HolderWord, producer};
+use bus_core::layout::{groups, ring};
+use bus_core::owner::Owners;
+use bus_core::seq::distance;
+use bus_core::sync::{AtomicU64, Ordering};
+use std::path::Path;
+
+/// Lets go of whatever `dead` held in every topic.
+pub(crate) fn sweep(dir: &BusDir, dead: Holder) {
+    for name in dir.topic_names() {
+        // A topic that cannot be attached is reported to whoever wants to use it.
+        if let Ok(topic) = TopicCore::attach(dir, &name, Role::Publisher) {
+            sweep_topic(&topic, dead);
+        }
+    }
+}
+
+fn sweep_topic(topic: &TopicCore, dead: Holder) {
+    for entry in 0..topic.groups_used() {
+        release_group(topic, entry, dead);
+        release_claims(topic, entry, dead);
+    }
+    for producer in 0..topic.config().producers as usize {
+        retire_producer(topic, producer, dead);
+    }
+    reclaim_producers(topic, Keep::Retained);
+    // Whoever slept when the dead one published, or waits for room that has just been made, looks again.
+    futex::wake_all(topic.message_bell().word());
+    futex::wake_all(topic.space_bell().word());
+}
+
+/// A group entry that `dead` held: an ephemeral one goes, a named one holds on without a member.
+pub(crate) fn release_group(topic: &TopicCore, entry: usize, dead: Holder) -> bool {
+    let Some(word) = topic.group_word(entry, groups::in_entry::STATE) else { return false };
+    let seen = HolderWord::unpack(word.load(Ordering::Acquire));
+    if seen.holder != dead {
+        return false;
+    }
+    let kind = topic.group_number(entry, groups::in_entry::KIND);
+    let next = match seen.state {
+        groups::state::JOINING | groups::state::EVICTED => groups::state::FREE,
+        groups::state::ACTIVE if kind & groups::kind::EPHEMERAL != 0 => groups::state::FREE,
+        // A shared group rests in HELD; its first member died while it was made.
+        groups::state::ACTIVE if kind & groups::kind::SHARED != 0 => groups::state::HELD,
+        groups::state::ACTIVE => {
+            for lane in 0..topic.lanes() {
+                if let Some(handed) = topic.group_lane_word(entry, lane, groups::in_lane::HANDED) {
+                    group::record_death(handed);
+                }
+            }
+            groups::state::HELD
+        }
+        _ => return false,
+    };
+    group::change(word, seen, seen.with_state(next)).is_some()
+}
+
+/// What a dead member of a shared group had claimed goes to another.
+fn release_claims(topic: &TopicCore, entry: usize, dead: Holder) {
+    if topic.group_number(entry, groups::in_entry::KIND) & groups::kind::SHARED == 0 {
+        return;
+    }
+    let Ok(region) = topic.attach_owners(entry) else { return };
+    let capacity = topic.config().capacity;
+    for lane in 0..topic.lanes() {
+        let Some(words) =
+            region.look_words(bus_core::layout::owners::words(lane, capacity), capacity as usize)
+        else {
+            return;
+        };
+        let (Some(owners), Some(low_water)) =
+            (Owners::attach(words), topic.group_lane_word(entry, lane, groups::in_lane::LOW_WATER))
+        else {
+            return;
+        };
+        let end = topic.end(lane);
+        let mut sequence = low_water.load(Ordering::Acquire);
+        let mut most = capacity;
+        while sequence != end && most > 0 {
+            owners.release_of_dead(sequence, dead.participant);
+            sequence = sequence.wrapping_add(1);
+            most -= 1;
+        }
+        // The dead member may have finished the first gap without walking over it.
+        owners.walk(low_water, end);
+    }
+}
+
+/// A producer entry that `dead` held: its arenas stay until everything in them is read.
+fn retire_producer(topic: &TopicCore, index: usize, dead: Holder) {
+    let Some(word) = topic.ring_word(ring::producer_state(index)) else { return };
+    let seen = HolderWord::unpack(word.load(Ordering::Acquire));
+    if seen.state == producer::LIVE && seen.holder == dead {
+        retire(topic, index, word, seen);
+    }
+}
+
+/// Marks a producer entry as retired, with the sequences that the gate must reach before its arenas go. The caller is its
+/// holder, or has proof of that one's death.
+pub(crate) fn retire(topic: &TopicCore, index: usize, word: &AtomicU64, seen: HolderWord) {
+    if group::change(word, seen, seen.with_state(producer::RETIRED)).is_none() {
+        return;
+    }
+    for lane in 0..topic.lanes() {
+        if let Some(mark) = topic.ring_word(ring::producer_retire_at(index, lane)) {
+            // Nothing of it is published from here on, so the end as of now covers all its messages.
+            // A mark may be left of a predecessor in a one-producer lane; both go together then.
+            mark.fetch_max(topic.end(lane).wrapping_add(1), Ordering::AcqRel);
+        }
+    }
+}
+
+/// Unlinks the arenas of a producer entry, except those of incarnation `but`.
+fn unlink_arenas(topic: &TopicCore, index: usize, but: Option<u32>) {
+    let prefix = format!("arena-{index}.");
+    let kept = but.map(|tag| format!("{prefix}{tag}-"));
+    for name in crate::directory::visible_names(&topic.dir().0) {
+        if name.starts_with(&prefix) && !kept.as_ref().is_some_and(|kept| name.starts_with(kept)) {
+            let _ = std::fs::remove_file(topic.dir().0.join(name));
+        }
+    }
+}
+
+/// Which messages of a retired producer keep its arenas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// Those that a late reader could still ask for: everything in the ring.
+    Retained,
+    /// Only those that some reliable group has not finished: somebody needs the entry.
+    Unread,
+}
+
+/// Frees retired producer entries, with their arenas, whose messages are no longer to be kept. Returns how many.
+pub(crate) fn reclaim_producers(topic: &TopicCore, keep: Keep) -> usize {
+    let mut freed = 0;
+    for index in 0..topic.config().producers as usize {
+        let Some(word) = topic.ring_word(ring::producer_state(index)) else { continue };
+        let seen = HolderWord::unpack(word.load(Ordering::Acquire));
+        let marks: Vec<_> = (0..topic.lanes())
+            .filter_map(|lane| topic.ring_word(ring::producer_retire_at(index, lane)))
+            .collect();
+        let retired = seen.state == producer::RETIRED;
+        let inherited =
+            seen.state == producer::LIVE && marks.iter().any(|mark| mark.load(Ordering::Acquire) != 0);
+        if !retired && !inherited {
+            continue;
+        }
+        let passed = marks.iter().enumerate().all(|(lane, mark)| {
+            let end = topic.end(lane);
+            let until = match mark.load(Ordering::Acquire) {
+                // Whoever retired it died before its marks: everything up to now counts.
+                0 if retired => {
+                    mark.fetch_max(end.wrapping_add(1), Ordering::AcqRel).max(end.wrapping_add(1))
+                }
+                0 => 1,
+                until => until,
+            }
+            .wrapping_sub(1);
+            let oldest = end.saturating_sub(u64::from(topic.config().capacity));
+            distance(topic.recompute_gate(lane), until) >= 0
+                && (keep == Keep::Unread || until == 0 || distance(oldest, until) >= 0)
+        });
+        if !passed {
+            continue;
+        }
+        unlink_arenas(topic, index, inherited.then_some(seen.tag));
+        for mark in &marks {
+            mark.store(0, Ordering::Relaxed);
+        }
+        if retired {
+            // The holder stays in the word, so that nobody takes a free entry for one of a live process.
+            freed += usize::from(group::change(word, seen, seen.with_state(producer::FREE)).is_some());
+        }
+    }
+    freed
+}
+
+/// Group entries whose holder is dead, repaired on the spot: for a publisher that waits for room. True if any changed.
+pub(crate) fn release_dead_groups(topic: &TopicCore, participants: &Participants) -> bool {
+    let mut changed = false;
+    for entry in 0..topic.groups_used() {
+        let Some(word) = topic.group_word(entry, groups::in_entry::STATE) else { continue };
+        let seen = HolderWord::unpack(word.load(Ordering::Acquire));
+        if matches!(seen.state, groups::state::ACTIVE | groups::state::JOINING | groups::state::EVICTED)
+            && participants.is_dead(seen.holder)
+        {
+            changed |= release_group(topic, entry, seen.holder);
+        }
+    }
+    changed
+}
+
+/// Removes temporary buses of which nobody is left, and half-made or half-removed ones. Returns what was removed.
+pub fn collect_garbage(dir: Option<&Path>, dry_run: bool) -> Vec<String> {
+    let base = crate::directory::base_dir(dir);
+    let mut removed = Vec::new();
+    let Ok(entries) = std::fs::read_dir(&base) else { return removed };
+    for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+        let path = base.join(&name);
+        let gone =
+            if name.starts_with(crate::directory::TEMPORARY) || name.starts_with(crate::directory::DOOMED) {
+                temporary_name_is_stale(&name)
+            } else {
+                BusDir::new(&name, dir).is_ok_and(|dir| crate::bus::is_abandoned(&dir))
+            };
+        if gone {
+            if !dry_run {
+                let _ = crate::sys::file::remove_tree(&path);
+            }
+            removed.push(name);
+        }
+    }
+    removed
+}
+
+/// Temporary names carry the pid of their maker.
+fn temporary_name_is_stale(name: &str) -> bool {
+    let digits = name.trim_start_matches(|c: char| !c.is_ascii_digit());
+    let pid = digits.split('-').next().and_then(|pid| pid.parse::<u32>().ok());
+    pid.is_none_or(|pid| crate::sys::process::start_time_ticks(pid).is_none())
+}

@@ -1,0 +1,1000 @@
+//! Receiving: the reading side of a topic.
+//!
+//! A message is read where it lies: [`Received`] borrows it from the subscriber, and until it is acknowledged or dropped
+//! nobody can overwrite it. Three kinds of reader share one path:
+//!
+//! | kind | cursor | reads | overtaken? |
+//! |---|---|---|---|
+//! | group of one member | its own | in place | never |
+//! | shared group | owner words | in place | never |
+//! | tap, and a group that yields | none, or let go | a checked copy | counted as missed |
+#![allow(unsafe_code)]
+
+use crate::bus::BusInner;
+use crate::error::{AttachError, ReceiveError};
+use crate::group::{self, Joined, Wanted};
+use crate::payload::{Bytes, Message, Speak, TypeIdentity, access, access_unchecked};
+use crate::reader::{Found, LaneReader};
+use crate::region::Region;
+use crate::sys::futex;
+use crate::topic::{Kinds, Topic, TopicCore};
+use crate::wait::{Wait, Waiter};
+use bus_core::doorbell::{Barrier, Doorbell};
+use bus_core::header::{Header, TYPE_BYTES, producer_entry};
+use bus_core::holder::HolderWord;
+use bus_core::lane::{Lane, Picker};
+use bus_core::layout::{groups, owners, wake};
+use bus_core::limits::{ATTEMPTS_MAX, STARVATION_GUARD_DEFAULT};
+use bus_core::owner::{Claim, OwnerWord, Owners};
+use bus_core::ring::Poll;
+use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Where a group that is new begins. A group that exists goes on where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Start {
+    /// With what is published from now on.
+    #[default]
+    Latest,
+    /// With the oldest message that the ring still has.
+    Oldest,
+    /// With this message of this lane; the other lanes begin with the latest.
+    Sequence(Lane, u64),
+    /// With the first message published at or after this CLOCK_MONOTONIC time in nanoseconds; needs stamps.
+    Time(u64),
+}
+
+/// What becomes of messages whose type this subscriber does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OtherTypes {
+    /// They are acknowledged, counted, and passed over.
+    #[default]
+    Skip,
+    /// Each is passed over with [`ReceiveError::OtherType`].
+    Error,
+}
+
+/// Options of a subscriber.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `join`"]
+pub struct SubscriberBuilder<T> {
+    topic: Topic<T>,
+    group: Option<String>,
+    shared: bool,
+    tap: bool,
+    yields: Option<Duration>,
+    start: Start,
+    wait: Wait,
+    guard: u32,
+    other: OtherTypes,
+    trusted: bool,
+}
+
+impl<T: Speak> SubscriberBuilder<T> {
+    pub(crate) fn new(topic: Topic<T>) -> Self {
+        Self {
+            topic,
+            group: None,
+            shared: false,
+            tap: false,
+            yields: None,
+            start: Start::Latest,
+            wait: Wait::Adaptive,
+            guard: STARVATION_GUARD_DEFAULT,
+            other: OtherTypes::Skip,
+            trusted: false,
+        }
+    }
+
+    /// Joins a named group, which keeps its cursor while nobody reads.
+    pub fn group(mut self, name: &str) -> Self {
+        self.group = Some(name.to_owned());
+        self
+    }
+
+    /// The named group is shared by many members, each message going to one of them.
+    pub fn shared(mut self) -> Self {
+        self.shared = true;
+        self
+    }
+
+    /// Reads without holding anybody back.
+    pub fn tap(mut self) -> Self {
+        self.tap = true;
+        self
+    }
+
+    /// Holds publishers back for at most this long; then the group is let go and goes on like a tap, counting
+    /// what it missed. Only for groups without a name. It reads copies, since it can be overtaken.
+    pub fn yield_after(mut self, limit: Duration) -> Self {
+        self.yields = Some(limit);
+        self
+    }
+
+    /// Where a group that is new begins. Default: latest.
+    pub fn from(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// What to do while there is nothing to read. Default: adaptive.
+    pub fn wait(mut self, wait: Wait) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// A waiting lower lane gets one message after this many from above. Default 256; 0 lets it starve.
+    pub fn starvation_guard(mut self, messages: u32) -> Self {
+        self.guard = messages;
+        self
+    }
+
+    /// What to do with messages of other types. Default: skip them, counted.
+    pub fn other_types(mut self, other: OtherTypes) -> Self {
+        self.other = other;
+        self
+    }
+
+    /// Reads archives without checking them.
+    ///
+    /// # Safety
+    /// Every publisher of this topic, of any process, is trusted to write valid archives of the types that it
+    /// names. One that does not makes reading undefined behaviour.
+    pub unsafe fn trusted(mut self) -> Self {
+        self.trusted = true;
+        self
+    }
+
+    /// Joins.
+    ///
+    /// # Errors
+    /// The group is held by a live process, or is of another kind; the table of groups is full; the start is no longer, or not
+    /// yet, there.
+    pub fn join(self) -> Result<Subscriber<T>, AttachError> {
+        let trusted = self.trusted;
+        Ok(Subscriber { raw: RawSubscriber::join(self)?, trusted, speaks: PhantomData })
+    }
+}
+
+/// A message as it was found, without its lifetime: valid until it is settled.
+#[derive(Clone, Copy, Debug)]
+struct Delivery {
+    lane: usize,
+    sequence: u64,
+    header: Header,
+    payload: *const u8,
+    claim: Option<OwnerWord>,
+    redelivered: bool,
+    attempts: u8,
+}
+
+/// What the group of a subscriber is like.
+enum Membership {
+    /// No entry in the table.
+    Tap,
+    /// One member: the cursor is a plain store.
+    One(Joined),
+    /// One member that can be let go.
+    Yielding(Joined),
+    /// Many members.
+    Shared(Joined, Vec<Owners<'static>>),
+}
+
+/// A subscriber without its type.
+struct RawSubscriber {
+    lanes: Vec<LaneReader>,
+    picker: Picker,
+    waiter: Waiter,
+    barrier: Barrier,
+    membership: Membership,
+    state: &'static AtomicU32,
+    message_bell: Doorbell<'static>,
+    space_bell: Doorbell<'static>,
+    skipped: Option<&'static AtomicU64>,
+    redelivered: Option<&'static AtomicU64>,
+    kinds: Kinds,
+    other: OtherTypes,
+    missed_count: u64,
+    missed_from: Option<(usize, u64, u64)>,
+    batch: Vec<Delivery>,
+    participant: u16,
+    bus: Arc<BusInner>,
+    /// Own every `'static` reference above; dropped after them.
+    _owners: Option<Region>,
+    core: Arc<TopicCore>,
+}
+
+// SAFETY: the raw pointers of deliveries point into mappings that the subscriber owns; nothing is tied to a thread.
+unsafe impl Send for RawSubscriber {}
+
+/// Reads messages of a topic. Belongs to one thread at a time.
+pub struct Subscriber<T> {
+    raw: RawSubscriber,
+    trusted: bool,
+    speaks: PhantomData<fn() -> T>,
+}
+
+impl<T> std::fmt::Debug for Subscriber<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscriber").field("topic", &self.raw.core.name()).finish_non_exhaustive()
+    }
+}
+
+impl RawSubscriber {
+    fn join<T: Speak>(options: SubscriberBuilder<T>) -> Result<Self, AttachError> {
+        let SubscriberBuilder { topic, group, shared, tap, yields, start, wait, guard, other, .. } = options;
+        let Topic { bus, core, kinds, .. } = topic;
+        bus.check_usable()?;
+        let mut lanes = (0..core.lanes())
+            .map(|lane| LaneReader::attach(core.clone(), lane))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut wished: Vec<u64> = lanes.iter_mut().map(|lane| lane.end()).collect();
+        begin_at(&core, start, &mut lanes, &mut wished)?;
+        let name = group.as_deref();
+        let wanted = Wanted { name, shared: shared && name.is_some(), yields, wished: wished.clone() };
+        let joined = if tap { None } else { Some(group::join(&bus, &core, &wanted)?) };
+        for (index, lane) in lanes.iter_mut().enumerate() {
+            let Some(joined) = &joined else {
+                lane.begin(wished[index], wished[index], 0);
+                continue;
+            };
+            let (kept_from, handed) = joined.lanes[index];
+            // A new group reads the backlog before its reliable start too, as far as it is still there.
+            let backlog = !joined.resumed && !wanted.shared;
+            let next = if backlog { bus_core::seq::earlier(wished[index], kept_from) } else { kept_from };
+            lane.begin(next, kept_from, if wanted.shared { 0 } else { handed.end });
+            lane.hold(joined.entry, wanted.shared)?;
+        }
+        let mut owners_region = None;
+        let membership = match joined {
+            None => Membership::Tap,
+            Some(joined) if wanted.shared => {
+                let region = core.attach_owners(joined.entry)?;
+                let capacity = core.config().capacity;
+                let owners = (0..core.lanes())
+                    .map(|lane| {
+                        // SAFETY: the region is kept beside the view, in the same structure.
+                        let words =
+                            unsafe { region.words(owners::words(lane, capacity) as u64, capacity as usize) }?;
+                        Owners::attach(words).ok_or_else(|| AttachError::GroupLimit {
+                            topic: core.name().into(),
+                            max: bus_core::limits::GROUPS_MAX as usize,
+                        })
+                    })
+                    .collect::<Result<Vec<_>, _>>()?;
+                owners_region = Some(region);
+                if let Some(members) = core.group_word(joined.entry, groups::in_entry::MEMBERS) {
+                    members.fetch_add(1, Ordering::Relaxed);
+                }
+                Membership::Shared(joined, owners)
+            }
+            Some(joined) if yields.is_some() && name.is_none() => Membership::Yielding(joined),
+            Some(joined) => Membership::One(joined),
+        };
+        if matches!(membership, Membership::Tap | Membership::Yielding(_)) {
+            lanes.iter_mut().for_each(LaneReader::always_copy);
+        }
+        let entry = membership.entry();
+        let counter =
+            |offset| entry.map(|entry| core.held_group_word(groups::entry(entry) + offset)).transpose();
+        Ok(Self {
+            picker: Picker::new(lanes.len(), guard),
+            waiter: Waiter::new(wait, bus.barrier(), bus.me().participant),
+            barrier: bus.barrier(),
+            state: core.held_wake_word(wake::at::STATE)?,
+            message_bell: Doorbell::attach(core.held_wake_word(wake::at::MESSAGE_BELL)?),
+            space_bell: Doorbell::attach(core.held_wake_word(wake::at::SPACE_BELL)?),
+            skipped: counter(groups::in_entry::SKIPPED)?,
+            redelivered: counter(groups::in_entry::REDELIVERED)?,
+            lanes,
+            membership,
+            kinds,
+            other,
+            missed_count: 0,
+            missed_from: None,
+            batch: Vec::new(),
+            participant: bus.me().participant,
+            bus,
+            _owners: owners_region,
+            core,
+        })
+    }
+
+    fn check(&self) -> Result<(), ReceiveError> {
+        if self.bus.is_forked() {
+            return Err(ReceiveError::UsedAfterFork { topic: self.core.name().to_owned() });
+        }
+        if self.state.load(Ordering::Relaxed) != 0 {
+            return Err(ReceiveError::BusClosed { topic: self.core.name().to_owned() });
+        }
+        Ok(())
+    }
+
+    /// The next message, if one is there. It counts as handed out.
+    #[inline]
+    fn poll(&mut self) -> Result<Option<Delivery>, ReceiveError> {
+        if self.bus.is_forked() || self.state.load(Ordering::Relaxed) != 0 {
+            self.check()?;
+        }
+        loop {
+            let Self { picker, lanes, .. } = self;
+            let Some(lane) = picker.pick(|lane| is_ready(lanes, lane)) else {
+                return if self.look_back() { continue } else { Ok(None) };
+            };
+            let found = match &self.membership {
+                Membership::Shared(..) => match self.claim(lane) {
+                    Some(claim) => self.lanes[lane].take().map(|found| (found, Some(claim))),
+                    None => continue,
+                },
+                _ => self.lanes[lane].take().map(|found| (found, None)),
+            };
+            let (found, claim) = found?;
+            let Some(delivery) = self.deliver(lane, found, claim)? else { continue };
+            return Ok(Some(delivery));
+        }
+    }
+
+    /// Turns what was found into a delivery, or counts why there is none.
+    #[inline]
+    fn deliver(
+        &mut self,
+        lane: usize,
+        found: Found,
+        claim: Option<OwnerWord>,
+    ) -> Result<Option<Delivery>, ReceiveError> {
+        let (sequence, header, payload, again) = match found {
+            Found::Message { sequence, header, payload, again } => (sequence, header, payload, again),
+            Found::Missed { from, until } => {
+                self.missed_count += until.wrapping_sub(from);
+                self.missed_from = Some((lane, from, until));
+                return Ok(None);
+            }
+        };
+        let attempts = claim.map_or(1 + u8::from(again), |claim| claim.attempts);
+        let redelivered = again || attempts > 1;
+        if redelivered && let Some(counter) = self.redelivered {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        let delivery = Delivery { lane, sequence, header, payload, claim, redelivered, attempts };
+        match self.kinds.own {
+            Some(own) if header.kind != own => self.other_type(&delivery).map(|()| None),
+            _ => Ok(Some(delivery)),
+        }
+    }
+
+    #[cold]
+    fn other_type(&mut self, delivery: &Delivery) -> Result<(), ReceiveError> {
+        self.acknowledge(delivery);
+        if let Some(counter) = self.skipped {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.other == OtherTypes::Skip {
+            return Ok(());
+        }
+        let found = self.type_name(delivery.header.kind);
+        let reads = self.kinds.own.map_or_else(|| "bytes".into(), |own| self.type_name(own));
+        Err(ReceiveError::OtherType {
+            topic: self.core.name().to_owned(),
+            lane: delivery.lane as u8,
+            sequence: delivery.sequence,
+            found,
+            reads,
+        })
+    }
+
+    fn type_name(&mut self, kind: u8) -> String {
+        if kind == TYPE_BYTES {
+            return "bytes".into();
+        }
+        if usize::from(kind) >= self.kinds.table.len() {
+            // It may have been added since this handle was made.
+            self.kinds.table = self.core.types().unwrap_or_default();
+        }
+        self.kinds
+            .table
+            .get(usize::from(kind))
+            .map_or_else(|| format!("type {kind}"), TypeIdentity::to_string)
+    }
+
+    /// Shared group: claims the next message of a lane that no other member has.
+    fn claim(&mut self, lane: usize) -> Option<OwnerWord> {
+        let Membership::Shared(_, owners) = &self.membership else { return None };
+        let low_water = self.lanes[lane].low_water()?;
+        match owners[lane].claim(self.lanes[lane].next(), self.participant, ATTEMPTS_MAX, low_water) {
+            Claim::Mine(word) => Some(word),
+            Claim::Taken | Claim::Exhausted(_) => {
+                self.lanes[lane].pass_over();
+                None
+            }
+        }
+    }
+
+    /// Shared group with nothing new: was something given back? True if there is something to look at again.
+    fn look_back(&mut self) -> bool {
+        let Membership::Shared(_, owners) = &self.membership else { return false };
+        let mut found = false;
+        for (lane, owners) in self.lanes.iter_mut().zip(owners) {
+            found |= lane.look_back(owners);
+        }
+        found
+    }
+
+    /// Everything up to this message (one member), or this message (shared), is done.
+    #[inline]
+    fn acknowledge(&mut self, delivery: &Delivery) -> bool {
+        let lane = &mut self.lanes[delivery.lane];
+        let kept = match (&self.membership, delivery.claim) {
+            (Membership::Shared(_, owners), Some(claim)) => {
+                lane.acknowledge_claim(&owners[delivery.lane], delivery.sequence, claim)
+            }
+            (Membership::Tap, _) => return true,
+            _ => {
+                lane.acknowledge(delivery.sequence);
+                true
+            }
+        };
+        self.space_bell.ring(self.barrier, || {
+            futex::wake_all(self.space_bell.word());
+        });
+        kept
+    }
+
+    /// Gives a message back: it comes again, marked.
+    fn release(&mut self, delivery: &Delivery) {
+        if self.bus.is_forked() {
+            return;
+        }
+        let lane = &mut self.lanes[delivery.lane];
+        match (&self.membership, delivery.claim) {
+            (Membership::Shared(_, owners), Some(claim)) => {
+                if lane.release_claim(&owners[delivery.lane], delivery.sequence, claim) {
+                    self.message_bell.ring(self.barrier, || {
+                        futex::wake_all(self.message_bell.word());
+                    });
+                }
+            }
+            (Membership::One(_), _) => lane.rewind(),
+            _ => {}
+        }
+    }
+
+    /// What every wait ends with: has something happened to this subscriber?
+    #[cold]
+    fn look_around(&mut self) -> Result<(), ReceiveError> {
+        self.check()?;
+        if self.bus.noticed_unlinked() {
+            return Err(ReceiveError::BusUnlinked {
+                topic: self.core.name().to_owned(),
+                path: self.bus.dir().path().to_owned(),
+            });
+        }
+        let (Membership::One(joined) | Membership::Yielding(joined)) = &self.membership else {
+            return Ok(());
+        };
+        let now = self.core.group_number(joined.entry, groups::in_entry::STATE);
+        if now == joined.word.pack() {
+            return Ok(());
+        }
+        if matches!(self.membership, Membership::Yielding(_)) {
+            self.let_go();
+            return Ok(());
+        }
+        Err(ReceiveError::Fenced { topic: self.core.name().to_owned() })
+    }
+
+    /// A yielding group has been let go: gives the entry back and goes on as a tap.
+    fn let_go(&mut self) {
+        if let Membership::Yielding(joined) = &self.membership {
+            group::leave(&self.core, joined, false);
+        }
+        self.membership = Membership::Tap;
+        self.skipped = None;
+        self.redelivered = None;
+        self.lanes.iter_mut().for_each(LaneReader::let_go);
+    }
+
+    /// Has a yielding group been let go?
+    fn notice_eviction(&mut self) {
+        if let Membership::Yielding(joined) = &self.membership
+            && HolderWord::unpack(self.core.group_number(joined.entry, groups::in_entry::STATE)).state
+                != groups::state::ACTIVE
+        {
+            self.let_go();
+        }
+    }
+
+    /// Waits for a message until `deadline`; `None` when that has passed.
+    fn wait(&mut self, deadline: Option<Instant>) -> Result<Option<Delivery>, ReceiveError> {
+        loop {
+            if let Some(delivery) = self.poll()? {
+                return Ok(Some(delivery));
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(None);
+            }
+            if let Membership::Shared(_, owners) = &self.membership {
+                // The member that finished the first gap may have died before its own walk.
+                for (lane, owners) in self.lanes.iter_mut().zip(owners) {
+                    lane.walk(owners);
+                }
+            }
+            let Self { lanes, waiter, bus, message_bell, state, .. } = self;
+            let looked = lanes.iter().map(LaneReader::releases).sum::<u64>();
+            let ready = || {
+                lanes.iter().any(LaneReader::is_filled)
+                    || state.load(Ordering::Relaxed) != 0
+                    || lanes.iter().map(LaneReader::releases).sum::<u64>() != looked
+            };
+            if !waiter.wait(*message_bell, bus.spin(), deadline, ready) {
+                self.look_around()?;
+                for lane in &mut self.lanes {
+                    lane.distrust();
+                }
+            }
+        }
+    }
+}
+
+/// Does this lane have a message? While a stream is awaited, more urgent lanes are watched.
+#[inline]
+fn is_ready(lanes: &mut [LaneReader], lane: usize) -> bool {
+    let (above, rest) = lanes.split_at_mut(lane);
+    let Some(this) = rest.first_mut() else { return false };
+    match this.poll(|| above.iter().any(LaneReader::is_filled)) {
+        Poll::Ready | Poll::Lapped => true,
+        Poll::Empty | Poll::Interrupted => false,
+    }
+}
+
+/// Where each lane begins for `start`.
+fn begin_at(
+    core: &TopicCore,
+    start: Start,
+    lanes: &mut [LaneReader],
+    wished: &mut [u64],
+) -> Result<(), AttachError> {
+    let capacity = u64::from(core.config().capacity);
+    match start {
+        Start::Latest => {}
+        Start::Oldest => {
+            for at in wished.iter_mut() {
+                *at = at.saturating_sub(capacity);
+            }
+        }
+        Start::Sequence(lane, sequence) => {
+            let Some(at) = wished.get_mut(lane.index()) else {
+                let (topic, lane) = (core.name().to_owned(), lane.0);
+                return Err(AttachError::Lane { topic, lane, lanes: core.config().lanes });
+            };
+            let (oldest, end) = (at.saturating_sub(capacity), *at);
+            if sequence < oldest || sequence > end {
+                let (topic, lane) = (core.name().to_owned(), lane.0);
+                return Err(AttachError::Start { topic, lane, wished: sequence, oldest, end });
+            }
+            *at = sequence;
+        }
+        Start::Time(from_ns) => {
+            for (lane, at) in lanes.iter_mut().zip(wished.iter_mut()) {
+                let oldest = at.saturating_sub(capacity);
+                *at = lane.first_at_or_after(from_ns, oldest, *at);
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Membership {
+    fn entry(&self) -> Option<usize> {
+        match self {
+            Membership::Tap => None,
+            Membership::One(joined) | Membership::Yielding(joined) | Membership::Shared(joined, _) => {
+                Some(joined.entry)
+            }
+        }
+    }
+}
+
+impl Drop for RawSubscriber {
+    fn drop(&mut self) {
+        if self.bus.is_forked() {
+            return;
+        }
+        match &self.membership {
+            Membership::Tap => {}
+            Membership::One(joined) | Membership::Yielding(joined) => group::leave(&self.core, joined, false),
+            Membership::Shared(joined, _) => {
+                if let Some(members) = self.core.group_word(joined.entry, groups::in_entry::MEMBERS) {
+                    members.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+        }
+        // Room may have been made for those who wait.
+        self.space_bell.ring(self.barrier, || {
+            futex::wake_all(self.space_bell.word());
+        });
+    }
+}
+
+impl<T: Speak> Subscriber<T> {
+    /// The topic's name.
+    pub fn topic(&self) -> &str {
+        self.raw.core.name()
+    }
+
+    /// How many messages were overwritten before this subscriber came to them.
+    pub fn missed_count(&self) -> u64 {
+        self.raw.missed_count
+    }
+
+    /// The last run of missed messages, once: lane, first sequence, and the sequence after the last.
+    pub fn take_missed(&mut self) -> Option<(Lane, u64, u64)> {
+        self.raw.missed_from.take().map(|(lane, from, until)| (Lane(lane as u8), from, until))
+    }
+
+    /// What to do while there is nothing to read.
+    pub fn set_wait(&mut self, wait: Wait) {
+        self.raw.waiter.mode = wait;
+    }
+
+    /// Messages published and not finished by this subscriber's group, in one lane.
+    pub fn lag_count(&self, lane: Lane) -> u64 {
+        self.raw.lanes.get(lane.index()).map_or(0, LaneReader::lag_count)
+    }
+
+    /// Where the group's reliability began in a lane: everything from there on is kept until it is finished. Messages
+    /// before it may have been overwritten; those are counted as missed. Without meaning for a tap.
+    pub fn reliable_from(&self, lane: Lane) -> u64 {
+        self.raw.lanes.get(lane.index()).map_or(0, LaneReader::reliable_from)
+    }
+
+    /// Name of a payload type by the number that messages carry.
+    pub fn type_name(&mut self, kind: u8) -> String {
+        self.raw.type_name(kind)
+    }
+
+    /// Leaves the group. What was received and not acknowledged is given back; a named group keeps its cursor.
+    pub fn close(self) {}
+
+    #[inline]
+    fn wrap(&mut self, delivery: Delivery) -> Received<'_, T> {
+        Received { subscriber: self, delivery, settled: false }
+    }
+
+    /// The next message, without waiting.
+    ///
+    /// # Errors
+    /// See [`ReceiveError`].
+    #[inline]
+    pub fn try_receive(&mut self) -> Result<Option<Received<'_, T>>, ReceiveError> {
+        self.raw.notice_eviction();
+        Ok(self.raw.poll()?.map(|delivery| self.wrap(delivery)))
+    }
+
+    /// The next message, however long it takes.
+    ///
+    /// # Errors
+    /// See [`ReceiveError`].
+    #[inline]
+    pub fn receive(&mut self) -> Result<Received<'_, T>, ReceiveError> {
+        loop {
+            if let Some(delivery) = self.wait_for(None)? {
+                return Ok(self.wrap(delivery));
+            }
+        }
+    }
+
+    /// The next message, if one comes within `timeout`.
+    ///
+    /// # Errors
+    /// See [`ReceiveError`].
+    pub fn receive_timeout(&mut self, timeout: Duration) -> Result<Option<Received<'_, T>>, ReceiveError> {
+        let deadline = Instant::now().checked_add(timeout);
+        Ok(self.wait_for(deadline)?.map(|delivery| self.wrap(delivery)))
+    }
+
+    /// A batch of up to `max` messages, which are handed out one after the other and acknowledged together. Waits until `min`
+    /// have come or `timeout` has passed since the call; returns what there is then, perhaps nothing.
+    ///
+    /// # Errors
+    /// See [`ReceiveError`].
+    pub fn receive_batch(
+        &mut self,
+        min: usize,
+        max: usize,
+        timeout: Duration,
+    ) -> Result<Batch<'_, T>, ReceiveError> {
+        self.raw.notice_eviction();
+        let min = min.clamp(1, max.max(1)) as u64;
+        let deadline = Instant::now().checked_add(timeout);
+        loop {
+            let there: u64 = self.raw.lanes.iter_mut().map(LaneReader::ready_count).sum();
+            if there >= min || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(Batch { subscriber: self, left: max, settled: false });
+            }
+            let RawSubscriber { lanes, waiter, bus, message_bell, state, .. } = &mut self.raw;
+            let ready = || {
+                lanes.iter_mut().map(LaneReader::ready_count).sum::<u64>() >= min
+                    || state.load(Ordering::Relaxed) != 0
+            };
+            if !waiter.wait(*message_bell, bus.spin(), deadline, ready) {
+                self.raw.look_around()?;
+            }
+            self.raw.check()?;
+        }
+    }
+
+    #[inline]
+    fn wait_for(&mut self, deadline: Option<Instant>) -> Result<Option<Delivery>, ReceiveError> {
+        self.raw.notice_eviction();
+        match self.raw.poll()? {
+            Some(delivery) => Ok(Some(delivery)),
+            None => self.raw.wait(deadline),
+        }
+    }
+}
+
+/// A message, borrowed from its subscriber. Acknowledge it with [`Received::ack`] when its work is done; dropped without, it
+/// is given back and comes again, marked as redelivered.
+pub struct Received<'s, T> {
+    subscriber: &'s mut Subscriber<T>,
+    delivery: Delivery,
+    settled: bool,
+}
+
+impl<T> std::fmt::Debug for Received<'_, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Received")
+            .field("lane", &self.delivery.lane)
+            .field("sequence", &self.delivery.sequence)
+            .field("len_bytes", &self.delivery.header.len_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> Received<'_, T> {
+    /// Its number in its lane.
+    #[inline]
+    pub fn sequence(&self) -> u64 {
+        self.delivery.sequence
+    }
+
+    /// Its lane.
+    #[inline]
+    pub fn lane(&self) -> Lane {
+        Lane(self.delivery.lane as u8)
+    }
+
+    /// CLOCK_MONOTONIC nanoseconds when its publication began; 0 on topics without stamps.
+    #[inline]
+    pub fn stamp_ns(&self) -> u64 {
+        self.delivery.header.stamp_ns
+    }
+
+    /// Its publisher's number in the topic.
+    #[inline]
+    pub fn producer(&self) -> u16 {
+        producer_entry(self.delivery.header.producer)
+    }
+
+    /// Number of its payload type in the topic; 255 is plain bytes.
+    #[inline]
+    pub fn kind(&self) -> u8 {
+        self.delivery.header.kind
+    }
+
+    /// Has it been handed out before?
+    #[inline]
+    pub fn is_redelivered(&self) -> bool {
+        self.delivery.redelivered
+    }
+
+    /// How often it has been handed out, this time included; saturates.
+    #[inline]
+    pub fn attempts(&self) -> u8 {
+        self.delivery.attempts
+    }
+
+    /// The payload as it lies in memory.
+    #[inline]
+    pub fn payload(&self) -> &[u8] {
+        // SAFETY: the reader has checked that this many bytes are inside of the mapping (or of the copy); the gate keeps
+        // them from being overwritten until the message is settled, which needs this borrow to end.
+        unsafe { core::slice::from_raw_parts(self.delivery.payload, self.delivery.header.len_bytes as usize) }
+    }
+
+    /// Its work is done. False if the group had given it to another member meanwhile.
+    #[inline]
+    pub fn ack(mut self) -> bool {
+        self.settled = true;
+        self.subscriber.raw.acknowledge(&self.delivery)
+    }
+}
+
+impl<T: Message> Received<'_, T> {
+    /// The value, read in place after its archive has been checked.
+    ///
+    /// # Errors
+    /// [`ReceiveError::Invalid`]. The message stays unacknowledged; acknowledge it to pass over it.
+    #[inline]
+    pub fn value(&self) -> Result<&T::Archived, ReceiveError> {
+        read::<T>(self.subscriber, &self.delivery, self.payload())
+    }
+}
+
+#[inline]
+fn read<'m, T: Message>(
+    subscriber: &Subscriber<T>,
+    delivery: &Delivery,
+    payload: &'m [u8],
+) -> Result<&'m T::Archived, ReceiveError> {
+    if subscriber.trusted {
+        // SAFETY: `SubscriberBuilder::trusted` is unsafe, and its caller has promised it.
+        return Ok(unsafe { access_unchecked::<T>(payload) });
+    }
+    access::<T>(payload).ok_or_else(|| ReceiveError::Invalid {
+        topic: subscriber.raw.core.name().to_owned(),
+        lane: delivery.lane as u8,
+        sequence: delivery.sequence,
+        len: delivery.header.len_bytes,
+        kind: T::NAME,
+        producer: producer_entry(delivery.header.producer),
+    })
+}
+
+impl<T> Drop for Received<'_, T> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.subscriber.raw.release(&self.delivery);
+        }
+    }
+}
+
+/// Messages that are handed out one by one, urgent lanes first, and acknowledged together. Dropped without
+/// [`Batch::ack`], all of them come again, marked.
+pub struct Batch<'s, T> {
+    subscriber: &'s mut Subscriber<T>,
+    left: usize,
+    settled: bool,
+}
+
+impl<T> std::fmt::Debug for Batch<'_, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch")
+            .field("handed_out", &self.len())
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> Batch<'_, T> {
+    /// How many messages have been handed out.
+    pub fn len(&self) -> usize {
+        self.subscriber.raw.batch.len()
+    }
+
+    /// Has none been handed out?
+    pub fn is_empty(&self) -> bool {
+        self.subscriber.raw.batch.is_empty()
+    }
+
+    /// All messages that were handed out are done. Returns how many were still this member's.
+    pub fn ack(mut self) -> usize {
+        self.settled = true;
+        let raw = &mut self.subscriber.raw;
+        let mut batch = std::mem::take(&mut raw.batch);
+        let kept = if matches!(raw.membership, Membership::Shared(..)) {
+            batch.iter().filter(|delivery| raw.acknowledge(delivery)).count()
+        } else {
+            // One store a lane.
+            let mut last: [Option<&Delivery>; bus_core::limits::LANES_MAX] =
+                [None; bus_core::limits::LANES_MAX];
+            for delivery in &batch {
+                last[delivery.lane] = Some(delivery);
+            }
+            for delivery in last.into_iter().flatten() {
+                raw.acknowledge(delivery);
+            }
+            batch.len()
+        };
+        batch.clear();
+        raw.batch = batch;
+        kept
+    }
+}
+
+impl<T: Speak> Batch<'_, T> {
+    /// The next message of the batch, or `None` when there is none or the batch is full.
+    ///
+    /// # Errors
+    /// See [`ReceiveError`].
+    #[inline]
+    pub fn next_message(&mut self) -> Result<Option<BatchItem<'_, T>>, ReceiveError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let Some(delivery) = self.subscriber.raw.poll()? else { return Ok(None) };
+        self.left -= 1;
+        self.subscriber.raw.batch.push(delivery);
+        Ok(Some(BatchItem { subscriber: self.subscriber, delivery }))
+    }
+}
+
+impl<T> Drop for Batch<'_, T> {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        let raw = &mut self.subscriber.raw;
+        let mut batch = std::mem::take(&mut raw.batch);
+        for delivery in batch.iter().rev() {
+            raw.release(delivery);
+        }
+        batch.clear();
+        raw.batch = batch;
+    }
+}
+
+/// A message of a [`Batch`].
+pub struct BatchItem<'b, T> {
+    subscriber: &'b Subscriber<T>,
+    delivery: Delivery,
+}
+
+impl<T> std::fmt::Debug for BatchItem<'_, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BatchItem").field("sequence", &self.delivery.sequence).finish_non_exhaustive()
+    }
+}
+
+impl<T> BatchItem<'_, T> {
+    /// Its number in its lane.
+    #[inline]
+    pub fn sequence(&self) -> u64 {
+        self.delivery.sequence
+    }
+
+    /// Its lane.
+    #[inline]
+    pub fn lane(&self) -> Lane {
+        Lane(self.delivery.lane as u8)
+    }
+
+    /// CLOCK_MONOTONIC nanoseconds when its publication began; 0 on topics without stamps.
+    #[inline]
+    pub fn stamp_ns(&self) -> u64 {
+        self.delivery.header.stamp_ns
+    }
+
+    /// Has it been handed out before?
+    #[inline]
+    pub fn is_redelivered(&self) -> bool {
+        self.delivery.redelivered
+    }
+
+    /// The payload as it lies in memory.
+    #[inline]
+    pub fn payload(&self) -> &[u8] {
+        // SAFETY: as in `Received::payload`; the batch, which is borrowed, is settled only later.
+        unsafe { core::slice::from_raw_parts(self.delivery.payload, self.delivery.header.len_bytes as usize) }
+    }
+}
+
+impl<T: Message> BatchItem<'_, T> {
+    /// The value, read in place after its archive has been checked.
+    ///
+    /// # Errors
+    /// [`ReceiveError::Invalid`].
+    #[inline]
+    pub fn value(&self) -> Result<&T::Archived, ReceiveError> {
+        read::<T>(self.subscriber, &self.delivery, self.payload())
+    }
+}
+
+impl Subscriber<Bytes> {
+    /// Number of lanes of the topic.
+    pub fn lanes(&self) -> usize {
+        self.raw.lanes.len()
+    }
+}

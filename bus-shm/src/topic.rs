@@ -1,0 +1,599 @@
+//! A topic: its regions, its configuration, and the handles that programs get.
+#![allow(unsafe_code)]
+
+use crate::bus::BusInner;
+use crate::directory::{BusDir, TopicDir};
+use crate::error::{AttachError, BusError, RegionError, TopicError};
+use crate::payload::{Speak, TypeIdentity};
+use crate::publisher::Publisher;
+use crate::region::{Access, Region};
+use crate::subscriber::{Subscriber, SubscriberBuilder};
+use crate::supervisor::create;
+use crate::supervisor::protocol::{GroupSpec, Reply, Request, TopicSpec};
+use bus_core::doorbell::Doorbell;
+use bus_core::gate::{self, Cursors};
+use bus_core::layout::{get_name, groups, owners, ring, wake};
+use bus_core::limits;
+use bus_core::ring::{Slot, mpmc, spsc};
+use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// The slots of a lane, by whichever protocol it publishes.
+#[derive(Clone, Copy)]
+pub(crate) enum LaneRing {
+    Mpmc(mpmc::Ring<'static>),
+    Spsc(spsc::Ring<'static>),
+}
+
+impl LaneRing {
+    pub(crate) fn end(&self, hint: &AtomicU64) -> u64 {
+        match self {
+            LaneRing::Mpmc(ring) => ring.end(hint),
+            LaneRing::Spsc(ring) => ring.end(hint),
+        }
+    }
+}
+
+/// What a process does with a topic, which decides what it may store to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Looks only: everything is mapped read-only.
+    Observer,
+    /// Stores to the group table and to the bells.
+    Subscriber,
+    /// Stores to the ring as well; so does repair.
+    Publisher,
+}
+
+/// The mapped regions of one topic.
+#[derive(Debug)]
+pub(crate) struct TopicCore {
+    name: String,
+    dir: TopicDir,
+    fixed: ring::Fixed,
+    ring: Region,
+    groups: Region,
+    wake: Region,
+}
+
+/// The group cursors of one lane, as the gate scan wants them.
+struct LaneCursors<'a> {
+    topic: &'a TopicCore,
+    lane: usize,
+    generation: &'a AtomicU64,
+    used: &'a AtomicU64,
+}
+
+impl Cursors for LaneCursors<'_> {
+    fn generation(&self) -> &AtomicU64 {
+        self.generation
+    }
+
+    fn used(&self) -> &AtomicU64 {
+        self.used
+    }
+
+    fn state(&self, entry: usize) -> Option<&AtomicU64> {
+        self.topic.group_word(entry, groups::in_entry::STATE)
+    }
+
+    fn low_water(&self, entry: usize) -> Option<&AtomicU64> {
+        self.topic.group_lane_word(entry, self.lane, groups::in_lane::LOW_WATER)
+    }
+}
+
+impl TopicCore {
+    pub(crate) fn attach(dir: &BusDir, name: &str, role: Role) -> Result<Self, TopicError> {
+        let home = dir.topic(name);
+        if !home.0.is_dir() {
+            return Err(TopicError::NotFound { bus: dir.name().into(), topic: name.into() });
+        }
+        let access = |store: bool| if store { Access::Write } else { Access::Read };
+        let (of_ring, of_rest) = (access(role == Role::Publisher), access(role != Role::Observer));
+        let (ring_region, preamble) = Region::attach(&home.ring(), ring::MAGIC, of_ring, None)?;
+        let fixed: ring::Fixed = ring_region.read(0)?;
+        let mismatch = |region: &Region, why| {
+            TopicError::Region(RegionError::Mismatch { path: region.path().to_owned(), why })
+        };
+        fixed.config.check().map_err(|why| mismatch(&ring_region, why))?;
+        if fixed.config.footprint_bytes() != preamble.file_bytes {
+            let why = bus_core::layout::Mismatch::Truncated {
+                len_bytes: preamble.file_bytes,
+                need_bytes: fixed.config.footprint_bytes(),
+            };
+            return Err(mismatch(&ring_region, why));
+        }
+        let most = groups::footprint_bytes(limits::GROUPS_MAX as usize);
+        let (groups_region, of_groups) = Region::attach(&home.groups(), groups::MAGIC, of_rest, Some(most))?;
+        let (wake_region, of_wake) = Region::attach(&home.wake(), wake::MAGIC, of_rest, None)?;
+        for (region, epoch) in [(&groups_region, of_groups.epoch), (&wake_region, of_wake.epoch)] {
+            if epoch != preamble.epoch {
+                let why = bus_core::layout::Mismatch::Field { name: "epoch", value: epoch };
+                return Err(mismatch(region, why));
+            }
+        }
+        if wake_region.map_bytes() < wake::FILE_BYTES as usize {
+            let why = bus_core::layout::Mismatch::Truncated {
+                len_bytes: wake_region.map_bytes() as u64,
+                need_bytes: wake::FILE_BYTES,
+            };
+            return Err(mismatch(&wake_region, why));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            dir: home,
+            fixed,
+            ring: ring_region,
+            groups: groups_region,
+            wake: wake_region,
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn dir(&self) -> &TopicDir {
+        &self.dir
+    }
+
+    pub(crate) fn config(&self) -> &ring::Config {
+        &self.fixed.config
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.fixed.preamble.epoch
+    }
+
+    pub(crate) fn created_ns(&self) -> u64 {
+        self.fixed.created_ns
+    }
+
+    pub(crate) fn creator(&self) -> String {
+        format!("{} (pid {})", get_name(&self.fixed.creator_service), self.fixed.creator_pid)
+    }
+
+    pub(crate) fn lanes(&self) -> usize {
+        self.fixed.config.lanes as usize
+    }
+
+    pub(crate) fn types(&self) -> Result<Vec<TypeIdentity>, RegionError> {
+        create::read_types(&self.ring)
+    }
+
+    pub(crate) fn is_unlinked(&self) -> bool {
+        self.ring.is_unlinked()
+    }
+
+    pub(crate) fn ring_word(&self, offset_bytes: usize) -> Option<&AtomicU64> {
+        self.ring.look(offset_bytes)
+    }
+
+    pub(crate) fn lane_ring(&self, lane: usize) -> Result<LaneRing, RegionError> {
+        let config = self.config();
+        // SAFETY: callers keep the Arc of this TopicCore beside what they get; see the fields of Publisher and Subscriber.
+        let words = unsafe { self.ring.words(config.slots(lane), (config.lane_slots_bytes() / 8) as usize) }?;
+        let ring = if config.one_producer() {
+            spsc::Ring::attach(words, config.capacity, config.inline_bytes).map(LaneRing::Spsc)
+        } else {
+            mpmc::Ring::attach(words).map(LaneRing::Mpmc)
+        };
+        ring.ok_or_else(|| RegionError::Mismatch {
+            path: self.ring.path().to_owned(),
+            why: bus_core::layout::Mismatch::Field { name: "capacity", value: u64::from(config.capacity) },
+        })
+    }
+
+    /// A word of the ring file for a handle that keeps the Arc of this core.
+    pub(crate) fn held_ring_word(&self, offset_bytes: usize) -> Result<&'static AtomicU64, RegionError> {
+        // SAFETY: as above.
+        unsafe { self.ring.word(offset_bytes) }
+    }
+
+    /// A word of the group file, likewise.
+    pub(crate) fn held_group_word(&self, offset_bytes: usize) -> Result<&'static AtomicU64, RegionError> {
+        // SAFETY: as above.
+        unsafe { self.groups.word(offset_bytes) }
+    }
+
+    /// A half word of the wake file, likewise.
+    pub(crate) fn held_wake_word(&self, offset_bytes: usize) -> Result<&'static AtomicU32, RegionError> {
+        // SAFETY: as above.
+        unsafe { self.wake.word32(offset_bytes) }
+    }
+
+    /// The lane's end: the sequence of the next message.
+    pub(crate) fn end(&self, lane: usize) -> u64 {
+        match (self.lane_ring(lane), self.ring.look(ring::hint(lane))) {
+            (Ok(slots), Some(hint)) => slots.end(hint),
+            _ => 0,
+        }
+    }
+
+    /// The lane's gate as it was last computed.
+    pub(crate) fn gate(&self, lane: usize) -> u64 {
+        self.ring.look(ring::gate(lane)).map_or(0, |gate| gate.load(Ordering::Acquire))
+    }
+
+    /// Computes the gate anew; the ring is mapped writable.
+    pub(crate) fn recompute_gate(&self, lane: usize) -> u64 {
+        self.recompute_gate_at(lane, self.end(lane))
+    }
+
+    /// Computes the gate as of end `s`.
+    pub(crate) fn recompute_gate_at(&self, lane: usize, s: u64) -> u64 {
+        let (Some(gate), Some(generation), Some(used)) = (
+            self.ring.look(ring::gate(lane)),
+            self.groups.look(groups::at::GENERATION),
+            self.groups.look(groups::at::USED),
+        ) else {
+            return 0;
+        };
+        gate::recompute(gate, &LaneCursors { topic: self, lane, generation, used }, s)
+    }
+
+    /// Group entries that have ever been used and are backed by memory.
+    pub(crate) fn groups_used(&self) -> usize {
+        let used = self.groups.look(groups::at::USED).map_or(0, |used| used.load(Ordering::Acquire));
+        (used as usize).min(self.groups_reserved())
+    }
+
+    pub(crate) fn groups_reserved(&self) -> usize {
+        let reserved = self.groups.look(groups::at::RESERVED).map_or(0, |word| word.load(Ordering::Acquire));
+        (reserved as usize).min(limits::GROUPS_MAX as usize)
+    }
+
+    pub(crate) fn groups_region(&self) -> &Region {
+        &self.groups
+    }
+
+    pub(crate) fn group_word(&self, entry: usize, offset_bytes: usize) -> Option<&AtomicU64> {
+        self.groups.look(groups::entry(entry) + offset_bytes)
+    }
+
+    pub(crate) fn group_lane_word(
+        &self,
+        entry: usize,
+        lane: usize,
+        offset_bytes: usize,
+    ) -> Option<&AtomicU64> {
+        self.groups.look(groups::lane(entry, lane) + offset_bytes)
+    }
+
+    pub(crate) fn group_number(&self, entry: usize, offset_bytes: usize) -> u64 {
+        self.group_word(entry, offset_bytes).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn group_lane_number(&self, entry: usize, lane: usize, offset_bytes: usize) -> u64 {
+        self.group_lane_word(entry, lane, offset_bytes).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn group_name(&self, entry: usize) -> String {
+        let at = groups::entry(entry) + groups::in_entry::NAME;
+        let field: [u8; 64] = self.groups.read(at as u64).unwrap_or([0; 64]);
+        get_name(&field).to_owned()
+    }
+
+    pub(crate) fn attach_owners(&self, entry: usize) -> Result<Region, RegionError> {
+        let path = self.dir.owners(entry);
+        let (region, preamble) = Region::attach(&path, owners::MAGIC, Access::Write, None)?;
+        let need_bytes = owners::footprint_bytes(self.lanes(), self.config().capacity);
+        if preamble.file_bytes < need_bytes || preamble.epoch != self.epoch() {
+            let why = bus_core::layout::Mismatch::Truncated { len_bytes: preamble.file_bytes, need_bytes };
+            return Err(RegionError::Mismatch { path, why });
+        }
+        Ok(region)
+    }
+
+    /// A word of the wake file.
+    pub(crate) fn wake_word(&self, offset_bytes: usize) -> u64 {
+        self.wake.look(offset_bytes).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn message_bell(&self) -> Doorbell<'_> {
+        Doorbell::attach(
+            self.wake.look32(wake::at::MESSAGE_BELL).expect("checked at attach: the file has a page"),
+        )
+    }
+
+    pub(crate) fn space_bell(&self) -> Doorbell<'_> {
+        Doorbell::attach(
+            self.wake.look32(wake::at::SPACE_BELL).expect("checked at attach: the file has a page"),
+        )
+    }
+}
+
+/// Options of a topic. What is not set accepts whatever exists.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `open`"]
+pub struct TopicBuilder<T> {
+    bus: Arc<BusInner>,
+    name: String,
+    create: bool,
+    capacity: Option<u32>,
+    lanes: Option<u32>,
+    producers: Option<u32>,
+    inline_bytes: Option<u32>,
+    message_bytes: Option<u64>,
+    arena_bytes: Option<u64>,
+    stamps: Option<bool>,
+    types: Vec<TypeIdentity>,
+    groups: Vec<GroupSpec>,
+    speaks: PhantomData<fn() -> T>,
+}
+
+impl<T: Speak> TopicBuilder<T> {
+    pub(crate) fn new(bus: Arc<BusInner>, name: &str) -> Self {
+        Self {
+            bus,
+            name: name.to_owned(),
+            create: true,
+            capacity: None,
+            lanes: None,
+            producers: None,
+            inline_bytes: None,
+            message_bytes: None,
+            arena_bytes: None,
+            stamps: None,
+            types: T::identity().into_iter().collect(),
+            groups: Vec::new(),
+            speaks: PhantomData,
+        }
+    }
+
+    /// Whether to create the topic if it does not exist. Default: yes.
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// Slots of each lane; rounded up to a power of two. Default 1,024.
+    pub fn capacity(mut self, slots: u32) -> Self {
+        self.capacity = Some(slots.checked_next_power_of_two().unwrap_or(u32::MAX));
+        self
+    }
+
+    /// Number of lanes, 1 to 4. Default 3: critical, high, normal.
+    pub fn lanes(mut self, lanes: u32) -> Self {
+        self.lanes = Some(lanes);
+        self
+    }
+
+    /// Most publishers at a time. 1 makes each lane a one-producer ring with short payloads in the slot. Default 64.
+    pub fn producers(mut self, producers: u32) -> Self {
+        self.producers = Some(producers);
+        self
+    }
+
+    /// Payload bytes in a slot of a one-producer ring. Default 96: two cache lines with the header.
+    pub fn inline_bytes(mut self, bytes: u32) -> Self {
+        self.inline_bytes = Some(bytes);
+        self
+    }
+
+    /// Largest message in bytes. Default 1 MiB, at most 1 GiB.
+    pub fn max_message(mut self, bytes: u64) -> Self {
+        self.message_bytes = Some(bytes);
+        self
+    }
+
+    /// Bound of the payload memory of one publisher in one lane, in bytes. It grows to it only when unread messages fill it.
+    /// Default 16 MiB, or four times the largest message.
+    pub fn arena_bytes(mut self, bytes: u64) -> Self {
+        self.arena_bytes = Some(bytes);
+        self
+    }
+
+    /// Whether messages carry the time of their publication. Default: yes; it costs about 9 ns a message.
+    pub fn stamps(mut self, stamps: bool) -> Self {
+        self.stamps = Some(stamps);
+        self
+    }
+
+    /// Accepts another payload type as well: for a second version in flight, or several kinds in one topic.
+    pub fn accepts<U: Speak>(mut self) -> Self {
+        self.types.extend(U::identity());
+        self
+    }
+
+    /// A named group that exists from the topic's creation on, so that nothing is published before it.
+    pub fn with_group(mut self, name: &str) -> Self {
+        self.groups.push(GroupSpec { name: name.to_owned(), shared: false });
+        self
+    }
+
+    /// The same for a group of many members.
+    pub fn with_shared_group(mut self, name: &str) -> Self {
+        self.groups.push(GroupSpec { name: name.to_owned(), shared: true });
+        self
+    }
+
+    fn spec(&self) -> TopicSpec {
+        let stamps = self.stamps.unwrap_or(true);
+        TopicSpec {
+            name: self.name.clone(),
+            capacity: self.capacity.unwrap_or(limits::CAPACITY_DEFAULT),
+            lanes: self.lanes.unwrap_or(limits::LANES_DEFAULT as u32),
+            producers: self.producers.unwrap_or(limits::PRODUCERS_DEFAULT),
+            inline_bytes: self.inline_bytes.unwrap_or(limits::INLINE_BYTES_DEFAULT),
+            message_bytes: self.message_bytes.unwrap_or(limits::MESSAGE_BYTES_DEFAULT),
+            arena_first_bytes: limits::ARENA_FIRST_BYTES,
+            arena_bound_bytes: self.arena_bytes.unwrap_or(limits::ARENA_BOUND_DEFAULT_BYTES),
+            arena_history_bytes: limits::ARENA_HISTORY_BYTES,
+            flags: if stamps { ring::FLAG_STAMPS } else { 0 },
+            types: self.types.clone(),
+            groups: self.groups.clone(),
+        }
+    }
+
+    /// Opens the topic, creating it if need be.
+    ///
+    /// # Errors
+    /// A name or option that is not allowed, an option that was set and differs from what exists, no type in common, no
+    /// memory, or no supervisor to register it.
+    pub fn open(self) -> Result<Topic<T>, TopicError> {
+        bus_core::name::check_topic(&self.name)
+            .map_err(|why| TopicError::Name { name: self.name.clone(), why })?;
+        for group in &self.groups {
+            bus_core::name::check_dotted(&group.name, limits::GROUP_NAME_BYTES_MAX)
+                .map_err(|why| TopicError::Name { name: group.name.clone(), why })?;
+        }
+        let bus = &self.bus;
+        bus.check_usable()?;
+        let core = match TopicCore::attach(bus.dir(), &self.name, Role::Subscriber) {
+            Err(TopicError::NotFound { .. }) if self.create => {
+                let spec = self.spec();
+                create::config(&spec)?;
+                match bus.ask(&Request::CreateTopic { participant: bus.me().participant, spec })? {
+                    Reply::Refused { reason } => {
+                        return Err(BusError::Refused { bus: bus.dir().name().into(), reason }.into());
+                    }
+                    _ => TopicCore::attach(bus.dir(), &self.name, Role::Subscriber)?,
+                }
+            }
+            other => other?,
+        };
+        self.compare(&core)?;
+        let kinds = self.settle_types(&core)?;
+        Ok(Topic { bus: self.bus, core: Arc::new(core), kinds, speaks: PhantomData })
+    }
+
+    /// What was set must be what is.
+    fn compare(&self, core: &TopicCore) -> Result<(), TopicError> {
+        let config = core.config();
+        let have_stamps = u64::from(config.flags & ring::FLAG_STAMPS != 0);
+        let arena_asked = self.arena_bytes.and_then(|_| create::config(&self.spec()).ok());
+        for (option, ours, theirs) in [
+            ("capacity", self.capacity.map(u64::from), u64::from(config.capacity)),
+            ("lanes", self.lanes.map(u64::from), u64::from(config.lanes)),
+            ("producers", self.producers.map(u64::from), u64::from(config.producers)),
+            ("inline-bytes", self.inline_bytes.map(u64::from), u64::from(config.inline_bytes)),
+            ("max-message", self.message_bytes, config.message_bytes),
+            ("arena-bytes", arena_asked.map(|asked| asked.arena_bound_bytes), config.arena_bound_bytes),
+            ("stamps", self.stamps.map(u64::from), have_stamps),
+        ] {
+            if let Some(ours) = ours
+                && ours != theirs
+            {
+                let (topic, creator) = (self.name.clone(), core.creator());
+                return Err(TopicError::Differs { topic, option, ours, theirs, creator });
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the numbers that the topic gives to this program's types; adds those that it lacks if it has any of them.
+    fn settle_types(&self, core: &TopicCore) -> Result<Kinds, TopicError> {
+        let mut theirs = core.types()?;
+        if self.types.is_empty() {
+            return Ok(Kinds { own: None, table: theirs });
+        }
+        let missing: Vec<_> = self.types.iter().filter(|ours| !theirs.contains(ours)).cloned().collect();
+        if missing.len() == self.types.len() {
+            let list = |types: &[TypeIdentity]| match types {
+                [] => "plain bytes".to_owned(),
+                types => types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            };
+            return Err(TopicError::TypeMismatch {
+                topic: self.name.clone(),
+                ours: list(&self.types),
+                theirs: list(&theirs),
+            });
+        }
+        if !missing.is_empty() {
+            self.bus.ask(&Request::AddTypes { topic: self.name.clone(), types: missing })?;
+            theirs = core.types()?;
+        }
+        let own = T::identity().and_then(|own| theirs.iter().position(|known| *known == own));
+        if T::identity().is_some() && own.is_none() {
+            return Err(TopicError::Option {
+                topic: self.name.clone(),
+                option: "types",
+                value: theirs.len() as u64 + 1,
+                allowed: format!("at most {}", limits::TYPES_MAX),
+            });
+        }
+        Ok(Kinds { own: own.map(|own| own as u8), table: theirs })
+    }
+}
+
+/// Types of a topic as its handles know them.
+#[derive(Clone, Debug)]
+pub(crate) struct Kinds {
+    /// Number of the handle's own type; `None` for bytes.
+    pub(crate) own: Option<u8>,
+    /// All of them.
+    pub(crate) table: Vec<TypeIdentity>,
+}
+
+/// A topic that this process has opened. Cheap to clone.
+#[derive(Debug)]
+pub struct Topic<T> {
+    pub(crate) bus: Arc<BusInner>,
+    pub(crate) core: Arc<TopicCore>,
+    pub(crate) kinds: Kinds,
+    speaks: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Topic<T> {
+    fn clone(&self) -> Self {
+        Self {
+            bus: self.bus.clone(),
+            core: self.core.clone(),
+            kinds: self.kinds.clone(),
+            speaks: PhantomData,
+        }
+    }
+}
+
+impl<T: Speak> Topic<T> {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.core.name()
+    }
+
+    /// Number of lanes.
+    pub fn lanes(&self) -> usize {
+        self.core.lanes()
+    }
+
+    /// Slots of each lane.
+    pub fn capacity(&self) -> u32 {
+        self.core.config().capacity
+    }
+
+    /// Attaches a publisher. It writes to memory of its own, so it belongs to one thread at a time.
+    ///
+    /// # Errors
+    /// [`AttachError::ProducerLimit`] where the topic takes no more.
+    pub fn publisher(&self) -> Result<Publisher<T>, AttachError> {
+        Publisher::attach(self)
+    }
+
+    /// Joins as a reliable group of its own, from the latest message on. The group goes with the subscriber.
+    ///
+    /// # Errors
+    /// See [`SubscriberBuilder::join`].
+    pub fn subscribe(&self) -> Result<Subscriber<T>, AttachError> {
+        self.subscriber().join()
+    }
+
+    /// A named group that keeps its cursor while nobody reads.
+    pub fn group(&self, name: &str) -> SubscriberBuilder<T> {
+        self.subscriber().group(name)
+    }
+
+    /// Reads without holding anybody back: what is overwritten is counted as missed.
+    ///
+    /// # Errors
+    /// See [`SubscriberBuilder::join`].
+    pub fn tap(&self) -> Result<Subscriber<T>, AttachError> {
+        self.subscriber().tap().join()
+    }
+
+    /// All options of a subscriber.
+    pub fn subscriber(&self) -> SubscriberBuilder<T> {
+        SubscriberBuilder::new(self.clone())
+    }
+}

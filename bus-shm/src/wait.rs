@@ -1,0 +1,177 @@
+//! How a reader waits: it spins at most as long as one wake-up costs, then sleeps on the topic's bell.
+
+use crate::region::Region;
+use crate::sys::{barrier, cpu, futex};
+use bus_core::doorbell::{Barrier, Doorbell};
+use bus_core::layout::superblock::spin;
+use bus_core::sync::{AtomicU64, Ordering, fence, spin_pause};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// What a reader does while there is nothing to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Wait {
+    /// Never sleeps: lowest latency, one core in full.
+    Spin,
+    /// Spins as long as one wake-up costs while that tends to succeed and a core is idle, then sleeps.
+    #[default]
+    Adaptive,
+    /// Sleeps at once: least CPU.
+    Park,
+}
+
+/// About what a wake-up from another core costs on a virtual machine. Spinning longer than this can only lose.
+const SPIN_BUDGET: Duration = Duration::from_micros(25);
+/// A sleeper looks for itself this often: a publisher may die between its publication and its wake.
+const PARK_CEILING: Duration = Duration::from_secs(1);
+/// After this many spins in a row that found nothing, spinning pauses ...
+const MISSES_MAX: u32 = 4;
+/// ... except every so many waits, to see whether traffic has become dense.
+const PROBE_EVERY: u32 = 16;
+/// Pauses between two looks at the clock.
+const PAUSES_PER_LOOK: u32 = 32;
+/// A reader that spins without limit lets others run after this many pauses, for machines with fewer cores than spinners.
+const PAUSES_PER_YIELD: u32 = 1 << 14;
+
+/// The waiting state of one reader.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    pub(crate) mode: Wait,
+    barrier: Barrier,
+    participant: u16,
+    misses: u32,
+    skipped: u32,
+}
+
+fn spin_slots() -> usize {
+    static SLOTS: OnceLock<usize> = OnceLock::new();
+    // One core is left to whoever publishes.
+    *SLOTS.get_or_init(|| cpu::online().len().saturating_sub(1).clamp(1, spin::SLOTS))
+}
+
+/// A place among those who may spin; given back when dropped.
+struct SpinSlot<'a>(&'a AtomicU64);
+
+impl<'a> SpinSlot<'a> {
+    fn take(region: &'a Region, participant: u16) -> Option<Self> {
+        (0..spin_slots()).find_map(|index| {
+            let word = region.look(spin::slot(index))?;
+            let mine = u64::from(participant) + 1;
+            // Relaxed: a counter of places, it orders nothing.
+            (word.load(Ordering::Relaxed) == 0
+                && word.compare_exchange(0, mine, Ordering::Relaxed, Ordering::Relaxed).is_ok())
+            .then_some(Self(word))
+        })
+    }
+}
+
+impl Drop for SpinSlot<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Gives back the places of a participant that died while it spun.
+pub(crate) fn release_spin_slots(region: &Region, participant: u16) {
+    for index in 0..spin::SLOTS {
+        if let Some(word) = region.look(spin::slot(index)) {
+            let its = u64::from(participant) + 1;
+            let _ = word.compare_exchange(its, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Puts a full fence into every process that may ring, as the bus's mode wants it.
+pub(crate) fn sleeper_fence(mode: Barrier) {
+    if mode == Barrier::Fence || barrier::global_expedited().is_err() {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// Sleeps on a bell until it rings, for at most `most`. `ready` is asked once more after the bell is armed.
+pub(crate) fn park(bell: Doorbell<'_>, mode: Barrier, most: Duration, mut ready: impl FnMut() -> bool) {
+    let mut slept_on = bell.arm();
+    sleeper_fence(mode);
+    if ready() {
+        return;
+    }
+    let begun = Instant::now();
+    while let Some(left) = most.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) {
+        match futex::wait(bell.word(), slept_on, Some(left)) {
+            futex::WaitOutcome::Changed => match bell.still_armed(slept_on) {
+                Some(now) => slept_on = now,
+                None => return,
+            },
+            _ => return,
+        }
+    }
+}
+
+impl Waiter {
+    pub(crate) fn new(mode: Wait, barrier: Barrier, participant: u16) -> Self {
+        Self { mode, barrier, participant, misses: 0, skipped: 0 }
+    }
+
+    /// Waits until `ready`, or until `deadline`. True if ready. Returns at the latest after the park ceiling, ready or not.
+    pub(crate) fn wait(
+        &mut self,
+        bell: Doorbell<'_>,
+        spin_region: &Region,
+        deadline: Option<Instant>,
+        mut ready: impl FnMut() -> bool,
+    ) -> bool {
+        if self.mode == Wait::Spin {
+            return spin_until(deadline, Instant::now() + PARK_CEILING, ready);
+        }
+        if self.mode == Wait::Adaptive
+            && self.should_spin()
+            && let Some(_slot) = SpinSlot::take(spin_region, self.participant)
+        {
+            let found = spin_until(deadline, Instant::now() + SPIN_BUDGET, &mut ready);
+            self.misses = if found { 0 } else { self.misses.saturating_add(1) };
+            if found {
+                return true;
+            }
+        }
+        let now = Instant::now();
+        let most = deadline
+            .map_or(PARK_CEILING, |deadline| deadline.saturating_duration_since(now).min(PARK_CEILING));
+        if !most.is_zero() {
+            park(bell, self.barrier, most, &mut ready);
+            if now.elapsed() < SPIN_BUDGET {
+                // It would have been worth spinning.
+                self.misses = 0;
+            }
+        }
+        ready()
+    }
+
+    fn should_spin(&mut self) -> bool {
+        if self.misses < MISSES_MAX {
+            return true;
+        }
+        self.skipped = (self.skipped + 1) % PROBE_EVERY;
+        self.skipped == 0
+    }
+}
+
+/// Spins until `ready`, the deadline, or `limit`. True if ready.
+fn spin_until(deadline: Option<Instant>, limit: Instant, mut ready: impl FnMut() -> bool) -> bool {
+    let until = deadline.map_or(limit, |deadline| deadline.min(limit));
+    let mut pauses = 0_u32;
+    loop {
+        for _ in 0..PAUSES_PER_LOOK {
+            if ready() {
+                return true;
+            }
+            spin_pause();
+        }
+        pauses += PAUSES_PER_LOOK;
+        if pauses.is_multiple_of(PAUSES_PER_YIELD) {
+            std::thread::yield_now();
+        }
+        if Instant::now() >= until {
+            return ready();
+        }
+    }
+}
