@@ -1,17 +1,20 @@
 //! Groups of consumers: joining, acknowledging, leaving, taking over. Members write these words, producers read them.
 //!
 //! ```text
-//!            join (1)            cursors in place (3)
-//!   FREE ---------------> JOINING ---------------> ACTIVE --leave, ephemeral--> FREE
-//!   DETACHED --join-----^    |                      |  ^
-//!                            | proof of death       |  | take over: proof of death, or HELD
-//!                            v                      |  |
-//!                           FREE                    +--+--leave, named--> HELD --let go--> DETACHED
-//!                                                   |
-//!                                                   +--evict--> EVICTED --its process says so, or is dead--> FREE
+//!            join (1)       cursors in place (3)         start known (7)
+//!   FREE ------------> JOINING ------------> STARTING ------------> ACTIVE --leave, ephemeral--> FREE
+//!   DETACHED --join----^  |                     |                    |  ^
+//!                         +---- proof of death -+--> FREE            |  | take over: proof of death, or HELD
+//!                                                                    |  |
+//!                                                                    +--+--leave, named--> HELD --let go--> DETACHED
+//!                                                                    |
+//!                                                                    +--evict--> EVICTED --its process says so, or dies--> FREE
 //! ```
 //!
-//! ACTIVE and HELD entries hold the gate. An evicted entry does not, and it is not handed to anybody else while
+//! Why STARTING: a joiner that dies after its cursors hold the gate, and before it has read the gate, leaves cursors that
+//! may point at overwritten messages. Whoever inherited them would read those; so such an entry is freed.
+//!
+//! STARTING, ACTIVE and HELD entries hold the gate. An evicted entry does not, and it is not handed to anybody else while
 //! its process may still store to it: that store would land in the next owner's cursor.
 //!
 //! Every transition is one compare-and-swap on the word that was seen.
@@ -57,10 +60,8 @@ pub fn join(
         lane.low_water.store(lane.wished, Ordering::Relaxed);
     }
     // AcqRel: Release publishes the cursors to a scan that acquires this word.
-    if change(word, reserved, reserved.with_state(state::ACTIVE)).is_none() {
-        return false;
-    }
-    // AcqRel: Release, so that a scan that sees the new generation sees the ACTIVE entry too.
+    let Some(starting) = change(word, reserved, reserved.with_state(state::STARTING)) else { return false };
+    // AcqRel: Release, so that a scan that sees the new generation sees the STARTING entry too.
     generation.fetch_add(1, Ordering::AcqRel);
     // JOIN-SCAN: pairs with the fence in `gate::recompute`.
     fence(Ordering::SeqCst);
@@ -70,7 +71,7 @@ pub fn join(
         // members others may have joined the ACTIVE entry and acknowledged, and their cursor must not go back.
         lane.low_water.fetch_max(lane.start, Ordering::AcqRel);
     }
-    true
+    change(word, starting, starting.with_state(state::ACTIVE)).is_some()
 }
 
 /// Changes a state word from exactly `from` to `to`. The one way in which any of these words changes.
@@ -87,15 +88,17 @@ pub fn acknowledge(low_water: &AtomicU64, next: u64) {
     low_water.store(next, Ordering::Release);
 }
 
-/// The word that says which message a one-member group has in hand: sequence + 1 in 56 bits (0: none yet), deaths in 8.
+/// The word that says which message a one-member group was handed last: sequence + 1 in 56 bits (0: none yet), and how often
+/// in 8 bits, saturating.
 ///
-/// It is stored before the message is handed out, so a message that kills its consumer is counted.
+/// It is stored before each hand-out, repeated ones too, so a message that kills its consumer is counted; nobody else
+/// counts, or one death would be counted by each who finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handed {
-    /// The first sequence that has never been handed out. Everything before it and not acknowledged comes again, marked.
+    /// One more than the sequence.
     pub end: u64,
-    /// How many holders have died with the message before `end` in hand.
-    pub deaths: u8,
+    /// How often that message has been handed out in a row.
+    pub times: u8,
 }
 
 impl Handed {
@@ -104,31 +107,35 @@ impl Handed {
     /// The word as it lies in memory.
     #[inline]
     pub const fn pack(self) -> u64 {
-        (self.end & Self::END_MASK) | (self.deaths as u64) << 56
+        (self.end & Self::END_MASK) | (self.times as u64) << 56
     }
 
     /// Reads a word from memory.
     #[inline]
     pub const fn unpack(word: u64) -> Self {
-        Self { end: word & Self::END_MASK, deaths: (word >> 56) as u8 }
+        Self { end: word & Self::END_MASK, times: (word >> 56) as u8 }
+    }
+
+    /// The word that handing out `sequence` makes of this one.
+    #[inline]
+    pub const fn next(self, sequence: u64) -> Self {
+        let end = sequence.wrapping_add(1) & Self::END_MASK;
+        Self { end, times: if end == self.end { self.times.saturating_add(1) } else { 1 } }
     }
 }
 
-/// Records, before it is handed out, that `sequence` is in hand.
+/// Records, before it is handed out, that a message is in hand.
 #[inline]
-pub fn hand_out(handed: &AtomicU64, sequence: u64) {
+pub fn hand_out(handed: &AtomicU64, next: Handed) {
     // Release: a successor that acquires it after proof of death knows what was in doubt.
-    handed.store(Handed { end: sequence.wrapping_add(1), deaths: 0 }.pack(), Ordering::Release);
+    handed.store(next.pack(), Ordering::Release);
 }
 
-/// Records the death of the former holder, in whose place a successor stands. Returns what was in doubt: sequences from
-/// `low_water` up to `Handed::end`.
-pub fn record_death(handed: &AtomicU64) -> Handed {
-    let seen = Handed::unpack(handed.load(Ordering::Acquire));
-    let counted = Handed { deaths: seen.deaths.saturating_add(1), ..seen };
-    // A failure means that another successor has counted; the word is right either way.
-    let _ = handed.compare_exchange(seen.pack(), counted.pack(), Ordering::AcqRel, Ordering::Acquire);
-    Handed::unpack(handed.load(Ordering::Acquire))
+/// Records that everything before `marked` has been handed out before, at a take-over and before messages come again. From
+/// then on the word that says what is in hand may go back without marks getting lost.
+pub fn mark(word: &AtomicU64, marked: u64) -> u64 {
+    // AcqRel: for the next successor, like the word of what is in hand.
+    word.fetch_max(marked, Ordering::AcqRel).max(marked)
 }
 
 #[cfg(all(test, not(loom)))]
@@ -193,6 +200,7 @@ mod tests {
             (state::HELD, true),
             (state::DETACHED, false),
             (state::EVICTED, false),
+            (state::STARTING, true),
         ] {
             let table = table();
             let gate = AtomicU64::new(0);
@@ -212,14 +220,29 @@ mod tests {
     }
 
     #[test]
-    fn each_death_with_a_message_in_hand_is_counted_once() {
-        let handed = AtomicU64::new(0);
-        hand_out(&handed, 7);
-        assert_eq!(record_death(&handed), Handed { end: 8, deaths: 1 });
-        assert_eq!(record_death(&handed), Handed { end: 8, deaths: 2 });
-        hand_out(&handed, 8);
-        assert_eq!(Handed::unpack(handed.load(Ordering::Relaxed)), Handed { end: 9, deaths: 0 });
-        let full = Handed { end: Handed::END_MASK, deaths: 255 };
+    fn each_hand_out_is_counted_once_and_marks_do_not_get_lost() {
+        let (handed, marked) = (AtomicU64::new(0), AtomicU64::new(0));
+        let mut now = Handed::unpack(0);
+        for (sequence, times) in [(7, 1), (7, 2), (8, 1), (7, 1)] {
+            now = now.next(sequence);
+            hand_out(&handed, now);
+            assert_eq!(Handed::unpack(handed.load(Ordering::Relaxed)), Handed { end: sequence + 1, times });
+        }
+        assert_eq!(mark(&marked, 9), 9);
+        assert_eq!(mark(&marked, 8), 9);
+        let full = Handed { end: Handed::END_MASK, times: 255 };
         assert_eq!(Handed::unpack(full.pack()), full);
+        assert_eq!(full.next(Handed::END_MASK - 1).times, 255);
+    }
+
+    #[test]
+    fn a_joiner_that_died_before_its_start_was_known_is_freed_not_inherited() {
+        let table = table();
+        let reserved = reserve(&table.state, ME).unwrap();
+        let starting = change(&table.state, reserved, reserved.with_state(state::STARTING)).unwrap();
+        assert!(state::holds_gate(starting.state));
+        assert!(reserve(&table.state, ME).is_none());
+        assert!(change(&table.state, starting, starting.with_state(state::FREE)).is_some());
+        assert!(reserve(&table.state, ME).is_some());
     }
 }

@@ -84,15 +84,25 @@ impl OwnerWord {
         }
     }
 
-    /// The aside entry that a PARKED word names: member and nonce fields taken together, 26 bits.
-    pub const fn parked_entry(self) -> u32 {
-        (self.member as u32) << 16 | self.nonce as u32
+    /// The aside entry that a PARKED word names, and low bits of the entry's incarnation.
+    pub const fn parked_entry(self) -> ParkedEntry {
+        ParkedEntry { index: self.nonce, incarnation: self.member }
     }
 
     /// This word, PARKED in `entry`.
-    pub const fn parked(self, entry: u32) -> Self {
-        Self { state: state::PARKED, member: (entry >> 16) as u16 & 0x3ff, nonce: entry as u16, ..self }
+    pub const fn parked(self, entry: ParkedEntry) -> Self {
+        Self { state: state::PARKED, member: entry.incarnation & 0x3ff, nonce: entry.index, ..self }
     }
+}
+
+/// What a PARKED word names. The incarnation is part of it, so that a slow repairer does not finish one message when the
+/// entry already holds another that is only staged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParkedEntry {
+    /// Index of the aside entry.
+    pub index: u16,
+    /// Low 10 bits of its incarnation.
+    pub incarnation: u16,
 }
 
 /// The owner words of one group in one lane.
@@ -197,7 +207,7 @@ impl<'a> Owners<'a> {
     }
 
     /// Commits a message to the aside store's `entry`, which is staged. False: the claim had been lost.
-    pub fn park(&self, sequence: u64, mine: OwnerWord, entry: u32) -> bool {
+    pub fn park(&self, sequence: u64, mine: OwnerWord, entry: ParkedEntry) -> bool {
         self.settle(sequence, mine, mine.parked(entry))
     }
 
@@ -265,7 +275,7 @@ mod tests {
                 }
             }
         }
-        let entry = (1 << 26) - 1;
+        let entry = ParkedEntry { index: u16::MAX, incarnation: 1_023 };
         assert_eq!(mine(Claim::Mine(OwnerWord::unpack(0).parked(entry))).parked_entry(), entry);
     }
 
@@ -327,7 +337,10 @@ mod tests {
             Claim::Taken,
             "0 was finished while this member was stopped"
         );
-        assert!(owners.park(8, of_next_lap, 5), "the claim of 8 is untouched");
+        assert!(
+            owners.park(8, of_next_lap, ParkedEntry { index: 5, incarnation: 0 }),
+            "the claim of 8 is untouched"
+        );
     }
 
     #[test]
@@ -366,10 +379,11 @@ mod tests {
         let owners = Owners::attach(&memory).unwrap();
         let low_water = AtomicU64::new(0);
         let word = mine(owners.claim(0, 1, 3, &low_water));
-        assert!(owners.park(0, word, 9));
+        let entry = ParkedEntry { index: 9, incarnation: 700 };
+        assert!(owners.park(0, word, entry));
         assert_eq!(owners.walk(&low_water, 1), 0);
         let parked = owners.look(0);
-        assert_eq!((parked.state, parked.parked_entry()), (state::PARKED, 9));
+        assert_eq!((parked.state, parked.parked_entry()), (state::PARKED, entry));
         assert!(owners.settle(0, parked, OwnerWord { state: state::DONE, ..parked }));
         assert_eq!(owners.walk(&low_water, 1), 1);
     }

@@ -28,13 +28,31 @@ pub(crate) struct Wanted<'a> {
     pub(crate) wished: Vec<u64>,
 }
 
+/// Where a group stands in a lane when a member takes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LaneStand {
+    /// The first sequence that is kept for the group.
+    pub(crate) kept_from: u64,
+    /// What was handed out last.
+    pub(crate) handed: Handed,
+    /// Messages before it have been handed out before.
+    pub(crate) marked: u64,
+}
+
+impl LaneStand {
+    /// A position at which nothing has been handed out.
+    pub(crate) fn new(kept_from: u64) -> Self {
+        Self { kept_from, handed: Handed::unpack(0), marked: 0 }
+    }
+}
+
 /// A group entry that this process has joined.
 #[derive(Clone, Debug)]
 pub(crate) struct Joined {
     pub(crate) entry: usize,
     pub(crate) word: HolderWord,
-    /// For each lane: the first sequence that is kept for the group, and what was handed out before.
-    pub(crate) lanes: Vec<(u64, Handed)>,
+    /// For each lane where it stands.
+    pub(crate) lanes: Vec<LaneStand>,
     /// The group existed and goes on where it stood.
     pub(crate) resumed: bool,
 }
@@ -199,7 +217,7 @@ fn try_named(
         state::HELD => Ok(group::change(word, seen, seen.next(state::ACTIVE, bus.me()))
             .map(|mine| resume(core, entry, mine))),
         _ if !bus.participants().is_dead(seen.holder) => {
-            if seen.state == state::JOINING || wanted.shared {
+            if matches!(seen.state, state::JOINING | state::STARTING) || wanted.shared {
                 return Ok(None);
             }
             let (pid, service) = bus.participants().describe(seen.holder);
@@ -233,6 +251,7 @@ fn place(
         let low_water = core.group_lane_word(entry, lane, in_lane::LOW_WATER).ok_or_else(no_room)?;
         let handed = core.group_lane_word(entry, lane, in_lane::HANDED).ok_or_else(no_room)?;
         handed.store(0, Ordering::Relaxed);
+        core.group_lane_word(entry, lane, in_lane::MARKED).ok_or_else(no_room)?.store(0, Ordering::Relaxed);
         lanes.push(LaneJoin { gate, low_water, wished, start: wished });
     }
     let Some(generation) = core.groups_region().look(groups::at::GENERATION) else { return Err(no_room()) };
@@ -246,7 +265,7 @@ fn place(
             }
         }
     }
-    let starts = lanes.iter().map(|lane| (lane.start, Handed { end: 0, deaths: 0 })).collect();
+    let starts = lanes.iter().map(|lane| LaneStand::new(lane.start)).collect();
     Ok(Some(Joined { entry, word: reserved.with_state(state::ACTIVE), lanes: starts, resumed: false }))
 }
 
@@ -254,8 +273,13 @@ fn place(
 fn resume(core: &TopicCore, entry: usize, word: HolderWord) -> Joined {
     let lanes = (0..core.lanes())
         .map(|lane| {
-            let low_water = core.group_lane_number(entry, lane, in_lane::LOW_WATER);
-            (low_water, Handed::unpack(core.group_lane_number(entry, lane, in_lane::HANDED)))
+            let kept_from = core.group_lane_number(entry, lane, in_lane::LOW_WATER);
+            let handed = Handed::unpack(core.group_lane_number(entry, lane, in_lane::HANDED));
+            // Before anything is handed out again: what this member stores there may be less.
+            let marked = core
+                .group_lane_word(entry, lane, in_lane::MARKED)
+                .map_or(handed.end, |word| group::mark(word, handed.end));
+            LaneStand { kept_from, handed, marked }
         })
         .collect();
     Joined { entry, word, lanes, resumed: true }

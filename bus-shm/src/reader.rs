@@ -4,8 +4,9 @@
 
 use crate::arena::ArenaView;
 use crate::error::{ReceiveError, RegionError};
+use crate::group::LaneStand;
 use crate::topic::{LaneRing, TopicCore};
-use bus_core::group;
+use bus_core::group::{self, Handed};
 use bus_core::header::{
     EXTENSION_LEN, HEADER_BYTES, HEADER_WORDS, Header, flags, producer_entry, producer_tag, tag_names,
 };
@@ -19,8 +20,8 @@ use std::sync::Arc;
 
 /// What stands at the reader's position.
 pub(crate) enum Found {
-    /// A message, in place or copied; `again` if it has been handed out before.
-    Message { sequence: u64, header: Header, payload: *const u8, again: bool },
+    /// A message, in place or copied, and how often it has been handed out; more than once if that is not known exactly.
+    Message { sequence: u64, header: Header, payload: *const u8, times: u8 },
     /// Messages that were overwritten before they were read.
     Missed { from: u64, until: u64 },
 }
@@ -38,10 +39,13 @@ pub(crate) struct LaneReader {
     copies: bool,
     /// Messages before it are not kept for this reader either; those are copied too.
     reliable_from: u64,
+    /// What was handed out last.
+    now: Handed,
     /// Messages before it have been handed out before.
-    handed_end: u64,
+    marked: u64,
     low_water: Option<&'static AtomicU64>,
     handed: Option<&'static AtomicU64>,
+    marks: Option<&'static AtomicU64>,
     released: Option<&'static AtomicU64>,
     releases_seen: u64,
     copy: Vec<u128>,
@@ -60,9 +64,11 @@ impl LaneReader {
             arenas: (0..config.producers).map(|_| None).collect(),
             copies: false,
             reliable_from: 0,
-            handed_end: 0,
+            now: Handed::unpack(0),
+            marked: 0,
             low_water: None,
             handed: None,
+            marks: None,
             released: None,
             releases_seen: 0,
             copy: Vec::new(),
@@ -70,11 +76,12 @@ impl LaneReader {
         })
     }
 
-    /// Sets where to begin, from where on messages are kept for this reader, and up to where they were handed out before.
-    pub(crate) fn begin(&mut self, next: u64, reliable_from: u64, handed_end: u64) {
+    /// Sets where to begin, and where the reader's group stands.
+    pub(crate) fn begin(&mut self, next: u64, stand: LaneStand) {
         self.ahead.seek(next);
-        self.reliable_from = reliable_from;
-        self.handed_end = handed_end;
+        self.reliable_from = stand.kept_from;
+        self.now = stand.handed;
+        self.marked = stand.marked;
     }
 
     /// The reader is a member of this group entry; of a shared one, where owner words say who has what in hand.
@@ -83,6 +90,7 @@ impl LaneReader {
         self.low_water = Some(self.core.held_group_word(at + groups::in_lane::LOW_WATER)?);
         if !shared {
             self.handed = Some(self.core.held_group_word(at + groups::in_lane::HANDED)?);
+            self.marks = Some(self.core.held_group_word(at + groups::in_lane::MARKED)?);
         }
         self.released = Some(self.core.held_group_word(at + groups::in_lane::RELEASES)?);
         Ok(())
@@ -97,6 +105,7 @@ impl LaneReader {
     pub(crate) fn let_go(&mut self) {
         self.low_water = None;
         self.handed = None;
+        self.marks = None;
         self.released = None;
     }
 
@@ -157,6 +166,15 @@ impl LaneReader {
         }
     }
 
+    /// Records, before it happens, that a message is handed out. Returns how often that has happened, as far as is known.
+    #[inline]
+    fn hand_out(&mut self, sequence: u64) -> u8 {
+        let Some(handed) = self.handed else { return 1 };
+        self.now = self.now.next(sequence);
+        group::hand_out(handed, self.now);
+        self.now.times.max(1 + u8::from(distance(sequence, self.marked) < 0))
+    }
+
     /// Takes the message at the reader's position, which `poll` has found there, and records that it is handed out.
     #[inline]
     pub(crate) fn take(&mut self) -> Result<Found, ReceiveError> {
@@ -164,13 +182,7 @@ impl LaneReader {
         if self.copies || distance(sequence, self.reliable_from) < 0 {
             return self.take_copy(sequence);
         }
-        let again = distance(sequence, self.handed_end) < 0;
-        if let Some(handed) = self.handed
-            && !again
-        {
-            self.handed_end = sequence.wrapping_add(1);
-            group::hand_out(handed, sequence);
-        }
+        let times = self.hand_out(sequence);
         let (header, payload) = match self.ring {
             LaneRing::Mpmc(ring) => match ring.slot(sequence) {
                 Slot::Filled(name) => self.cell(sequence, name.producer, None, name.cell)?,
@@ -194,7 +206,7 @@ impl LaneReader {
             },
         };
         self.ahead.advance();
-        Ok(Found::Message { sequence, header, payload, again })
+        Ok(Found::Message { sequence, header, payload, times })
     }
 
     /// Header and payload of a cell, everything that they say of themselves checked.
@@ -283,11 +295,10 @@ impl LaneReader {
                 _ => None,
             },
         };
-        let again = distance(sequence, self.handed_end) < 0;
         if let Some(header) = copied {
             self.ahead.advance();
-            self.handed_end = later(self.handed_end, sequence.wrapping_add(1));
-            return Ok(Found::Message { sequence, header, payload: self.copy.as_ptr().cast(), again });
+            let payload = self.copy.as_ptr().cast();
+            return Ok(Found::Message { sequence, header, payload, times: 1 });
         }
         // Overtaken. Go on where messages are likely to stay for a moment, but never past what is kept for this reader.
         let capacity = u64::from(self.core.config().capacity);
@@ -337,6 +348,11 @@ impl LaneReader {
             let low_water = low_water.load(Ordering::Relaxed);
             // The backlog before the reliable start has no cursor; it is not given back.
             if distance(low_water, self.ahead.next()) < 0 {
+                // Before the position goes back: a successor must know that these were handed out.
+                self.marked = later(self.marked, self.now.end);
+                if let Some(marks) = self.marks {
+                    group::mark(marks, self.marked);
+                }
                 self.ahead.seek(low_water);
             }
         }

@@ -46,18 +46,10 @@ pub(crate) fn release_group(topic: &TopicCore, entry: usize, dead: Holder) -> bo
     }
     let kind = topic.group_number(entry, groups::in_entry::KIND);
     let next = match seen.state {
-        groups::state::JOINING | groups::state::EVICTED => groups::state::FREE,
+        // Where a group starts that died in STARTING is not known; it never got anything.
+        groups::state::JOINING | groups::state::STARTING | groups::state::EVICTED => groups::state::FREE,
         groups::state::ACTIVE if kind & groups::kind::EPHEMERAL != 0 => groups::state::FREE,
-        // A shared group rests in HELD; its first member died while it was made.
-        groups::state::ACTIVE if kind & groups::kind::SHARED != 0 => groups::state::HELD,
-        groups::state::ACTIVE => {
-            for lane in 0..topic.lanes() {
-                if let Some(handed) = topic.group_lane_word(entry, lane, groups::in_lane::HANDED) {
-                    group::record_death(handed);
-                }
-            }
-            groups::state::HELD
-        }
+        groups::state::ACTIVE => groups::state::HELD,
         _ => return false,
     };
     group::change(word, seen, seen.with_state(next)).is_some()
@@ -189,7 +181,7 @@ pub(crate) fn release_dead_groups(topic: &TopicCore, participants: &Participants
     for entry in 0..topic.groups_used() {
         let Some(word) = topic.group_word(entry, groups::in_entry::STATE) else { continue };
         let seen = HolderWord::unpack(word.load(Ordering::Acquire));
-        if matches!(seen.state, groups::state::ACTIVE | groups::state::JOINING | groups::state::EVICTED)
+        if !matches!(seen.state, groups::state::FREE | groups::state::HELD | groups::state::DETACHED)
             && participants.is_dead(seen.holder)
         {
             changed |= release_group(topic, entry, seen.holder);

@@ -12,7 +12,7 @@
 
 use crate::bus::BusInner;
 use crate::error::{AttachError, ReceiveError};
-use crate::group::{self, Joined, Wanted};
+use crate::group::{self, Joined, LaneStand, Wanted};
 use crate::payload::{Bytes, Message, Speak, TypeIdentity, access, access_unchecked};
 use crate::reader::{Found, LaneReader};
 use crate::region::Region;
@@ -237,14 +237,18 @@ impl RawSubscriber {
         let joined = if tap { None } else { Some(group::join(&bus, &core, &wanted)?) };
         for (index, lane) in lanes.iter_mut().enumerate() {
             let Some(joined) = &joined else {
-                lane.begin(wished[index], wished[index], 0);
+                lane.begin(wished[index], LaneStand::new(wished[index]));
                 continue;
             };
-            let (kept_from, handed) = joined.lanes[index];
+            let stand = joined.lanes[index];
             // A new group reads the backlog before its reliable start too, as far as it is still there.
             let backlog = !joined.resumed && !wanted.shared;
-            let next = if backlog { bus_core::seq::earlier(wished[index], kept_from) } else { kept_from };
-            lane.begin(next, kept_from, if wanted.shared { 0 } else { handed.end });
+            let next = if backlog {
+                bus_core::seq::earlier(wished[index], stand.kept_from)
+            } else {
+                stand.kept_from
+            };
+            lane.begin(next, stand);
             lane.hold(joined.entry, wanted.shared)?;
         }
         let mut owners_region = None;
@@ -344,16 +348,16 @@ impl RawSubscriber {
         found: Found,
         claim: Option<OwnerWord>,
     ) -> Result<Option<Delivery>, ReceiveError> {
-        let (sequence, header, payload, again) = match found {
-            Found::Message { sequence, header, payload, again } => (sequence, header, payload, again),
+        let (sequence, header, payload, times) = match found {
+            Found::Message { sequence, header, payload, times } => (sequence, header, payload, times),
             Found::Missed { from, until } => {
                 self.missed_count += until.wrapping_sub(from);
                 self.missed_from = Some((lane, from, until));
                 return Ok(None);
             }
         };
-        let attempts = claim.map_or(1 + u8::from(again), |claim| claim.attempts);
-        let redelivered = again || attempts > 1;
+        let attempts = claim.map_or(times, |claim| claim.attempts);
+        let redelivered = attempts > 1;
         if redelivered && let Some(counter) = self.redelivered {
             counter.fetch_add(1, Ordering::Relaxed);
         }

@@ -14,7 +14,7 @@ use bus_core::doorbell::Doorbell;
 use bus_core::gate::{self, Cursors};
 use bus_core::layout::{get_name, groups, owners, ring, wake};
 use bus_core::limits;
-use bus_core::ring::{Slot, mpmc, spsc};
+use bus_core::ring::{mpmc, spsc};
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
 use std::marker::PhantomData;
 use std::sync::Arc;

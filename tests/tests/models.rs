@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use tests::model::explorer::{Model, Verdict, explore};
-use tests::model::publish;
+use tests::model::{doorbell, gate, lossy, owner, publish, single_producer, takeover, two_phase};
 
 /// No model may have more states than this: the tests are to stay quick and small.
 const STATES_MAX: usize = 4_000_000;
@@ -29,8 +29,79 @@ fn breaks<M: Model>(name: &str, model: &M) {
     let started = Instant::now();
     match explore(model, STATES_MAX) {
         Verdict::Holds { states, .. } => panic!("{name} should break and holds in all {states} states"),
-        Verdict::Broken(counterexample) => println!("{name}: breaks, {:.1?}, {counterexample}", started.elapsed()),
+        Verdict::Broken(counterexample) => {
+            println!("{name}: breaks, {:.1?}, {counterexample}", started.elapsed())
+        }
         Verdict::Incomplete { limit } => panic!("{name}: nothing found within {limit} states"),
+    }
+}
+
+mod search {
+    use super::*;
+    use tests::model::explorer::{Step, Successors};
+
+    /// Counts up to `end` in steps of one or two, and from `trap` on only in steps of two.
+    struct Stairs {
+        end: u8,
+        trap: u8,
+        forbidden: u8,
+    }
+
+    impl Model for Stairs {
+        type State = u8;
+
+        fn initial(&self) -> u8 {
+            0
+        }
+
+        fn successors(&self, &at: &u8, out: &mut Successors<u8>) {
+            if at < self.trap && at < self.end {
+                out.push((Step::with("A", "climbs one from", at), at + 1));
+            }
+            if at + 2 <= self.end {
+                out.push((Step::with("A", "climbs two from", at), at + 2));
+            }
+            out.push((Step::with("A", "rests at", at), at));
+            out.push((Step::kill("A"), self.end));
+        }
+
+        fn violation(&self, &at: &u8) -> Option<String> {
+            (at == self.forbidden).then(|| format!("stands on {at}"))
+        }
+
+        fn goal(&self, &at: &u8) -> bool {
+            at == self.end
+        }
+    }
+
+    const STAIRS: Stairs = Stairs { end: 10, trap: 10, forbidden: 11 };
+
+    #[test]
+    fn visits_every_state() {
+        assert!(matches!(explore(&STAIRS, 100), Verdict::Holds { states: 11, depth: 5 }));
+    }
+
+    #[test]
+    fn finds_a_shortest_run() {
+        let Verdict::Broken(found) = explore(&Stairs { forbidden: 7, ..STAIRS }, 100) else {
+            panic!("7 is hidden")
+        };
+        assert_eq!((found.steps.len(), found.reason.as_str()), (4, "stands on 7"));
+    }
+
+    #[test]
+    fn does_not_count_a_fault_as_a_way_out() {
+        // From 9 on nothing but a kill leads to the end.
+        let Verdict::Broken(found) = explore(&Stairs { trap: 4, ..STAIRS }, 100) else {
+            panic!("the trap is hidden")
+        };
+        assert_eq!(found.steps.len(), 3);
+        assert!(found.reason.starts_with("stuck"));
+    }
+
+    #[test]
+    fn does_not_stop_half_way_in_silence() {
+        assert!(matches!(explore(&STAIRS, 10), Verdict::Incomplete { limit: 10 }));
     }
 }
 
@@ -40,7 +111,7 @@ mod publication {
 
     const BASE: Publish = Publish {
         variant: Variant::Correct,
-        quota: [2, 2],
+        quota: [3, 2],
         joined: true,
         joins: 0,
         historic: false,
@@ -66,7 +137,22 @@ mod publication {
 
     #[test]
     fn without_groups_and_a_historic_join() {
-        holds("publish, historic join", &Publish { joined: false, joins: 1, historic: true, ..BASE });
+        let join = Publish { joined: false, joins: 1, historic: true, ..BASE };
+        holds("publish, historic join", &join);
+        holds("publish, historic join, arenas removed", &Publish { quota: [2, 2], unlink: true, ..join });
+    }
+
+    #[test]
+    fn with_a_word_for_confirmed_gates() {
+        let shared = Publish { variant: Variant::ReleasedWord, ..BASE };
+        holds("publish, released word, one group", &Publish { unlink: true, ..shared });
+        holds("publish, released word, join", &Publish { joined: false, joins: 1, historic: true, ..shared });
+    }
+
+    #[test]
+    fn breaks_when_the_gate_word_releases_cells() {
+        let join = Publish { joined: false, joins: 1, historic: true, ..BASE };
+        breaks("publish, gate word", &Publish { variant: Variant::GateWord, ..join });
     }
 
     #[test]
@@ -81,6 +167,348 @@ mod publication {
 
     #[test]
     fn breaks_when_an_arena_goes_with_its_producer() {
-        breaks("publish, unlink at death", &Publish { variant: Variant::UnlinkAtDeath, unlink: true, ..BASE });
+        breaks(
+            "publish, unlink at death",
+            &Publish { variant: Variant::UnlinkAtDeath, unlink: true, ..BASE },
+        );
+    }
+}
+
+mod gates {
+    use super::gate::{Gate, Membership, Variant};
+    use super::*;
+
+    const BASE: Membership =
+        Membership { entry: 0, joined: true, joins: 0, historic: false, inherits: false };
+    const LATEST: Membership = Membership { entry: 1, joined: false, joins: 2, ..BASE };
+    const HISTORIC: Membership = Membership { historic: true, ..LATEST };
+    const JOIN: Gate = Gate {
+        variant: Variant::Correct,
+        producers: 2,
+        messages: 4,
+        members: [Some(BASE), Some(LATEST)],
+        kills: 1,
+        evict: false,
+    };
+
+    #[test]
+    fn join_at_the_end_beside_a_group() {
+        let once = Membership { joins: 1, ..LATEST };
+        holds("gate, latest, base group, death", &Gate { members: [Some(BASE), Some(once)], ..JOIN });
+        holds("gate, latest, base group, rejoin", &Gate { messages: 3, ..JOIN });
+    }
+
+    #[test]
+    fn join_at_the_oldest_beside_a_group() {
+        holds(
+            "gate, historic, base group, rejoin",
+            &Gate { messages: 3, members: [Some(BASE), Some(HISTORIC)], ..JOIN },
+        );
+    }
+
+    #[test]
+    fn join_an_empty_lane() {
+        holds("gate, latest, no base group", &Gate { members: [None, Some(LATEST)], ..JOIN });
+        holds("gate, historic, no base group", &Gate { members: [None, Some(HISTORIC)], ..JOIN });
+    }
+
+    #[test]
+    fn two_join_at_once() {
+        let first = Membership { joins: 1, ..LATEST };
+        let second = Membership { entry: 0, joins: 1, ..HISTORIC };
+        holds("gate, two join", &Gate { messages: 3, members: [Some(first), Some(second)], ..JOIN });
+    }
+
+    #[test]
+    fn eviction_of_a_live_member() {
+        let next = Membership { entry: 0, joins: 1, ..HISTORIC };
+        let evict = Gate { producers: 1, members: [Some(BASE), Some(next)], kills: 2, evict: true, ..JOIN };
+        holds("gate, eviction", &evict);
+        breaks("gate, evicted entry free", &Gate { variant: Variant::EvictedEntryFree, ..evict });
+    }
+
+    #[test]
+    fn a_group_is_inherited() {
+        let first = Membership { entry: 0, joins: 1, ..HISTORIC };
+        let heir = Membership { entry: 0, joins: 0, inherits: true, ..HISTORIC };
+        let inherit = Gate { producers: 1, members: [Some(first), Some(heir)], ..JOIN };
+        holds("gate, inherited group", &inherit);
+        let shared = Gate { variant: Variant::TentativeCursor, producers: 2, ..inherit };
+        holds("gate, tentative cursor", &shared);
+        breaks("gate, inherit the cursor", &Gate { variant: Variant::InheritCursor, ..inherit });
+        breaks("gate, inherit the gate", &Gate { variant: Variant::InheritGate, ..inherit });
+    }
+
+    #[test]
+    fn breaks_without_a_generation() {
+        breaks("gate, no generation", &Gate { variant: Variant::NoGeneration, ..JOIN });
+    }
+
+    #[test]
+    fn breaks_without_the_second_read() {
+        let historic = Gate { members: [None, Some(HISTORIC)], ..JOIN };
+        breaks("gate, no second read, historic", &Gate { variant: Variant::NoSecondRead, ..historic });
+        breaks("gate, no second read, latest", &Gate { variant: Variant::NoSecondRead, ..JOIN });
+    }
+
+    #[test]
+    fn breaks_when_the_tail_is_read_after_the_check() {
+        let empty = Gate { members: [None, Some(LATEST)], ..JOIN };
+        breaks("gate, late tail", &Gate { variant: Variant::TailAfterCheck, ..empty });
+    }
+}
+
+mod claim_then_write {
+    use super::two_phase::{TwoPhase, Variant};
+    use super::*;
+
+    #[test]
+    fn breaks_whatever_readers_do() {
+        let quota = [2, 2];
+        breaks("two-phase, waiting", &TwoPhase { variant: Variant::Waiting, quota });
+        breaks("two-phase, tombstone", &TwoPhase { variant: Variant::Tombstone, quota });
+        breaks("two-phase, tombstone, no group", &TwoPhase { variant: Variant::TombstoneLossy, quota });
+    }
+}
+
+mod one_producer {
+    use super::single_producer::{SingleProducer, Variant};
+    use super::*;
+
+    const BOTH: SingleProducer =
+        SingleProducer { variant: Variant::Correct, messages: 5, reliable: true, lossy: true };
+
+    #[test]
+    fn with_readers_and_takeovers() {
+        holds("one producer, both readers", &BOTH);
+        holds("one producer, lossy", &SingleProducer { reliable: false, ..BOTH });
+        let repaired = SingleProducer { variant: Variant::TailRepaired, ..BOTH };
+        holds("one producer, tail repaired", &repaired);
+    }
+
+    #[test]
+    fn breaks_without_invalidation() {
+        let lossy = SingleProducer { reliable: false, ..BOTH };
+        breaks("one producer, no WRITING", &SingleProducer { variant: Variant::NoInvalidation, ..lossy });
+        breaks(
+            "one producer, no WRITING, group",
+            &SingleProducer { variant: Variant::NoInvalidation, ..BOTH },
+        );
+    }
+
+    #[test]
+    fn breaks_when_the_takeover_is_careless() {
+        let reliable = SingleProducer { lossy: false, ..BOTH };
+        for variant in [Variant::TakeoverWithoutProof, Variant::TakeoverAtTail, Variant::TailNotRepaired] {
+            breaks(&format!("one producer, {variant:?}"), &SingleProducer { variant, ..reliable });
+            breaks(&format!("one producer, {variant:?}, lossy"), &SingleProducer { variant, ..BOTH });
+        }
+    }
+}
+
+mod lossy_cells {
+    use super::lossy::{LossyCells, Variant};
+    use super::*;
+
+    #[test]
+    fn with_a_tag_or_a_limit_of_sequences() {
+        holds("lossy cells, tag", &LossyCells { variant: Variant::Correct, messages: 8 });
+        holds("lossy cells, sequences", &LossyCells { variant: Variant::SequenceLimit, messages: 8 });
+    }
+
+    #[test]
+    fn breaks_with_any_other_check() {
+        for variant in [Variant::PositionFromHeader, Variant::WordOnly, Variant::LateLimit] {
+            breaks(&format!("lossy cells, {variant:?}"), &LossyCells { variant, messages: 8 });
+        }
+    }
+}
+
+mod doorbells {
+    use super::doorbell::{Doorbell, Mode, Variant};
+    use super::*;
+
+    const ALIVE: Doorbell =
+        Doorbell { mode: Mode::Fence, variant: Variant::Correct, messages: [2, 1], sleepers: 2, kills: 0 };
+    const DEATH: Doorbell = Doorbell { messages: [1, 1], kills: 2, ..ALIVE };
+
+    #[test]
+    fn with_fences() {
+        holds("doorbell, fences", &ALIVE);
+        holds("doorbell, fences, deaths", &DEATH);
+    }
+
+    #[test]
+    fn with_membarrier() {
+        holds("doorbell, membarrier", &Doorbell { mode: Mode::Membarrier, ..ALIVE });
+        holds("doorbell, membarrier, deaths", &Doorbell { mode: Mode::Membarrier, ..DEATH });
+    }
+
+    #[test]
+    fn breaks_when_the_protocols_are_mixed() {
+        let fences = Doorbell { sleepers: 1, ..ALIVE };
+        let membarrier = Doorbell { mode: Mode::Membarrier, ..fences };
+        breaks("doorbell, no fence", &Doorbell { variant: Variant::NoFence, ..fences });
+        breaks(
+            "doorbell, unregistered publisher",
+            &Doorbell { variant: Variant::Unregistered, ..membarrier },
+        );
+        breaks("doorbell, no membarrier", &Doorbell { variant: Variant::NoMembarrier, ..membarrier });
+    }
+
+    #[test]
+    fn breaks_when_the_doorbell_is_disarmed_carelessly() {
+        breaks("doorbell, blind clear", &Doorbell { variant: Variant::BlindClear, ..ALIVE });
+        breaks("doorbell, swap then wake", &Doorbell { variant: Variant::SwapThenWake, ..DEATH });
+    }
+
+    #[test]
+    fn breaks_when_arming_leaves_no_trace() {
+        breaks("doorbell, arm without arrival", &Doorbell { variant: Variant::ArmWithoutArrival, ..ALIVE });
+    }
+}
+
+mod owners {
+    use super::owner::{OwnerWords, Variant};
+    use super::*;
+
+    const TWO: OwnerWords = OwnerWords {
+        variant: Variant::Correct,
+        messages: 2,
+        members: 2,
+        repairers: 1,
+        entries: 2,
+        attempts_max: 2,
+        rejects: true,
+        kills: 1,
+        reuses: 0,
+        unproven: false,
+    };
+    /// One message that kills whoever works on it.
+    const POISON: OwnerWords = OwnerWords { messages: 1, members: 4, kills: 3, entries: 1, ..TWO };
+    const MISTAKEN: OwnerWords =
+        OwnerWords { members: 3, attempts_max: 1, rejects: false, kills: 0, unproven: true, ..TWO };
+
+    #[test]
+    fn with_two_messages() {
+        holds("owners, two messages", &TWO);
+        holds("owners, one entry for two", &OwnerWords { entries: 1, ..TWO });
+    }
+
+    #[test]
+    fn with_many_deaths() {
+        holds("owners, poison", &POISON);
+        holds("owners, two repairers", &OwnerWords { repairers: 2, kills: 2, entries: 1, ..TWO });
+    }
+
+    #[test]
+    fn with_reused_indices() {
+        let reuse = OwnerWords { messages: 1, repairers: 2, kills: 2, reuses: 2, ..TWO };
+        holds("owners, reused index", &reuse);
+    }
+
+    #[test]
+    fn with_a_member_that_was_wrongly_taken_for_dead() {
+        holds("owners, mistaken", &MISTAKEN);
+        holds("owners, mistaken, rejects", &OwnerWords { messages: 1, rejects: true, ..MISTAKEN });
+    }
+
+    #[test]
+    fn breaks_without_a_walk_on_repair() {
+        breaks("owners, no walk", &OwnerWords { variant: Variant::NoWalkOnRepair, ..TWO });
+    }
+
+    #[test]
+    fn breaks_when_parking_goes_straight_to_done() {
+        breaks("owners, park to done", &OwnerWords { variant: Variant::ParkToDone, ..TWO });
+    }
+
+    #[test]
+    fn breaks_when_the_attempt_is_counted_after_the_hand_out() {
+        breaks("owners, attempt after", &OwnerWords { variant: Variant::AttemptAfter, ..POISON });
+    }
+
+    #[test]
+    fn breaks_without_a_nonce() {
+        breaks("owners, no nonce", &OwnerWords { variant: Variant::NoNonce, ..MISTAKEN });
+    }
+
+    #[test]
+    fn breaks_when_an_index_is_reused_before_repair() {
+        let reuse = OwnerWords { messages: 1, kills: 2, reuses: 2, ..TWO };
+        breaks("owners, early reuse", &OwnerWords { variant: Variant::ReuseBeforeRepair, ..reuse });
+    }
+
+    #[test]
+    fn breaks_when_a_full_store_blocks_a_member() {
+        breaks("owners, wait when full", &OwnerWords { variant: Variant::WaitWhenFull, entries: 1, ..TWO });
+    }
+
+    #[test]
+    fn breaks_when_a_parked_word_names_no_incarnation() {
+        let two = OwnerWords { messages: 1, repairers: 2, entries: 1, ..TWO };
+        breaks("owners, no incarnation, lost", &OwnerWords { variant: Variant::NoIncarnation, ..two });
+        let one = OwnerWords { entries: 1, ..TWO };
+        breaks("owners, no incarnation, doubled", &OwnerWords { variant: Variant::NoIncarnation, ..one });
+    }
+}
+
+mod one_member {
+    use super::takeover::{Takeover, Variant};
+    use super::*;
+
+    const SINGLE: Takeover =
+        Takeover { variant: Variant::Correct, batch: 1, leaves: false, rejects: false, bookkeeping: true };
+    const BATCH: Takeover = Takeover { batch: 2, ..SINGLE };
+
+    #[test]
+    fn with_deaths_and_batches() {
+        holds("takeover, one at a time", &SINGLE);
+        holds("takeover, batches", &BATCH);
+    }
+
+    #[test]
+    fn with_leaves_and_rejects() {
+        holds("takeover, leaves", &Takeover { leaves: true, ..SINGLE });
+        holds("takeover, rejects", &Takeover { rejects: true, ..BATCH });
+    }
+
+    #[test]
+    fn breaks_when_the_hand_out_comes_first() {
+        let first = Takeover { variant: Variant::HandOutFirst, ..SINGLE };
+        breaks("takeover, hand out first, mark", &first);
+        breaks("takeover, hand out first, further life", &Takeover { bookkeeping: false, ..first });
+    }
+
+    #[test]
+    fn breaks_when_repair_counts() {
+        breaks("takeover, count by repair", &Takeover { variant: Variant::CountByRepair, ..SINGLE });
+        let last = Takeover { variant: Variant::BlameLast, bookkeeping: false, ..BATCH };
+        breaks("takeover, blame the last", &last);
+    }
+
+    #[test]
+    fn breaks_when_batches_are_redelivered_at_once() {
+        breaks("takeover, batch at once", &Takeover { variant: Variant::BatchAtOnce, ..BATCH });
+        breaks("takeover, mark to trial", &Takeover { variant: Variant::MarkToTrial, ..BATCH });
+    }
+
+    #[test]
+    fn breaks_when_the_entry_is_settled_later() {
+        let rejects = Takeover { rejects: true, ..SINGLE };
+        breaks("takeover, settle later", &Takeover { variant: Variant::SettleLater, ..rejects });
+    }
+
+    #[test]
+    fn breaks_without_proof_of_death() {
+        let unproven = Takeover { variant: Variant::NoProof, ..SINGLE };
+        breaks("takeover, no proof, two members", &unproven);
+        breaks("takeover, no proof, low_water", &Takeover { bookkeeping: false, ..unproven });
+    }
+
+    #[test]
+    fn breaks_when_leaves_count() {
+        let leaves = Takeover { leaves: true, ..SINGLE };
+        breaks("takeover, leaves count", &Takeover { variant: Variant::LeaveCounted, ..leaves });
     }
 }

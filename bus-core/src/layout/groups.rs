@@ -20,10 +20,13 @@ pub mod state {
     pub const DETACHED: u8 = 4;
     /// Let go while its member lives; the entry waits for that member.
     pub const EVICTED: u8 = 5;
+    /// The cursors are in place and hold the gate, but it is not known yet where the group starts. After a death here
+    /// nobody can tell, so the entry is freed, not inherited.
+    pub const STARTING: u8 = 6;
 
     /// Does an entry in this state keep messages from being overwritten?
     pub const fn holds_gate(state: u8) -> bool {
-        matches!(state, ACTIVE | HELD)
+        matches!(state, STARTING | ACTIVE | HELD)
     }
 }
 
@@ -108,6 +111,8 @@ pub mod in_lane {
     pub const ASIDE_COUNT: usize = 32;
     /// Claims given back in a shared group; raised after each, so that members look at earlier messages again.
     pub const RELEASES: usize = 40;
+    /// One-member group: messages before it have been handed out before. Only grows; stored by the member.
+    pub const MARKED: usize = 48;
 }
 
 /// Byte offset of a lane line.

@@ -19,5 +19,12 @@
 //! | [`takeover`] | a group of one member: deaths counted, redeliveries marked, dead letters |
 //! | [`doorbell`] | parking and waking under total store order |
 
+pub mod doorbell;
 pub mod explorer;
+pub mod gate;
+pub mod lossy;
+pub mod owner;
 pub mod publish;
+pub mod single_producer;
+pub mod takeover;
+pub mod two_phase;

@@ -5,41 +5,42 @@
 //! join later (at the end of the lane or at its oldest message), leave and join again, and optionally a
 //! repairer that removes the arena of a dead producer. Any of the first three may be killed anywhere.
 //!
-//! **State and who writes it.** Two slot words, each a lap and a producer (producers, by compare-and-swap
-//! on the value seen). The gate and the generation (whoever scans the groups raises the gate, the joining
-//! consumer counts the generation). The group's state and `low_water` (the consumer). One cell a producer,
-//! so that every message after the first has to reuse it (its producer). Removed arenas and the end seen
-//! after a death (the repairer). Everything else is private to a process. `log` is the observer's list of
-//! what was published at which sequence; no process reads it, except that its length stands for a walk to
-//! the end of the lane.
+//! **State and who writes it.** Two slot words, each a lap and a producer (producers, by compare-and-swap on
+//! the value seen). The gate and the generation (whoever scans the groups raises the gate, the joining
+//! consumer counts the generation). The group's state and `low_water` (the consumer). One cell a producer, so
+//! that every message after the first has to reuse it (its producer). Removed arenas and the end seen after a
+//! death (the repairer). Everything else is private to a process. `log` is the observer's list of what was
+//! published at which sequence; no process reads it, except that its length stands for a walk to the end of
+//! the lane.
 //!
 //! **What releases memory.** A scan raises the gate word before it knows whether it missed a group; if it
-//! did, it starts over, but the word stays high. So the gate word says where a group may start, and not
-//! what may be overwritten. That is known only to the one whose scan ended with an unchanged generation,
-//! who keeps it for itself ([`Variant::Correct`]) or raises a second word with it, which others may use
+//! did, it starts over, but the word stays high. So the gate word says where a group may start, and not what
+//! may be overwritten. That is known only to the one whose scan ended with an unchanged generation, who keeps
+//! it for itself ([`Variant::Correct`]) or raises a second word with it, which others may use
 //! ([`Variant::ReleasedWord`]).
 //!
-//! **The hint** is not stored at all: a producer that reads it gets any sequence whatever, from the first
-//! one to one past everything that will ever be published. So nothing here rests on it, neither in time
-//! nor in value.
+//! **The hint** is not stored at all: a producer that reads it gets any sequence whatever, from the first one
+//! to one past everything that will ever be published. So nothing here rests on it, neither in time nor in
+//! value.
 //!
-//! **Left out.** Payload sizes and arena layout (a cell is rewritten in two steps, between which it is
-//! torn), batches, more than one group (see the gate's own model), weak memory. Sequences start with the
-//! first lap, so that fresh slot words, which are of lap 0, count as published for the sequences before it
-//! and the predecessor check needs no special case.
+//! **Left out.** Payload sizes and arena layout (a cell is rewritten in two steps, between which it is torn),
+//! batches, more than one group (see the gate's own model), weak memory. Sequences start with the first lap,
+//! so that fresh slot words, which are of lap 0, count as published for the sequences before it and the
+//! predecessor check needs no special case.
 //!
 //! **Invariants.** A message is published at the end of the lane, never beyond it or twice. All unread
-//! messages of a joined group are in their slots, with their cells intact and their arenas present. What
-//! the consumer reads is what the log says. No gate that a process acts on passes a joined group, and the
-//! gate word never passes the end. Progress: whatever has died, every live producer can still publish everything (unless the consumer died while its
-//! group is active: that is backpressure), and a live, joined consumer can still read everything.
+//! messages of a joined group are in their slots, with their cells intact and their arenas present. What the
+//! consumer reads is what the log says. No gate that a process acts on passes a joined group, and the gate
+//! word never passes the end. Progress: whatever has died, every live producer can still publish everything
+//! (unless the consumer died while its group is active: that is backpressure), and a live, joined consumer
+//! can still read everything.
 //!
 //! **Broken variants.** [`Variant::GateWord`]: a cell is rewritten on the strength of a gate that a scan
 //! raised and then discarded, and the group that had just joined reads foreign bytes.
-//! [`Variant::NoPredecessorCheck`]: a hint that is ahead lets a producer publish with
-//! a gap behind it. [`Variant::ReuseBeforeRelease`]: a cell is rewritten after its message was overtaken by
-//! newer ones but before the group has let go of it. [`Variant::UnlinkAtDeath`]: an arena disappears with
-//! its producer while messages in it are unread.
+//! [`Variant::NoPredecessorCheck`]: a hint that is ahead lets a producer publish with a gap behind it.
+//! [`Variant::ReuseBeforeRelease`]: a cell is rewritten after its message was overtaken by newer ones but
+//! before the group has let go of it. [`Variant::UnlinkAtDeath`]: an arena disappears with its producer while
+//! messages in it are unread.
 
 use super::explorer::{Model, Step, Successors};
 
@@ -66,7 +67,7 @@ pub struct Publish {
     /// The protocol.
     pub variant: Variant,
     /// How many messages each producer publishes.
-    pub quota: [u8; PRODUCERS],
+    pub quota: [u8; 2],
     /// Whether the consumer's group exists from the start.
     pub joined: bool,
     /// How often the consumer may join (again).
@@ -314,21 +315,18 @@ impl Publish {
                     *p = Producer { at: At::Generation, generation: 0, candidate: 0, ..*p };
                 });
             }
-            At::Recheck => go("keeps the gate", me.candidate, &|_, p| {
+            At::Recheck => go("confirms the gate", me.candidate, &|_, p| {
                 p.cached = p.cached.max(p.candidate);
-                *p = Producer { generation: 0, candidate: 0, at: after_scan(p, self.variant), ..*p };
-                if p.at == At::Start {
-                    p.s = 0;
+                *p = Producer { generation: 0, candidate: 0, ..*p };
+                if self.variant == Variant::ReleasedWord {
+                    p.at = At::Confirm;
+                } else {
+                    resume(p);
                 }
-                p.recomputed = p.at == At::Room;
             }),
             At::Confirm => go("publishes the confirmed gate", me.cached, &|n, p| {
                 n.released = n.released.max(p.cached);
-                if p.written {
-                    *p = Producer { at: At::Room, recomputed: true, ..*p };
-                } else {
-                    *p = Producer { at: At::Start, s: 0, ..*p };
-                }
+                resume(p);
             }),
             At::Dead => {}
         }
@@ -408,7 +406,7 @@ impl Publish {
         if state.kills == self.kills {
             return;
         }
-        for (who, name) in NAMES.iter().enumerate() {
+        for (who, name) in NAMES.iter().enumerate().take(PRODUCERS) {
             if state.producers[who].at != At::Dead {
                 let mut next = state.clone();
                 next.kills += 1;
@@ -427,28 +425,41 @@ impl Publish {
         }
     }
 
-    /// After the proof of a producer's death: note the end, raise the gate, remove the arena once the gate
-    /// has passed that end.
+    /// After the proof of a producer's death: note the end, scan until the confirmed gate has passed it, and
+    /// remove the arena.
     fn repair(&self, state: &State, out: &mut Successors<State>) {
+        let me = state.producers[REPAIRER];
+        if me.at != At::Start {
+            return;
+        }
+        let known = if self.variant == Variant::GateWord { me.cached.max(state.gate) } else { me.cached };
         for who in 0..PRODUCERS {
             if state.producers[who].at != At::Dead || state.cells[who] == REMOVED {
                 continue;
             }
             let mut next = state.clone();
             let until = state.unlink_at[who];
-            let step = if until == 0 {
+            let what = if until == 0 {
                 next.unlink_at[who] = state.end();
-                Step::with("R", "notes the end after the death of producer", who as u8)
-            } else if state.gate >= until || self.variant == Variant::UnlinkAtDeath {
+                "notes the end after the death of producer"
+            } else if known >= until || self.variant == Variant::UnlinkAtDeath {
                 next.cells[who] = REMOVED;
-                Step::with("R", "removes the arena of producer", who as u8)
+                "removes the arena of producer"
             } else {
-                let limit = if state.group == Group::Active { state.low_water } else { until };
-                next.gate = state.gate.max(limit.min(until));
-                Step::with("R", "raises the gate to", next.gate)
+                next.producers[REPAIRER] = Producer { at: At::Generation, s: until, ..me };
+                "recomputes the gate to remove the arena of producer"
             };
-            out.push((step, next));
+            out.push((Step::with(NAMES[REPAIRER], what, who as u8), next));
         }
+    }
+}
+
+/// Goes back to what the scan was for.
+fn resume(me: &mut Producer) {
+    if me.written {
+        *me = Producer { at: At::Room, recomputed: true, ..*me };
+    } else {
+        *me = Producer { at: At::Start, s: 0, ..*me };
     }
 }
 
@@ -472,7 +483,7 @@ impl Model for Publish {
     type State = State;
 
     fn initial(&self) -> State {
-        let mut state = State { gate: FIRST, ..State::default() };
+        let mut state = State { gate: FIRST, released: FIRST, ..State::default() };
         for producer in &mut state.producers {
             producer.cached = FIRST;
         }
@@ -485,7 +496,7 @@ impl Model for Publish {
     }
 
     fn successors(&self, state: &State, out: &mut Successors<State>) {
-        for who in 0..PRODUCERS {
+        for who in 0..=REPAIRER {
             self.produce(state, who, out);
         }
         self.consume(state, out);
@@ -508,8 +519,8 @@ impl Model for Publish {
         if !state.joined() {
             return None;
         }
-        if state.gate > state.low_water {
-            return Some(format!("the gate {} passed the group at {}", state.gate, state.low_water));
+        if state.released > state.low_water || state.producers.iter().any(|p| p.cached > state.low_water) {
+            return Some(format!("a confirmed gate passed the group at {}", state.low_water));
         }
         for sequence in state.low_water..state.end() {
             let word = state.slots[slot(sequence)];
@@ -532,10 +543,12 @@ impl Model for Publish {
             Reader::DeadActive => return true,
             Reader::Idle => state.low_water == state.end(),
             Reader::Out => state.joins == self.joins,
+            Reader::Dead if state.group == Group::Active => return true,
             Reader::Dead => true,
             _ => false,
         };
-        let removed = |who: usize| !self.unlink || state.producers[who].at != At::Dead || state.cells[who] == REMOVED;
+        let removed =
+            |who: usize| !self.unlink || state.producers[who].at != At::Dead || state.cells[who] == REMOVED;
         read && (0..PRODUCERS).all(|who| sent(who) && removed(who))
     }
 }
