@@ -6,7 +6,7 @@ use crate::error::RegionError;
 use crate::region::{Access, Region, reserve};
 use crate::sys::file;
 use bus_core::arena::{Allocator, Block, Geometry, Horizon, Shortage, Span, is_intact, raise_limit};
-use bus_core::header::{HEADER_BYTES, HEADER_WORDS};
+use bus_core::header::{HEADER_BYTES, HEADER_WORDS, Header};
 use bus_core::layout::{Preamble, arena as layout};
 use bus_core::sync::AtomicU64;
 use std::mem::MaybeUninit;
@@ -18,11 +18,26 @@ pub(crate) struct ProducerArena {
     allocator: Allocator,
 }
 
-/// Memory for one message, header and all.
-pub(crate) struct CellMemory<'a> {
-    pub(crate) span: Span,
-    pub(crate) header: &'a [AtomicU64],
-    pub(crate) payload: &'a mut [MaybeUninit<u8>],
+/// What can be written as a message.
+pub(crate) trait Source {
+    /// Name for error messages.
+    const KIND: &'static str;
+    /// A length below which there is no use in trying.
+    fn least_bytes(&self) -> usize;
+    /// Writes it; the length, or `None` if it does not fit.
+    fn fill(&self, memory: &mut [MaybeUninit<u8>]) -> Option<usize>;
+    /// Its length, found the slow way; `None` if it cannot be written at all.
+    fn measure(&self, most_bytes: usize) -> Option<usize>;
+}
+
+/// A message that is complete but for its sequence.
+pub(crate) struct Cell {
+    /// Granule at which it begins.
+    pub(crate) cell: u32,
+    pub(crate) block: Block,
+    pub(crate) header: &'static [AtomicU64; HEADER_WORDS],
+    pub(crate) len_bytes: usize,
+    pub(crate) granule_shift: u32,
 }
 
 impl ProducerArena {
@@ -43,33 +58,69 @@ impl ProducerArena {
         Ok(Self { region, allocator: Allocator::new(geometry) })
     }
 
-    /// Finds memory for a cell of at least `want_bytes`, growing the file if that is what it takes.
+    /// Writes a message of probably `want_bytes` where there is room right away.
     #[inline]
-    pub(crate) fn cell(&mut self, want_bytes: u64, horizon: Horizon) -> Result<CellMemory<'_>, Shortage> {
+    pub(crate) fn write_here<S: Source>(
+        &mut self,
+        source: &S,
+        want_bytes: usize,
+        max_bytes: usize,
+        header: Header,
+    ) -> Option<Cell> {
+        let span = self.allocator.span_here((HEADER_BYTES + want_bytes) as u64)?;
+        self.fill(source, span, max_bytes, header)
+    }
+
+    /// The same, growing the file if that is what it takes. `Ok(None)`: it is longer than `want_bytes`.
+    #[cold]
+    pub(crate) fn write<S: Source>(
+        &mut self,
+        source: &S,
+        want_bytes: usize,
+        max_bytes: usize,
+        header: Header,
+        horizon: Horizon,
+    ) -> Result<Option<Cell>, Shortage> {
+        let want_bytes = (HEADER_BYTES + want_bytes) as u64;
         let span = match self.allocator.span(want_bytes, horizon) {
             Ok(span) => span,
-            Err(shortage) => self.cell_slow(want_bytes, horizon, shortage)?,
+            Err(shortage) => self.grow(want_bytes, horizon, shortage)?,
         };
-        if let Some(limit) = span.new_limit {
-            if let Some(word) = self.region.look(layout::limit(span.segment)) {
-                raise_limit(word, limit);
-            }
+        if let Some(limit) = span.new_limit
+            && let Some(word) = self.region.look(layout::limit(span.segment))
+        {
+            raise_limit(word, limit);
         }
+        Ok(self.fill(source, span, max_bytes, header))
+    }
+
+    #[inline]
+    fn fill<S: Source>(&mut self, source: &S, span: Span, max_bytes: usize, header: Header) -> Option<Cell> {
+        let room = (span.len_bytes as usize - HEADER_BYTES).min(max_bytes);
         // SAFETY: the allocator hands out each byte to one message at a time, inside of what is reserved; only this
-        // handle, which is borrowed mutably, writes to the arena, and readers are kept away by the gate.
-        unsafe {
+        // handle, which is borrowed mutably, writes to the arena, and readers are kept away by the gate. The words
+        // are good for as long as the mapping: publishers hand them to nobody and own this arena.
+        let (words, payload) = unsafe {
             let start = self.region.base().add(layout::SEGMENTS + span.offset_bytes as usize);
-            let header = core::slice::from_raw_parts(start.cast::<AtomicU64>(), HEADER_WORDS);
-            let payload = core::slice::from_raw_parts_mut(
-                start.add(HEADER_BYTES).cast::<MaybeUninit<u8>>(),
-                span.len_bytes as usize - HEADER_BYTES,
-            );
-            Ok(CellMemory { span, header, payload })
-        }
+            (
+                &*start.cast::<[AtomicU64; HEADER_WORDS]>(),
+                core::slice::from_raw_parts_mut(start.add(HEADER_BYTES).cast::<MaybeUninit<u8>>(), room),
+            )
+        };
+        let len_bytes = source.fill(payload)?;
+        Header { len_bytes: len_bytes as u32, ..header }.store(words);
+        let granule_shift = self.allocator.geometry().granule_shift;
+        Some(Cell {
+            cell: (span.offset_bytes >> granule_shift) as u32,
+            block: self.allocator.commit((HEADER_BYTES + len_bytes) as u64),
+            header: words,
+            len_bytes,
+            granule_shift,
+        })
     }
 
     #[cold]
-    fn cell_slow(&mut self, want: u64, horizon: Horizon, mut shortage: Shortage) -> Result<Span, Shortage> {
+    fn grow(&mut self, want: u64, horizon: Horizon, mut shortage: Shortage) -> Result<Span, Shortage> {
         loop {
             let Shortage::Grow { segment } = shortage else { return Err(shortage) };
             let geometry = self.allocator.geometry();
@@ -84,15 +135,6 @@ impl ProducerArena {
                 Err(next) => shortage = next,
             }
         }
-    }
-
-    pub(crate) fn geometry(&self) -> Geometry {
-        self.allocator.geometry()
-    }
-
-    #[inline]
-    pub(crate) fn commit(&mut self, used_bytes: u64) -> Block {
-        self.allocator.commit(used_bytes)
     }
 
     #[inline]
@@ -154,37 +196,36 @@ impl ArenaView {
         Ok(Self { region, geometry, file_bytes })
     }
 
-    /// Are `len_bytes` from the cell on inside of the file?
+    /// Are the bytes up to `end_bytes`, counted from the start of the file, there?
     #[inline]
-    fn covers(&mut self, offset_bytes: u64, len_bytes: u64) -> bool {
-        let end = layout::SEGMENTS as u64 + offset_bytes + len_bytes;
-        if end <= self.file_bytes {
-            return true;
-        }
-        self.file_bytes = self.region.file_bytes().min(self.region.map_bytes() as u64);
-        end <= self.file_bytes
+    fn covers(&mut self, end_bytes: u64) -> bool {
+        end_bytes <= self.file_bytes || self.covers_slow(end_bytes)
     }
 
-    /// Header words of a cell and, behind them, `len_bytes` of body as the header says. `None` if that leaves the file.
+    #[cold]
+    fn covers_slow(&mut self, end_bytes: u64) -> bool {
+        self.file_bytes = self.region.file_bytes().min(self.region.map_bytes() as u64);
+        end_bytes <= self.file_bytes
+    }
+
+    /// Header words of a cell; behind them, inside of the file, lie `body_bytes` bytes, as computed from those words. `None`
+    /// if that leaves the file.
+    ///
+    /// The reference is good for as long as the view is kept, which is the subscriber's affair.
     #[inline]
     pub(crate) fn cell(
         &mut self,
         cell: u32,
-        len_bytes: impl FnOnce(&[AtomicU64]) -> u64,
-    ) -> Option<(&'static [AtomicU64], *const u8)> {
-        let offset = u64::from(cell) << self.geometry.granule_shift;
-        if !self.covers(offset, HEADER_BYTES as u64) {
+        body_bytes: impl FnOnce(&[AtomicU64; HEADER_WORDS]) -> u64,
+    ) -> Option<&'static [AtomicU64; HEADER_WORDS]> {
+        let start = layout::SEGMENTS as u64 + (u64::from(cell) << self.geometry.granule_shift);
+        if !self.covers(start + HEADER_BYTES as u64) {
             return None;
         }
-        // SAFETY: the range is inside of the file and of the mapping; the subscriber that asks owns this view, and
-        // keeps it for as long as it hands the words out.
-        let header = unsafe { self.region.words(layout::SEGMENTS as u64 + offset, HEADER_WORDS) }.ok()?;
-        if !self.covers(offset, HEADER_BYTES as u64 + len_bytes(header)) {
-            return None;
-        }
-        // SAFETY: as above.
-        let payload = unsafe { self.region.base().add(layout::SEGMENTS + offset as usize + HEADER_BYTES) };
-        Some((header, payload.cast_const()))
+        // SAFETY: the header is inside of the file and of the mapping, aligned to a granule, and every bit pattern is a
+        // word; the subscriber that asks owns this view, and keeps it for as long as it hands the words out.
+        let header = unsafe { &*self.region.base().add(start as usize).cast::<[AtomicU64; HEADER_WORDS]>() };
+        self.covers(start + HEADER_BYTES as u64 + body_bytes(header)).then_some(header)
     }
 
     /// After copying from a cell: is the copy whole? `tag` is the publication word that was copied with it.

@@ -388,19 +388,21 @@ pub(crate) fn is_abandoned(dir: &BusDir) -> bool {
     if fixed.flags & FLAG_TEMPORARY == 0 {
         return false;
     }
-    // Whoever opens the bus holds its lease file locked before it registers; one who is between the two counts.
-    let leases_held = || {
-        std::fs::read_dir(dir.leases()).is_ok_and(|entries| {
-            entries.flatten().any(|entry| {
-                file::open_ro(&entry.path())
-                    .is_ok_and(|file| lock::is_locked(&file, &entry.path()).unwrap_or(true))
-            })
-        })
-    };
     let role_held =
         || file::open_ro(&dir.role()).is_ok_and(|role| lock::is_locked(&role, &dir.role()).unwrap_or(true));
     let participants = Participants::new(Arc::new(region), dir.clone());
-    !leases_held() && !role_held() && participants.all().iter().all(|info| participants.is_gone(info))
+    !are_leases_held(dir) && !role_held() && participants.all().iter().all(|info| participants.is_gone(info))
+}
+
+/// Does any process hold a lease file of this bus? Whoever opens the bus holds one before it registers, so one who is between
+/// the two counts.
+pub(crate) fn are_leases_held(dir: &BusDir) -> bool {
+    std::fs::read_dir(dir.leases()).is_ok_and(|entries| {
+        entries.flatten().any(|entry| {
+            file::open_ro(&entry.path())
+                .is_ok_and(|file| lock::is_locked(&file, &entry.path()).unwrap_or(true))
+        })
+    })
 }
 
 /// Waits until somebody serves the bus, for at most `timeout`.

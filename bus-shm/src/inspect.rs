@@ -8,7 +8,7 @@ use crate::payload::TypeIdentity;
 use crate::reader::LaneReader;
 use crate::region::{Access, Region};
 use crate::sys::clock::monotonic_ns;
-use crate::sys::{file, lock};
+use crate::sys::{file, lock, socket};
 use crate::topic::{Role, TopicCore};
 use bus_core::holder::{HolderWord, producer};
 use bus_core::lane::Lane;
@@ -221,6 +221,12 @@ impl BusView {
     pub fn is_served(&self) -> bool {
         file::open_ro(&self.dir.role())
             .is_ok_and(|role| lock::is_locked(&role, &self.dir.role()).unwrap_or(false))
+    }
+
+    /// Process that holds the supervisor's role, if one answers. An agent that hosts the role is a participant too.
+    pub fn supervisor_pid(&self) -> Option<u32> {
+        let connection = socket::connect(&self.dir.socket()).ok()?;
+        Some(socket::peer(&connection).ok()?.pid)
     }
 
     /// How often the supervisor's role has changed hands.

@@ -5,16 +5,17 @@
 //! Until that last step nothing is claimed, so whatever fails before leaves nothing behind.
 #![allow(unsafe_code)]
 
-use crate::arena::{CellMemory, ProducerArena};
+use crate::arena::{Cell, ProducerArena, Source};
 use crate::bus::BusInner;
 use crate::error::{AttachError, BatchError, Full, FullOf, PublishError};
 use crate::payload::{Bytes, Message, Speak, encode, encoded_bytes};
 use crate::repair::{self, Keep};
 use crate::sys::clock::Clock;
 use crate::sys::futex;
+use crate::sys::process::ForkMark;
 use crate::topic::{LaneRing, Role, Topic, TopicCore};
 use crate::wait;
-use bus_core::arena::{Block, Horizon, Shortage};
+use bus_core::arena::{Horizon, Shortage};
 use bus_core::doorbell::{Barrier, Doorbell};
 use bus_core::group;
 use bus_core::header::{HEADER_BYTES, HEADER_WORDS, Header, TYPE_BYTES, cell_tag, flags, producer_mark};
@@ -38,18 +39,6 @@ const ROOM_PAUSES: u32 = 64;
 const ROOM_LOOKS: u32 = 32;
 /// Longest sleep before the groups that hold the lane are asked whether they live.
 const ROOM_PARK: Duration = Duration::from_millis(20);
-
-/// What can be written as a message.
-trait Source {
-    /// Name for error messages.
-    const KIND: &'static str;
-    /// A length below which there is no use in trying.
-    fn least_bytes(&self) -> usize;
-    /// Writes it; the length, or `None` if it does not fit.
-    fn fill(&self, memory: &mut [MaybeUninit<u8>]) -> Option<usize>;
-    /// Its length, found the slow way; `None` if it cannot be written at all.
-    fn measure(&self, most_bytes: usize) -> Option<usize>;
-}
 
 impl<T: Message> Source for &T {
     const KIND: &'static str = T::NAME;
@@ -105,6 +94,30 @@ struct LanePublisher {
     full_since: Option<(u64, Instant)>,
 }
 
+/// An error on its way out of the hot path: one pointer, so that results without an error stay in registers.
+struct Failure(Box<PublishError>);
+
+impl From<PublishError> for Failure {
+    #[cold]
+    fn from(error: PublishError) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl From<crate::error::RegionError> for Failure {
+    #[cold]
+    fn from(error: crate::error::RegionError) -> Self {
+        PublishError::from(error).into()
+    }
+}
+
+impl From<Failure> for PublishError {
+    #[cold]
+    fn from(failure: Failure) -> Self {
+        *failure.0
+    }
+}
+
 /// A publisher without its type.
 pub(crate) struct RawPublisher {
     lanes: Vec<LanePublisher>,
@@ -120,6 +133,7 @@ pub(crate) struct RawPublisher {
     space_bell: Doorbell<'static>,
     entry_word: &'static AtomicU64,
     live: HolderWord,
+    fork: &'static ForkMark,
     bus: Arc<BusInner>,
     /// Owns every `'static` reference above; dropped after them.
     core: Arc<TopicCore>,
@@ -300,6 +314,7 @@ impl RawPublisher {
             space_bell: Doorbell::attach(core.held_wake_word(wake::at::SPACE_BELL)?),
             entry_word: core.held_ring_word(ring::producer_state(usize::from(entry)))?,
             live,
+            fork: ForkMark::global(),
             bus,
             core,
         })
@@ -314,21 +329,51 @@ impl RawPublisher {
         deadline: Duration,
         ring_bell: bool,
     ) -> Result<u64, PublishError> {
-        if lane >= self.lanes.len() || self.bus.is_forked() || self.state.load(Ordering::Relaxed) != 0 {
+        if lane >= self.lanes.len() || self.fork.is_child() || self.state.load(Ordering::Relaxed) != 0 {
             return Err(self.unusable(lane));
         }
         let stamp_ns = self.clock.as_mut().map_or(0, Clock::now_ns);
         let sequence = match self.lanes[lane].ring {
             LaneRing::Mpmc(_) => {
-                let cell = self.write_cell(lane, source, stamp_ns, deadline)?;
-                self.publish_cell(lane, cell, deadline)?
+                let cell = match self.write_cell_here(lane, source, stamp_ns) {
+                    Some(cell) => cell,
+                    None => self.write_cell(lane, source, stamp_ns, deadline)?,
+                };
+                self.publish_cell(lane, cell, deadline)
             }
-            LaneRing::Spsc(_) => self.publish_slot(lane, source, stamp_ns, deadline)?,
-        };
+            LaneRing::Spsc(_) => self.publish_slot(lane, source, stamp_ns, deadline),
+        }?;
         if ring_bell {
             self.ring_bell();
         }
         Ok(sequence)
+    }
+
+    /// Writes a message into the arena where there is room for it right away, which is nearly always.
+    #[inline]
+    fn write_cell_here<S: Source>(&mut self, lane: usize, source: &S, stamp_ns: u64) -> Option<Cell> {
+        let header = self.header(stamp_ns);
+        let max_bytes = self.max_bytes;
+        let lane = &mut self.lanes[lane];
+        let want = source.least_bytes().max(lane.expected_bytes);
+        if want > max_bytes {
+            return None;
+        }
+        let cell = lane.arena.as_mut()?.write_here(source, want, max_bytes, header)?;
+        lane.expected_bytes = cell.len_bytes;
+        Some(cell)
+    }
+
+    #[inline]
+    fn header(&self, stamp_ns: u64) -> Header {
+        Header {
+            len_bytes: 0,
+            producer: producer_mark(self.entry, self.live.tag),
+            kind: self.kind,
+            flags: 0,
+            stamp_ns,
+            reference: 0,
+        }
     }
 
     #[inline]
@@ -358,7 +403,7 @@ impl RawPublisher {
         source: &S,
         stamp_ns: u64,
         deadline: Duration,
-    ) -> Result<u64, PublishError> {
+    ) -> Result<u64, Failure> {
         let LaneRing::Spsc(ring) = self.lanes[lane].ring else { unreachable!("the caller has matched it") };
         let sequence = self.lanes[lane].next;
         let mut since = None;
@@ -366,14 +411,7 @@ impl RawPublisher {
             self.wait_for_room(lane, FullOf::Ring, &mut since, deadline)?;
         }
         let fits = source.least_bytes().max(self.lanes[lane].expected_bytes) <= ring.inline_bytes();
-        let header = Header {
-            len_bytes: 0,
-            producer: producer_mark(self.entry, self.live.tag),
-            kind: self.kind,
-            flags: 0,
-            stamp_ns,
-            reference: 0,
-        };
+        let header = self.header(stamp_ns);
         if fits {
             let words = ring.begin(sequence);
             let body = &words[HEADER_WORDS..];
@@ -411,15 +449,15 @@ impl RawPublisher {
         distance(sequence, lane.cached_gate) < capacity
     }
 
-    /// Writes a message, complete but for its sequence, into a cell of this publisher's arena.
-    #[inline]
+    /// Writes a message, complete but for its sequence, into a cell of this publisher's arena, waiting for room.
+    #[inline(never)]
     fn write_cell<S: Source>(
         &mut self,
         lane: usize,
         source: &S,
         stamp_ns: u64,
         deadline: Duration,
-    ) -> Result<Cell, PublishError> {
+    ) -> Result<Cell, Failure> {
         let least = source.least_bytes();
         if least > self.max_bytes {
             return Err(self.too_large(least));
@@ -427,35 +465,13 @@ impl RawPublisher {
         let mut want = least.max(self.lanes[lane].expected_bytes).min(self.max_bytes);
         let mut since = None;
         loop {
-            let (entry, max_bytes, kind) = (self.entry, self.max_bytes, self.kind);
-            let producer = producer_mark(entry, self.live.tag);
-            let horizon = self.horizon(lane);
-            let arena = self.arena(lane)?;
-            let geometry = arena.geometry();
-            match arena.cell((HEADER_BYTES + want) as u64, horizon) {
-                Ok(CellMemory { span, header: words, payload }) => {
-                    let room = payload.len().min(max_bytes);
-                    let Some(len) = source.fill(&mut payload[..room]) else {
-                        want = self.larger(source)?;
-                        continue;
-                    };
-                    // SAFETY: only the lifetime changes: the arena's mapping lives as long as this publisher.
-                    let words = unsafe { core::mem::transmute::<&[AtomicU64], &'static [AtomicU64]>(words) };
-                    Header { len_bytes: len as u32, producer, kind, flags: 0, stamp_ns, reference: 0 }
-                        .store(words);
-                    let block = arena.commit((HEADER_BYTES + len) as u64);
-                    self.lanes[lane].expected_bytes = len;
-                    return Ok(Cell {
-                        name: CellName {
-                            producer: entry,
-                            cell: (span.offset_bytes >> geometry.granule_shift) as u32,
-                        },
-                        block,
-                        header: words,
-                        len_bytes: len,
-                        granule_shift: geometry.granule_shift,
-                    });
+            let (header, max_bytes, horizon) = (self.header(stamp_ns), self.max_bytes, self.horizon(lane));
+            match self.arena(lane)?.write(source, want, max_bytes, header, horizon) {
+                Ok(Some(cell)) => {
+                    self.lanes[lane].expected_bytes = cell.len_bytes;
+                    return Ok(cell);
                 }
+                Ok(None) => want = self.larger(source)?,
                 Err(Shortage::TooLarge) => return Err(self.too_large(want)),
                 // Nothing of this publisher is cut off and unpublished here, so `Unpublished` does not come.
                 Err(Shortage::Unread { .. } | Shortage::Grow { .. } | Shortage::Unpublished) => {
@@ -470,21 +486,18 @@ impl RawPublisher {
 
     /// A message did not fit where it was tried: how long is it?
     #[cold]
-    fn larger<S: Source>(&self, source: &S) -> Result<usize, PublishError> {
+    fn larger<S: Source>(&self, source: &S) -> Result<usize, Failure> {
         match source.measure(self.max_bytes) {
             Some(len) if len <= self.max_bytes => Ok(len),
             Some(len) => Err(self.too_large(len)),
-            None => Err(PublishError::Encode { topic: self.core.name().to_owned(), kind: S::KIND }),
+            None => Err(PublishError::Encode { topic: self.core.name().to_owned(), kind: S::KIND }.into()),
         }
     }
 
     #[cold]
-    fn too_large(&self, len: usize) -> PublishError {
-        PublishError::TooLarge {
-            topic: self.core.name().to_owned(),
-            len: len as u64,
-            max: self.max_bytes as u64,
-        }
+    fn too_large(&self, len: usize) -> Failure {
+        let (topic, max) = (self.core.name().to_owned(), self.max_bytes as u64);
+        PublishError::TooLarge { topic, len: len as u64, max }.into()
     }
 
     /// Which of this arena's messages may be overwritten.
@@ -514,7 +527,7 @@ impl RawPublisher {
 
     /// The arena of a lane, made when it is first needed.
     #[inline]
-    fn arena(&mut self, lane: usize) -> Result<&mut ProducerArena, PublishError> {
+    fn arena(&mut self, lane: usize) -> Result<&mut ProducerArena, Failure> {
         if self.lanes[lane].arena.is_none() {
             let arena = ProducerArena::create(
                 self.core.dir(),
@@ -533,15 +546,16 @@ impl RawPublisher {
 
     /// Many producers: puts the cell's name into the next free slot.
     #[inline]
-    fn publish_cell(&mut self, lane: usize, cell: Cell, deadline: Duration) -> Result<u64, PublishError> {
+    fn publish_cell(&mut self, lane: usize, cell: Cell, deadline: Duration) -> Result<u64, Failure> {
         let mut since = None;
         loop {
+            let entry = self.entry;
             let LanePublisher { ring, hint, cached_gate, .. } = &mut self.lanes[lane];
             let LaneRing::Mpmc(ring) = ring else { unreachable!("the caller has matched it") };
             let core = &self.core;
             let outcome = ring.publish(
                 hint,
-                cell.name,
+                CellName { producer: entry, cell: cell.cell },
                 cached_gate,
                 |s| core.recompute_gate_at(lane, s),
                 // Relaxed: the slot's compare-and-swap publishes it.
@@ -566,7 +580,8 @@ impl RawPublisher {
                             topic: self.core.name().to_owned(),
                             lane: lane as u8,
                             sequence,
-                        }),
+                        }
+                        .into()),
                     };
                     if let Err(error) = outcome {
                         if let Some(arena) = &mut self.lanes[lane].arena {
@@ -587,19 +602,21 @@ impl RawPublisher {
         what: FullOf,
         since: &mut Option<Instant>,
         deadline: Duration,
-    ) -> Result<(), PublishError> {
+    ) -> Result<(), Failure> {
         if self.state.load(Ordering::Relaxed) != 0 {
-            return Err(self.unusable(lane));
+            return Err(self.unusable(lane).into());
         }
         if self.entry_word.load(Ordering::Relaxed) != self.live.pack() {
-            return Err(PublishError::Fenced { topic: self.core.name().to_owned() });
+            return Err(PublishError::Fenced { topic: self.core.name().to_owned() }.into());
         }
         if self.bus.noticed_unlinked() {
             return Err(PublishError::BusUnlinked {
                 topic: self.core.name().to_owned(),
                 path: self.bus.dir().path().to_owned(),
-            });
+            }
+            .into());
         }
+        let first = since.is_none();
         let begun = *since.get_or_insert_with(Instant::now);
         let gate = self.core.recompute_gate(lane);
         if distance(gate, self.lanes[lane].cached_gate) > 0 {
@@ -610,20 +627,23 @@ impl RawPublisher {
         let full_since = match self.lanes[lane].full_since {
             Some((at_gate, since)) if at_gate == gate => since,
             _ => {
-                let now = Instant::now();
-                self.lanes[lane].full_since = Some((gate, now));
-                now
+                // From the beginning of the wait, so that a group which yields after as long as this publisher waits has
+                // had its time when the publisher's is up.
+                let found = if first { begun } else { Instant::now() };
+                self.lanes[lane].full_since = Some((gate, found));
+                found
             }
         };
+        let now = Instant::now();
         // Whoever holds the lane and is dead, or has agreed to yield and has stood still for long enough, lets go.
         let changed = repair::release_dead_groups(&self.core, self.bus.participants())
-            | self.evict_yielding(lane, gate, full_since.elapsed());
-        let left = deadline.saturating_sub(begun.elapsed());
+            | self.evict_yielding(lane, gate, now.duration_since(full_since));
+        let left = deadline.saturating_sub(now.duration_since(begun));
         if changed {
             return Ok(());
         }
         if left.is_zero() {
-            return Err(self.full(lane, what, gate, begun.elapsed()));
+            return Err(self.full(lane, what, gate, begun.elapsed()).into());
         }
         let core = self.core.clone();
         let moved = || distance(core.recompute_gate(lane), gate) > 0;
@@ -712,15 +732,6 @@ impl Source for Blank {
     }
 }
 
-/// A message that is complete but for its sequence.
-struct Cell {
-    name: CellName,
-    block: Block,
-    header: &'static [AtomicU64],
-    len_bytes: usize,
-    granule_shift: u32,
-}
-
 /// Payload memory in the bus, to be filled and published. It dereferences to the bytes, which hold whatever the memory
 /// held before.
 pub struct Loan<'p> {
@@ -753,12 +764,7 @@ impl Loan<'_> {
 }
 
 impl RawPublisher {
-    fn publish_loaned_slot(
-        &mut self,
-        lane: usize,
-        cell: &Cell,
-        deadline: Duration,
-    ) -> Result<u64, PublishError> {
+    fn publish_loaned_slot(&mut self, lane: usize, cell: &Cell, deadline: Duration) -> Result<u64, Failure> {
         let LaneRing::Spsc(ring) = self.lanes[lane].ring else { unreachable!("the caller has matched it") };
         let sequence = self.lanes[lane].next;
         let mut since = None;
@@ -786,7 +792,7 @@ impl RawPublisher {
         // Relaxed: the slot's publication word publishes it.
         cell.header[0].store(tag, Ordering::Relaxed);
         let header =
-            Header { flags: flags::ARENA, reference: u64::from(cell.name.cell), ..Header::load(cell.header) };
+            Header { flags: flags::ARENA, reference: u64::from(cell.cell), ..Header::load(cell.header) };
         header.store(ring.begin(sequence));
         let lane = &mut self.lanes[lane];
         ring.commit(sequence, lane.hint);

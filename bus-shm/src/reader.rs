@@ -5,6 +5,7 @@
 use crate::arena::ArenaView;
 use crate::error::{ReceiveError, RegionError};
 use crate::group::LaneStand;
+use crate::subscriber::Failure;
 use crate::topic::{LaneRing, TopicCore};
 use bus_core::group::{self, Handed};
 use bus_core::header::{
@@ -31,6 +32,9 @@ pub(crate) struct LaneReader {
     lane: usize,
     ring: LaneRing,
     ahead: ReadAhead,
+    /// While the lane is empty: the word that will change when it is no longer, and what it held then. Looking at lanes that
+    /// carry nothing is what most looks are.
+    quiet: Option<(&'static AtomicU64, u64)>,
     hint: &'static AtomicU64,
     max_bytes: u32,
     /// Views of producers' arenas, by entry, with the incarnation that they belong to.
@@ -59,6 +63,7 @@ impl LaneReader {
             lane,
             ring: core.lane_ring(lane)?,
             ahead: ReadAhead::new(0, u64::from(config.capacity)),
+            quiet: None,
             hint: core.held_ring_word(ring::hint(lane))?,
             max_bytes: config.message_bytes as u32,
             arenas: (0..config.producers).map(|_| None).collect(),
@@ -78,7 +83,7 @@ impl LaneReader {
 
     /// Sets where to begin, and where the reader's group stands.
     pub(crate) fn begin(&mut self, next: u64, stand: LaneStand) {
-        self.ahead.seek(next);
+        self.seek(next);
         self.reliable_from = stand.kept_from;
         self.now = stand.handed;
         self.marked = stand.marked;
@@ -130,8 +135,14 @@ impl LaneReader {
         distance(self.end(), from).max(0) as u64
     }
 
-    /// Is there anything at the reader's position?
-    #[inline]
+    /// Moves the reader's position.
+    fn seek(&mut self, next: u64) {
+        self.ahead.seek(next);
+        self.quiet = None;
+    }
+
+    /// Is there anything at the reader's position? As quick as a look at a lane that is empty can be.
+    #[inline(always)]
     pub(crate) fn is_filled(&self) -> bool {
         match &self.ring {
             LaneRing::Mpmc(ring) => !matches!(ring.slot(self.ahead.next()), Slot::Empty),
@@ -141,10 +152,32 @@ impl LaneReader {
 
     #[inline]
     pub(crate) fn poll(&mut self, urgent: impl Fn() -> bool) -> Poll {
-        match &self.ring {
+        if let Some((word, seen)) = self.quiet
+            // Relaxed: whoever sees a change looks again, with Acquire.
+            && word.load(Ordering::Relaxed) == seen
+        {
+            return Poll::Empty;
+        }
+        if self.ahead.known_count() != 0 {
+            return Poll::Ready;
+        }
+        self.poll_slots(urgent)
+    }
+
+    fn poll_slots(&mut self, urgent: impl Fn() -> bool) -> Poll {
+        // Before the look, so that a change after it is one.
+        let next = self.ahead.next();
+        let word = match &self.ring {
+            LaneRing::Mpmc(ring) => ring.word(next),
+            LaneRing::Spsc(ring) => &ring.slot_words(next)[0],
+        };
+        let seen = word.load(Ordering::Relaxed);
+        let poll = match &self.ring {
             LaneRing::Mpmc(ring) => self.ahead.poll(|s| ring.slot(s), urgent),
             LaneRing::Spsc(ring) => self.ahead.poll(|s| ring.slot(s), urgent),
-        }
+        };
+        self.quiet = (poll == Poll::Empty).then_some((word, seen));
+        poll
     }
 
     /// How many messages are there to be taken without another look.
@@ -157,13 +190,14 @@ impl LaneReader {
         self.releases_seen = self.releases_seen.wrapping_sub(1);
     }
 
-    fn corrupt(&self, why: &'static str) -> ReceiveError {
-        ReceiveError::Corrupt {
+    #[cold]
+    fn corrupt(&self, why: &'static str) -> Failure {
+        Failure::from(ReceiveError::Corrupt {
             topic: self.core.name().to_owned(),
             lane: self.lane as u8,
             sequence: self.ahead.next(),
             why,
-        }
+        })
     }
 
     /// Records, before it happens, that a message is handed out. Returns how often that has happened, as far as is known.
@@ -177,7 +211,7 @@ impl LaneReader {
 
     /// Takes the message at the reader's position, which `poll` has found there, and records that it is handed out.
     #[inline]
-    pub(crate) fn take(&mut self) -> Result<Found, ReceiveError> {
+    pub(crate) fn take(&mut self) -> Result<Found, Failure> {
         let sequence = self.ahead.next();
         if self.copies || distance(sequence, self.reliable_from) < 0 {
             return self.take_copy(sequence);
@@ -217,7 +251,7 @@ impl LaneReader {
         producer: u16,
         mark: Option<u16>,
         cell: u32,
-    ) -> Result<(Header, *const u8), ReceiveError> {
+    ) -> Result<(Header, *const u8), Failure> {
         if let Some(found) = self.try_cell(sequence, producer, mark, cell) {
             return Ok(found);
         }
@@ -237,13 +271,14 @@ impl LaneReader {
             return None;
         }
         let max_bytes = self.max_bytes;
-        let (words, payload) = view.cell(cell, |words| body_bytes(words, max_bytes))?;
+        let words = view.cell(cell, |words| body_bytes(words, max_bytes))?;
         let header = Header::load(words);
-        // The tag is compared last: a view of a former producer's arena shows in it.
-        (header.len_bytes <= max_bytes
-            && producer_entry(header.producer) == producer
-            && tag_names(words[0].load(Ordering::Relaxed), sequence))
-        .then_some((header, payload))
+        // A view of a former producer's arena shows in the tag.
+        (tag_names(words[0].load(Ordering::Relaxed), sequence)
+            && header.len_bytes <= max_bytes
+            && producer_entry(header.producer) == producer)
+            // The payload follows the header.
+            .then_some((header, words.as_ptr_range().end.cast::<u8>()))
     }
 
     /// The arena is not mapped yet, or the producer entry has changed hands: maps the one that is meant.
@@ -254,7 +289,7 @@ impl LaneReader {
         producer: u16,
         mark: Option<u16>,
         cell: u32,
-    ) -> Result<(Header, *const u8), ReceiveError> {
+    ) -> Result<(Header, *const u8), Failure> {
         let index = usize::from(producer);
         if index >= self.arenas.len() {
             return Err(self.corrupt("a slot that names no producer"));
@@ -272,7 +307,7 @@ impl LaneReader {
 
     /// Copies the message at the reader's position, and checks that it was whole all the while.
     #[cold]
-    fn take_copy(&mut self, sequence: u64) -> Result<Found, ReceiveError> {
+    fn take_copy(&mut self, sequence: u64) -> Result<Found, Failure> {
         let copied = match self.ring {
             LaneRing::Spsc(ring) => match ring.slot(sequence) {
                 Slot::Filled(words) => {
@@ -305,7 +340,7 @@ impl LaneReader {
         let oldest = self.end().saturating_sub(capacity - capacity / 8);
         let most = if self.copies { oldest } else { earlier(oldest, self.reliable_from) };
         let until = later(sequence.wrapping_add(1), most);
-        self.ahead.seek(until);
+        self.seek(until);
         if let Some(low_water) = self.low_water
             && self.copies
         {
@@ -353,7 +388,7 @@ impl LaneReader {
                 if let Some(marks) = self.marks {
                     group::mark(marks, self.marked);
                 }
-                self.ahead.seek(low_water);
+                self.seek(low_water);
             }
         }
     }
@@ -395,7 +430,7 @@ impl LaneReader {
         while distance(sequence, self.ahead.next()) < 0 {
             let word = owners.look(sequence);
             if matches!(word.state, state::FREE | state::RELEASED) {
-                self.ahead.seek(sequence);
+                self.seek(sequence);
                 return true;
             }
             sequence = sequence.wrapping_add(1);
@@ -412,7 +447,7 @@ impl LaneReader {
 
     /// Header of a message, if it is still there. Moves the reader's position.
     pub(crate) fn header_at(&mut self, sequence: u64) -> Option<Header> {
-        self.ahead.seek(sequence);
+        self.seek(sequence);
         let header = match self.ring {
             LaneRing::Spsc(ring) => match ring.slot(sequence) {
                 Slot::Filled(words) => {

@@ -17,6 +17,7 @@ use crate::payload::{Bytes, Message, Speak, TypeIdentity, access, access_uncheck
 use crate::reader::{Found, LaneReader};
 use crate::region::Region;
 use crate::sys::futex;
+use crate::sys::process::ForkMark;
 use crate::topic::{Kinds, Topic, TopicCore};
 use crate::wait::{Wait, Waiter};
 use bus_core::doorbell::{Barrier, Doorbell};
@@ -24,7 +25,7 @@ use bus_core::header::{Header, TYPE_BYTES, producer_entry};
 use bus_core::holder::HolderWord;
 use bus_core::lane::{Lane, Picker};
 use bus_core::layout::{groups, owners, wake};
-use bus_core::limits::{ATTEMPTS_MAX, STARVATION_GUARD_DEFAULT};
+use bus_core::limits::{ATTEMPTS_MAX, LANES_MAX, STARVATION_GUARD_DEFAULT};
 use bus_core::owner::{Claim, OwnerWord, Owners};
 use bus_core::ring::Poll;
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
@@ -166,8 +167,42 @@ struct Delivery {
     header: Header,
     payload: *const u8,
     claim: Option<OwnerWord>,
-    redelivered: bool,
     attempts: u8,
+}
+
+impl Delivery {
+    const NONE: Self = Self {
+        lane: 0,
+        sequence: 0,
+        header: Header { len_bytes: 0, producer: 0, kind: 0, flags: 0, stamp_ns: 0, reference: 0 },
+        payload: core::ptr::dangling(),
+        claim: None,
+        attempts: 0,
+    };
+}
+
+/// An error on its way out of the hot path: one pointer, so that results without an error stay in registers.
+pub(crate) struct Failure(Box<ReceiveError>);
+
+impl From<ReceiveError> for Failure {
+    #[cold]
+    fn from(error: ReceiveError) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl From<crate::error::RegionError> for Failure {
+    #[cold]
+    fn from(error: crate::error::RegionError) -> Self {
+        ReceiveError::from(error).into()
+    }
+}
+
+impl From<Failure> for ReceiveError {
+    #[cold]
+    fn from(failure: Failure) -> Self {
+        *failure.0
+    }
 }
 
 /// What the group of a subscriber is like.
@@ -197,9 +232,13 @@ struct RawSubscriber {
     kinds: Kinds,
     other: OtherTypes,
     missed_count: u64,
-    missed_from: Option<(usize, u64, u64)>,
+    /// Runs that nobody has asked for yet: the first sequence, and the one after the last.
+    missed: [Option<(u64, u64)>; LANES_MAX],
     batch: Vec<Delivery>,
+    /// The message that was handed out last.
+    current: Delivery,
     participant: u16,
+    fork: &'static ForkMark,
     bus: Arc<BusInner>,
     /// Own every `'static` reference above; dropped after them.
     _owners: Option<Region>,
@@ -297,9 +336,11 @@ impl RawSubscriber {
             kinds,
             other,
             missed_count: 0,
-            missed_from: None,
+            missed: [None; LANES_MAX],
             batch: Vec::new(),
+            current: Delivery::NONE,
             participant: bus.me().participant,
+            fork: ForkMark::global(),
             bus,
             _owners: owners_region,
             core,
@@ -316,56 +357,53 @@ impl RawSubscriber {
         Ok(())
     }
 
-    /// The next message, if one is there. It counts as handed out.
+    /// Takes the next message, if one is there, into `current`. It counts as handed out.
     #[inline]
-    fn poll(&mut self) -> Result<Option<Delivery>, ReceiveError> {
-        if self.bus.is_forked() || self.state.load(Ordering::Relaxed) != 0 {
+    fn poll(&mut self) -> Result<bool, Failure> {
+        if self.fork.is_child() || self.state.load(Ordering::Relaxed) != 0 {
             self.check()?;
         }
         loop {
             let Self { picker, lanes, .. } = self;
             let Some(lane) = picker.pick(|lane| is_ready(lanes, lane)) else {
-                return if self.look_back() { continue } else { Ok(None) };
+                return if self.look_back() { continue } else { Ok(false) };
             };
-            let found = match &self.membership {
+            let claim = match &self.membership {
                 Membership::Shared(..) => match self.claim(lane) {
-                    Some(claim) => self.lanes[lane].take().map(|found| (found, Some(claim))),
+                    Some(claim) => Some(claim),
                     None => continue,
                 },
-                _ => self.lanes[lane].take().map(|found| (found, None)),
+                _ => None,
             };
-            let (found, claim) = found?;
-            let Some(delivery) = self.deliver(lane, found, claim)? else { continue };
-            return Ok(Some(delivery));
+            match self.lanes[lane].take()? {
+                Found::Message { sequence, header, payload, times } => {
+                    let attempts = claim.map_or(times, |claim| claim.attempts);
+                    self.current = Delivery { lane, sequence, header, payload, claim, attempts };
+                    let other = self.kinds.own.is_some_and(|own| header.kind != own);
+                    if (other || attempts > 1) && !self.deliver_unusual(other)? {
+                        continue;
+                    }
+                    return Ok(true);
+                }
+                Found::Missed { from, until } => {
+                    self.missed_count += until.wrapping_sub(from);
+                    let begin = self.missed[lane].map_or(from, |(begin, _)| begin);
+                    self.missed[lane] = Some((begin, until));
+                }
+            }
         }
     }
 
-    /// Turns what was found into a delivery, or counts why there is none.
-    #[inline]
-    fn deliver(
-        &mut self,
-        lane: usize,
-        found: Found,
-        claim: Option<OwnerWord>,
-    ) -> Result<Option<Delivery>, ReceiveError> {
-        let (sequence, header, payload, times) = match found {
-            Found::Message { sequence, header, payload, times } => (sequence, header, payload, times),
-            Found::Missed { from, until } => {
-                self.missed_count += until.wrapping_sub(from);
-                self.missed_from = Some((lane, from, until));
-                return Ok(None);
-            }
-        };
-        let attempts = claim.map_or(times, |claim| claim.attempts);
-        let redelivered = attempts > 1;
-        if redelivered && let Some(counter) = self.redelivered {
+    /// A message that comes again, or of another type. False if it is passed over.
+    #[cold]
+    fn deliver_unusual(&mut self, other: bool) -> Result<bool, Failure> {
+        let delivery = self.current;
+        if delivery.attempts > 1
+            && let Some(counter) = self.redelivered
+        {
             counter.fetch_add(1, Ordering::Relaxed);
         }
-        let delivery = Delivery { lane, sequence, header, payload, claim, redelivered, attempts };
-        match self.kinds.own {
-            Some(own) if header.kind != own => self.other_type(&delivery).map(|()| None),
-            _ => Ok(Some(delivery)),
-        }
+        if other { self.other_type(&delivery).map(|()| false).map_err(Failure::from) } else { Ok(true) }
     }
 
     #[cold]
@@ -488,6 +526,13 @@ impl RawSubscriber {
         Err(ReceiveError::Fenced { topic: self.core.name().to_owned() })
     }
 
+    fn take_missed(&mut self) -> Option<(Lane, u64, u64)> {
+        self.missed.iter_mut().enumerate().find_map(|(lane, run)| {
+            let (from, until) = run.take()?;
+            Some((Lane(lane as u8), from, until))
+        })
+    }
+
     /// A yielding group has been let go: gives the entry back and goes on as a tap.
     fn let_go(&mut self) {
         if let Membership::Yielding(joined) = &self.membership {
@@ -509,14 +554,14 @@ impl RawSubscriber {
         }
     }
 
-    /// Waits for a message until `deadline`; `None` when that has passed.
-    fn wait(&mut self, deadline: Option<Instant>) -> Result<Option<Delivery>, ReceiveError> {
+    /// Waits until a message is in `current`, or until `deadline`: false when that has passed.
+    fn wait(&mut self, deadline: Option<Instant>) -> Result<bool, Failure> {
         loop {
-            if let Some(delivery) = self.poll()? {
-                return Ok(Some(delivery));
+            if self.poll()? {
+                return Ok(true);
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Ok(None);
+                return Ok(false);
             }
             if let Membership::Shared(_, owners) = &self.membership {
                 // The member that finished the first gap may have died before its own walk.
@@ -632,9 +677,11 @@ impl<T: Speak> Subscriber<T> {
         self.raw.missed_count
     }
 
-    /// The last run of missed messages, once: lane, first sequence, and the sequence after the last.
+    /// A run of missed messages that has not been asked for yet: lane, first sequence, and the sequence after the last.
+    /// Asked for after every message, the runs add up to [`Subscriber::missed_count`]; asked for less often, runs of one lane
+    /// are taken together with what was read between them.
     pub fn take_missed(&mut self) -> Option<(Lane, u64, u64)> {
-        self.raw.missed_from.take().map(|(lane, from, until)| (Lane(lane as u8), from, until))
+        self.raw.take_missed()
     }
 
     /// What to do while there is nothing to read.
@@ -662,8 +709,8 @@ impl<T: Speak> Subscriber<T> {
     pub fn close(self) {}
 
     #[inline]
-    fn wrap(&mut self, delivery: Delivery) -> Received<'_, T> {
-        Received { subscriber: self, delivery, settled: false }
+    fn wrap(&mut self) -> Received<'_, T> {
+        Received { subscriber: self, settled: false }
     }
 
     /// The next message, without waiting.
@@ -673,7 +720,7 @@ impl<T: Speak> Subscriber<T> {
     #[inline]
     pub fn try_receive(&mut self) -> Result<Option<Received<'_, T>>, ReceiveError> {
         self.raw.notice_eviction();
-        Ok(self.raw.poll()?.map(|delivery| self.wrap(delivery)))
+        Ok(if self.raw.poll()? { Some(self.wrap()) } else { None })
     }
 
     /// The next message, however long it takes.
@@ -683,8 +730,8 @@ impl<T: Speak> Subscriber<T> {
     #[inline]
     pub fn receive(&mut self) -> Result<Received<'_, T>, ReceiveError> {
         loop {
-            if let Some(delivery) = self.wait_for(None)? {
-                return Ok(self.wrap(delivery));
+            if self.wait_for(None)? {
+                return Ok(self.wrap());
             }
         }
     }
@@ -695,7 +742,7 @@ impl<T: Speak> Subscriber<T> {
     /// See [`ReceiveError`].
     pub fn receive_timeout(&mut self, timeout: Duration) -> Result<Option<Received<'_, T>>, ReceiveError> {
         let deadline = Instant::now().checked_add(timeout);
-        Ok(self.wait_for(deadline)?.map(|delivery| self.wrap(delivery)))
+        Ok(if self.wait_for(deadline)? { Some(self.wrap()) } else { None })
     }
 
     /// A batch of up to `max` messages, which are handed out one after the other and acknowledged together. Waits until `min`
@@ -730,12 +777,9 @@ impl<T: Speak> Subscriber<T> {
     }
 
     #[inline]
-    fn wait_for(&mut self, deadline: Option<Instant>) -> Result<Option<Delivery>, ReceiveError> {
+    fn wait_for(&mut self, deadline: Option<Instant>) -> Result<bool, Failure> {
         self.raw.notice_eviction();
-        match self.raw.poll()? {
-            Some(delivery) => Ok(Some(delivery)),
-            None => self.raw.wait(deadline),
-        }
+        Ok(self.raw.poll()? || self.raw.wait(deadline)?)
     }
 }
 
@@ -743,61 +787,66 @@ impl<T: Speak> Subscriber<T> {
 /// is given back and comes again, marked as redelivered.
 pub struct Received<'s, T> {
     subscriber: &'s mut Subscriber<T>,
-    delivery: Delivery,
     settled: bool,
 }
 
 impl<T> std::fmt::Debug for Received<'_, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Received")
-            .field("lane", &self.delivery.lane)
-            .field("sequence", &self.delivery.sequence)
-            .field("len_bytes", &self.delivery.header.len_bytes)
+            .field("lane", &self.delivery().lane)
+            .field("sequence", &self.delivery().sequence)
+            .field("len_bytes", &self.delivery().header.len_bytes)
             .finish_non_exhaustive()
     }
 }
 
 impl<T> Received<'_, T> {
+    /// Stays as it is while this borrow of the subscriber lasts.
+    #[inline]
+    fn delivery(&self) -> &Delivery {
+        &self.subscriber.raw.current
+    }
+
     /// Its number in its lane.
     #[inline]
     pub fn sequence(&self) -> u64 {
-        self.delivery.sequence
+        self.delivery().sequence
     }
 
     /// Its lane.
     #[inline]
     pub fn lane(&self) -> Lane {
-        Lane(self.delivery.lane as u8)
+        Lane(self.delivery().lane as u8)
     }
 
     /// CLOCK_MONOTONIC nanoseconds when its publication began; 0 on topics without stamps.
     #[inline]
     pub fn stamp_ns(&self) -> u64 {
-        self.delivery.header.stamp_ns
+        self.delivery().header.stamp_ns
     }
 
     /// Its publisher's number in the topic.
     #[inline]
     pub fn producer(&self) -> u16 {
-        producer_entry(self.delivery.header.producer)
+        producer_entry(self.delivery().header.producer)
     }
 
     /// Number of its payload type in the topic; 255 is plain bytes.
     #[inline]
     pub fn kind(&self) -> u8 {
-        self.delivery.header.kind
+        self.delivery().header.kind
     }
 
     /// Has it been handed out before?
     #[inline]
     pub fn is_redelivered(&self) -> bool {
-        self.delivery.redelivered
+        self.delivery().attempts > 1
     }
 
     /// How often it has been handed out, this time included; saturates.
     #[inline]
     pub fn attempts(&self) -> u8 {
-        self.delivery.attempts
+        self.delivery().attempts
     }
 
     /// The payload as it lies in memory.
@@ -805,14 +854,17 @@ impl<T> Received<'_, T> {
     pub fn payload(&self) -> &[u8] {
         // SAFETY: the reader has checked that this many bytes are inside of the mapping (or of the copy); the gate keeps
         // them from being overwritten until the message is settled, which needs this borrow to end.
-        unsafe { core::slice::from_raw_parts(self.delivery.payload, self.delivery.header.len_bytes as usize) }
+        unsafe {
+            core::slice::from_raw_parts(self.delivery().payload, self.delivery().header.len_bytes as usize)
+        }
     }
 
     /// Its work is done. False if the group had given it to another member meanwhile.
     #[inline]
     pub fn ack(mut self) -> bool {
         self.settled = true;
-        self.subscriber.raw.acknowledge(&self.delivery)
+        let delivery = *self.delivery();
+        self.subscriber.raw.acknowledge(&delivery)
     }
 }
 
@@ -823,7 +875,7 @@ impl<T: Message> Received<'_, T> {
     /// [`ReceiveError::Invalid`]. The message stays unacknowledged; acknowledge it to pass over it.
     #[inline]
     pub fn value(&self) -> Result<&T::Archived, ReceiveError> {
-        read::<T>(self.subscriber, &self.delivery, self.payload())
+        read::<T>(self.subscriber, self.delivery(), self.payload())
     }
 }
 
@@ -850,7 +902,8 @@ fn read<'m, T: Message>(
 impl<T> Drop for Received<'_, T> {
     fn drop(&mut self) {
         if !self.settled {
-            self.subscriber.raw.release(&self.delivery);
+            let delivery = *self.delivery();
+            self.subscriber.raw.release(&delivery);
         }
     }
 }
@@ -892,8 +945,7 @@ impl<T> Batch<'_, T> {
             batch.iter().filter(|delivery| raw.acknowledge(delivery)).count()
         } else {
             // One store a lane.
-            let mut last: [Option<&Delivery>; bus_core::limits::LANES_MAX] =
-                [None; bus_core::limits::LANES_MAX];
+            let mut last: [Option<&Delivery>; LANES_MAX] = [None; LANES_MAX];
             for delivery in &batch {
                 last[delivery.lane] = Some(delivery);
             }
@@ -909,6 +961,11 @@ impl<T> Batch<'_, T> {
 }
 
 impl<T: Speak> Batch<'_, T> {
+    /// As [`Subscriber::take_missed`], while the batch is in hand.
+    pub fn take_missed(&mut self) -> Option<(Lane, u64, u64)> {
+        self.subscriber.raw.take_missed()
+    }
+
     /// The next message of the batch, or `None` when there is none or the batch is full.
     ///
     /// # Errors
@@ -918,8 +975,11 @@ impl<T: Speak> Batch<'_, T> {
         if self.left == 0 {
             return Ok(None);
         }
-        let Some(delivery) = self.subscriber.raw.poll()? else { return Ok(None) };
+        if !self.subscriber.raw.poll()? {
+            return Ok(None);
+        }
         self.left -= 1;
+        let delivery = self.subscriber.raw.current;
         self.subscriber.raw.batch.push(delivery);
         Ok(Some(BatchItem { subscriber: self.subscriber, delivery }))
     }
@@ -971,10 +1031,22 @@ impl<T> BatchItem<'_, T> {
         self.delivery.header.stamp_ns
     }
 
+    /// Its publisher's number in the topic.
+    #[inline]
+    pub fn producer(&self) -> u16 {
+        producer_entry(self.delivery.header.producer)
+    }
+
+    /// Number of its payload type in the topic; 255 is plain bytes.
+    #[inline]
+    pub fn kind(&self) -> u8 {
+        self.delivery.header.kind
+    }
+
     /// Has it been handed out before?
     #[inline]
     pub fn is_redelivered(&self) -> bool {
-        self.delivery.redelivered
+        self.delivery.attempts > 1
     }
 
     /// The payload as it lies in memory.

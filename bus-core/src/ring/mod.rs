@@ -99,9 +99,15 @@ impl ReadAhead {
         if self.known != self.next {
             return Poll::Ready;
         }
+        // Most looks are at a lane that is empty: the urgent ones, and all of them while idle.
+        if !self.streaming && matches!(slot(self.next), Slot::Empty) {
+            self.idle = true;
+            return Poll::Empty;
+        }
         self.poll_slow(slot, urgent)
     }
 
+    #[inline(never)]
     fn poll_slow<T>(&mut self, slot: impl Fn(u64) -> Slot<T>, urgent: impl Fn() -> bool) -> Poll {
         if self.streaming {
             let ahead = self.next.wrapping_add(self.distance - 1);

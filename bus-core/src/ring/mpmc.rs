@@ -81,8 +81,9 @@ impl<'a> Ring<'a> {
         1 << self.capacity_log2
     }
 
+    /// The word of the slot of `sequence`. To be looked at by [`Ring::slot`]; by itself it only tells that it has changed.
     #[inline]
-    fn word(&self, sequence: u64) -> &AtomicU64 {
+    pub fn word(&self, sequence: u64) -> &'a AtomicU64 {
         &self.slots[(sequence & (self.capacity() - 1)) as usize & (self.slots.len() - 1)]
     }
 

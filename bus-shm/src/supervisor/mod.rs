@@ -57,6 +57,10 @@ pub struct Supervisor {
     role: File,
     /// A thread of an agent hands the role over to whoever asks.
     dedicated: bool,
+    /// The bus goes with its last participant, and this process with the bus.
+    temporary: bool,
+    /// Has anybody taken part since this process has the role?
+    joined: bool,
     stop: StopHandle,
     /// Those whose end shows on a descriptor, and those who must be asked after.
     watched: Vec<(ParticipantInfo, Option<Pidfd>)>,
@@ -87,6 +91,7 @@ impl Supervisor {
         }
         let most = superblock::footprint_bytes(PARTICIPANTS_MAX as usize);
         let (region, _) = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Write, Some(most))?;
+        let fixed: superblock::Fixed = region.read(0)?;
         let superblock = Arc::new(region);
         let _ = std::fs::remove_file(dir.socket());
         let listener = socket::listen(&dir.socket())?;
@@ -97,6 +102,8 @@ impl Supervisor {
             listener,
             role,
             dedicated,
+            temporary: fixed.flags & superblock::FLAG_TEMPORARY != 0,
+            joined: false,
             stop: StopHandle::new()?,
             watched: Vec::new(),
         };
@@ -110,16 +117,36 @@ impl Supervisor {
 
     /// Takes the role of a bus for a dedicated process, making the bus if there is none. An agent that
     /// holds the role hands it over; another dedicated supervisor does so only if `replace`.
+    ///
+    /// # Errors
+    /// [`BusError::Refused`] where another dedicated supervisor keeps it; no memory; another layout.
     pub fn take(dir: &BusDir, replace: bool) -> Result<Self, BusError> {
+        Self::take_or_make(dir, replace, false)
+    }
+
+    /// The same, but a bus that this call makes is a temporary one: when its last participant leaves, it goes, and
+    /// [`Supervisor::serve`] returns [`Stopped::Down`].
+    ///
+    /// # Errors
+    /// As [`Supervisor::take`].
+    pub fn take_temporary(dir: &BusDir, replace: bool) -> Result<Self, BusError> {
+        Self::take_or_make(dir, replace, true)
+    }
+
+    fn take_or_make(dir: &BusDir, replace: bool, temporary: bool) -> Result<Self, BusError> {
         dir.prepare_base()?;
         repair::collect_garbage(dir.base().parent(), false);
-        if !dir.superblock().exists() {
-            create::bus(dir, false)?;
-        }
         let begun = std::time::Instant::now();
         loop {
-            if let Some(supervisor) = Self::claim(dir, true)? {
-                return Ok(supervisor);
+            if !dir.superblock().exists() {
+                create::bus(dir, temporary)?;
+            }
+            match Self::claim(dir, true) {
+                Ok(Some(supervisor)) => return Ok(supervisor),
+                Ok(None) => {}
+                // A temporary bus that nobody uses yet may be collected by another process.
+                Err(_) if !dir.superblock().exists() && begun.elapsed() < client::REQUEST_TIMEOUT => continue,
+                Err(error) => return Err(error),
             }
             // Nobody listens for a moment while the holder changes; the answer of the holder decides.
             let answer = client::ask(dir, &Request::HandOver { replace }, || Ok(!lock_is_free(dir)));
@@ -172,6 +199,7 @@ impl Supervisor {
     }
 
     fn watch(&mut self, info: ParticipantInfo) {
+        self.joined = true;
         let process = Pidfd::open(info.pid).ok();
         self.watched.push((info, process));
     }
@@ -213,6 +241,10 @@ impl Supervisor {
             if let Some(beat) = self.superblock.look(at::ROLE_BEAT) {
                 beat.store(clock::monotonic_ns(), Ordering::Relaxed);
             }
+            if self.is_left() && connections.is_empty() && !crate::bus::are_leases_held(&self.dir) {
+                remove_bus(&self.dir);
+                return self.finish(Stopped::Down);
+            }
             let (stop, accept, readable, ended) = self.wait(&connections)?;
             if stop {
                 return self.finish(Stopped::Asked);
@@ -231,6 +263,11 @@ impl Supervisor {
                 connections.push(connection);
             }
         }
+    }
+
+    /// Has the last participant of a temporary bus said that it leaves? It may still hold its lease for a moment.
+    fn is_left(&self) -> bool {
+        self.dedicated && self.temporary && self.joined && self.watched.is_empty()
     }
 
     /// Sleeps until something happens: (stop, a new connection, connections with a request, participants that ended).
@@ -252,7 +289,12 @@ impl Supervisor {
         );
         // Those without a descriptor (another pid namespace) are asked after ten times a second.
         let blind = processes.len() < self.watched.len();
-        let timeout = crate::sys::timespec(Duration::from_millis(if blind { 100 } else { 1000 }));
+        let timeout_ms = match (self.is_left(), blind) {
+            (true, _) => 5,
+            (false, true) => 100,
+            (false, false) => 1000,
+        };
+        let timeout = crate::sys::timespec(Duration::from_millis(timeout_ms));
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(SysError::new("poll", "the supervisor's descriptors", errno).into()),

@@ -1,0 +1,7 @@
+//! Guardian, one of five agents: lets plans pass or vetoes them. See `pipeline/mod.rs`; start all five, in any order.
+
+mod pipeline;
+
+fn main() -> std::process::ExitCode {
+    pipeline::main("guardian", std::env::args().skip(1))
+}

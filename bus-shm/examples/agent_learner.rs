@@ -1,0 +1,7 @@
+//! Learner, one of five agents: measures how long each request took, end to end. See `pipeline/mod.rs`; start all five, in any order.
+
+mod pipeline;
+
+fn main() -> std::process::ExitCode {
+    pipeline::main("learner", std::env::args().skip(1))
+}

@@ -1,0 +1,7 @@
+//! Observer, one of five agents: sends requests, so many at a time, until all are through. See `pipeline/mod.rs`; start all five, in any order.
+
+mod pipeline;
+
+fn main() -> std::process::ExitCode {
+    pipeline::main("observer", std::env::args().skip(1))
+}

@@ -1,0 +1,7 @@
+//! Reasoner, one of five agents: turns requests into plans. See `pipeline/mod.rs`; start all five, in any order.
+
+mod pipeline;
+
+fn main() -> std::process::ExitCode {
+    pipeline::main("reasoner", std::env::args().skip(1))
+}

@@ -1,0 +1,71 @@
+//! Five agents that pass requests on to each other through one bus, each in a process of its own.
+//!
+//! ```text
+//! observer --observation.request--> reasoner --reasoning.plan--> guardian --guard.approved--> actor
+//!     ^                                                                                         |
+//!     +------------learning.noted------------ learner <---------------action.done---------------+
+//! ```
+//!
+//! The observer lets a window of requests be under way at a time. The reasoner and the actor each stand for a call that
+//! somebody else answers after a while; the calls of all messages that they took together run side by side. The guardian
+//! lets a plan pass or vetoes it, and a veto overtakes everything else on its way. The learner measures.
+//!
+//! What makes it safe to start the agents in any order, and to start one again that was killed:
+//! - A topic is created together with the group that reads it, so nothing is published before its reader exists.
+//! - A message is acknowledged after whatever follows from it has been published. An agent that dies in between finds the
+//!   message again, marked as redelivered, and the learner counts a request once.
+//! - The end travels the same way as everything else: when all requests are through, the observer sends a closing one,
+//!   and each agent passes it on and ends.
+//!
+//! The five programs `agent_*.rs` and the command `shmbus demo` both consist of this code.
+
+mod actor;
+mod guardian;
+mod learner;
+pub(crate) mod messages;
+mod observer;
+pub(crate) mod options;
+mod reasoner;
+pub(crate) mod report;
+
+use bus_shm::Bus;
+use options::Options;
+use report::Report;
+use std::process::ExitCode;
+
+/// Names of the agents, in the order in which a request comes to them.
+pub(crate) const ROLES: [&str; 5] = ["observer", "reasoner", "guardian", "actor", "learner"];
+
+/// What an agent's work can end with. Whatever goes wrong ends the agent.
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// All that one of the five programs does.
+pub(crate) fn main(role: &str, arguments: impl IntoIterator<Item = String>) -> ExitCode {
+    let options = match Options::parse(arguments) {
+        Ok(options) => options,
+        Err(text) => {
+            eprintln!("{role}: {text}");
+            return ExitCode::from(2);
+        }
+    };
+    if options.until_eof {
+        options::take_bus_down_at_eof(&options);
+    }
+    let outcome = run(role, &options);
+    let failed = outcome.is_err();
+    report::print(role, outcome, &options);
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn run(role: &str, options: &Options) -> Outcome<Report> {
+    // Made by whichever agent comes first, gone with the last.
+    let bus = Bus::builder(&options.bus).service(role).temporary(true).open()?;
+    match role {
+        "observer" => observer::run(&bus, options),
+        "reasoner" => reasoner::run(&bus, options),
+        "guardian" => guardian::run(&bus, options),
+        "actor" => actor::run(&bus, options),
+        "learner" => learner::run(&bus, options),
+        other => Err(format!("no agent is called {other:?}; there are {}", ROLES.join(", ")).into()),
+    }
+}
