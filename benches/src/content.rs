@@ -67,6 +67,18 @@ pub struct Order {
 }
 
 impl Order {
+    /// Expects this number next.
+    #[must_use]
+    pub fn starting_at(next: u64) -> Self {
+        Self { next, ..Self::default() }
+    }
+
+    /// The number that is expected next.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Notes a number that was received where every number must come, in order.
     #[inline(always)]
     pub fn note(&mut self, number: u64) {

@@ -74,7 +74,8 @@ impl Cores {
 pub(crate) fn pin(core: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(core);
-    sched_setaffinity(None, &set).map_err(|error| BenchError::os(format!("sched_setaffinity to core {core}"), error))
+    sched_setaffinity(None, &set)
+        .map_err(|error| BenchError::os(format!("sched_setaffinity to core {core}"), error))
 }
 
 fn allowed() -> Result<Vec<usize>> {
@@ -104,12 +105,14 @@ fn spread(places: &[Place]) -> Vec<usize> {
 
 fn place(core: usize) -> Place {
     let base = format!("/sys/devices/system/cpu/cpu{core}");
-    let read = |file: &str| fs::read_to_string(format!("{base}/{file}")).map(|text| text.trim().to_owned()).ok();
+    let read =
+        |file: &str| fs::read_to_string(format!("{base}/{file}")).map(|text| text.trim().to_owned()).ok();
     Place {
         core,
         package: read("topology/physical_package_id").and_then(|id| id.parse().ok()).unwrap_or(0),
         cache: read("cache/index3/shared_cpu_list").unwrap_or_default(),
-        siblings: read("topology/thread_siblings_list").map_or_else(|| BTreeSet::from([core]), |list| parse_list(&list)),
+        siblings: read("topology/thread_siblings_list")
+            .map_or_else(|| BTreeSet::from([core]), |list| parse_list(&list)),
     }
 }
 

@@ -205,7 +205,7 @@ fn bar(share: f64) -> String {
     const EIGHTHS: [char; 8] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
     let eighths = (share * BAR_WIDTH * 8.0).round() as usize;
     let mut bar = "█".repeat(eighths / 8);
-    if eighths % 8 > 0 {
+    if !eighths.is_multiple_of(8) {
         bar.push(EIGHTHS[eighths % 8]);
     }
     if bar.is_empty() && share > 0.0 {
@@ -321,8 +321,13 @@ mod tests {
 
     #[test]
     fn times_carry_a_unit() {
-        for (ns, text) in [(0.4, "0 ns"), (950.0, "950 ns"), (23_400.0, "23.4 us"), (2_100_000.0, "2100 us"), (4.2e7, "42.0 ms")]
-        {
+        for (ns, text) in [
+            (0.4, "0 ns"),
+            (950.0, "950 ns"),
+            (23_400.0, "23.4 us"),
+            (2_100_000.0, "2100 us"),
+            (4.2e7, "42.0 ms"),
+        ] {
             assert_eq!(time(ns), text);
         }
     }

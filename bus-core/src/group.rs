@@ -67,8 +67,8 @@ pub fn join(
     fence(Ordering::SeqCst);
     for lane in lanes.iter_mut() {
         lane.start = later(lane.wished, lane.gate.load(Ordering::Acquire));
-        // Release: pairs with the scan's Acquire, like an acknowledgement. A maximum, not a store: in a group of many
-        // members others may have joined the ACTIVE entry and acknowledged, and their cursor must not go back.
+        // Release: pairs with the scan's Acquire, like an acknowledgement. A maximum, not a store: the cursor of
+        // an entry that holds the gate never goes back, whoever has stored to it meanwhile.
         lane.low_water.fetch_max(lane.start, Ordering::AcqRel);
     }
     change(word, starting, starting.with_state(state::ACTIVE)).is_some()

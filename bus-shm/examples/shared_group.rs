@@ -4,14 +4,15 @@
 use bus_shm::{Bus, Bytes, Topic};
 use std::time::Duration;
 
-const MESSAGES: u64 = 1_000;
+const MESSAGES: u64 = 400;
 
 /// Works until nothing has come for a while; returns the numbers of the messages that it did.
 fn work(topic: &Topic<Bytes>, most: usize) -> Result<Vec<u64>, Box<dyn std::error::Error + Send + Sync>> {
     let mut member = topic.group("workers").shared().join()?;
     let mut done = Vec::new();
     while done.len() < most {
-        let Some(message) = member.receive_timeout(Duration::from_millis(300))? else { break };
+        let Some(message) = member.receive_timeout(Duration::from_millis(200))? else { break };
+        std::thread::sleep(Duration::from_micros(300));
         done.push(u64::from_le_bytes(message.payload().try_into()?));
         // False would mean that this member was thought dead meanwhile, and the message has been given to another.
         assert!(message.ack());
@@ -31,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             scope.spawn(move || work(&topic, most))
         };
         let first = start(usize::MAX);
-        let leaves_early = start(100);
+        let leaves_early = start(20);
         let mut publisher = topic.publisher()?;
         let mut publish = |numbers: std::ops::Range<u64>| {
             numbers.into_iter().try_for_each(|number| publisher.publish(&number.to_le_bytes()).map(drop))

@@ -393,9 +393,14 @@ impl LaneReader {
         }
     }
 
-    /// Shared: another member has the message at the reader's position.
+    /// Shared: another member has the message at the reader's position, or the whole group is beyond it.
     pub(crate) fn pass_over(&mut self) {
-        self.ahead.advance();
+        if self.ahead.known_count() > 1 {
+            self.ahead.advance();
+            return;
+        }
+        let low_water = self.low_water.map_or(0, |low_water| low_water.load(Ordering::Acquire));
+        self.seek(later(self.ahead.next().wrapping_add(1), low_water));
     }
 
     pub(crate) fn releases(&self) -> u64 {

@@ -397,15 +397,20 @@ impl<T: Speak> TopicBuilder<T> {
         self
     }
 
-    /// A named group that exists from the topic's creation on, so that nothing is published before it.
-    pub fn with_group(mut self, name: &str) -> Self {
-        self.groups.push(GroupSpec { name: name.to_owned(), shared: false });
-        self
+    /// A named group that exists from the topic's creation on, so that nothing is published before it. At most 10.
+    pub fn with_group(self, name: &str) -> Self {
+        self.with(name, false)
     }
 
     /// The same for a group of many members.
-    pub fn with_shared_group(mut self, name: &str) -> Self {
-        self.groups.push(GroupSpec { name: name.to_owned(), shared: true });
+    pub fn with_shared_group(self, name: &str) -> Self {
+        self.with(name, true)
+    }
+
+    fn with(mut self, name: &str, shared: bool) -> Self {
+        // Two entries of one name would be one group that reads and one that holds everybody up.
+        self.groups.retain(|group| group.name != name);
+        self.groups.push(GroupSpec { name: name.to_owned(), shared });
         self
     }
 

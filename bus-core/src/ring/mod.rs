@@ -38,10 +38,13 @@ pub struct ReadAhead {
     /// Everything before it is published. At or after `next`.
     known: u64,
     distance: u64,
-    /// The last run was longer than one message.
+    /// Messages come so fast that holding back pays.
     streaming: bool,
-    /// The last look found nothing.
-    idle: bool,
+    /// Looks in a row that found a message at once.
+    found: u32,
+    /// How many of those make a stream. Doubled whenever holding back found next to nothing: a program that publishes
+    /// one message and then reads it always finds one at once, and is no stream.
+    needed: u32,
 }
 
 /// Why [`ReadAhead::poll`] came back.
@@ -57,16 +60,16 @@ pub enum Poll {
     Lapped,
 }
 
+/// A run as short as this was not worth holding back for.
+const RUN_MIN: u64 = 8;
+/// Most looks in a row that it takes to become a stream.
+const NEEDED_MAX: u32 = 1 << 10;
+
 impl ReadAhead {
     /// A reader that begins at `next` in a lane of `capacity` slots.
     pub fn new(next: u64, capacity: u64) -> Self {
-        Self {
-            next,
-            known: next,
-            distance: READ_DISTANCE.min(capacity / 4).max(1),
-            streaming: false,
-            idle: true,
-        }
+        let distance = READ_DISTANCE.min(capacity / 4).max(1);
+        Self { next, known: next, distance, streaming: false, found: 0, needed: 2 }
     }
 
     /// The sequence that comes next.
@@ -75,15 +78,16 @@ impl ReadAhead {
         self.next
     }
 
-    /// Goes to `next`, forgetting what is known. Used when messages come again or were missed.
+    /// Goes to `next`, forgetting what is known. Used when messages come again, are passed over, or were missed.
     pub fn seek(&mut self, next: u64) {
         self.next = next;
         self.known = next;
     }
 
-    /// The message at [`ReadAhead::next`] was handed out.
+    /// The message at [`ReadAhead::next`], which [`ReadAhead::poll`] has found, was handed out.
     #[inline]
     pub fn advance(&mut self) {
+        debug_assert!(self.known != self.next);
         self.next = self.next.wrapping_add(1);
     }
 
@@ -99,52 +103,55 @@ impl ReadAhead {
         if self.known != self.next {
             return Poll::Ready;
         }
-        // Most looks are at a lane that is empty: the urgent ones, and all of them while idle.
-        if !self.streaming && matches!(slot(self.next), Slot::Empty) {
-            self.idle = true;
-            return Poll::Empty;
-        }
-        self.poll_slow(slot, urgent)
-    }
-
-    #[inline(never)]
-    fn poll_slow<T>(&mut self, slot: impl Fn(u64) -> Slot<T>, urgent: impl Fn() -> bool) -> Poll {
         if self.streaming {
-            let ahead = self.next.wrapping_add(self.distance - 1);
-            for _ in 0..READ_HOLD_PAUSES {
-                match slot(ahead) {
-                    Slot::Filled(_) => {
-                        self.known = ahead.wrapping_add(1);
-                        return Poll::Ready;
-                    }
-                    Slot::Lapped => break,
-                    Slot::Empty => spin_pause(),
-                }
-                if urgent() {
-                    return Poll::Interrupted;
-                }
-            }
+            return self.poll_stream(slot, urgent);
         }
         match slot(self.next) {
             Slot::Empty => {
-                self.streaming = false;
-                self.idle = true;
-                return Poll::Empty;
+                self.found = 0;
+                Poll::Empty
             }
-            Slot::Lapped => return Poll::Lapped,
-            Slot::Filled(_) => self.known = self.next.wrapping_add(1),
-        }
-        if self.streaming {
-            // The stream is slower than the hold: take what has come, so that the hold is paid once a run.
-            let most = self.next.wrapping_add(self.distance);
-            while self.known != most && matches!(slot(self.known), Slot::Filled(_)) {
-                self.known = self.known.wrapping_add(1);
+            Slot::Lapped => Poll::Lapped,
+            Slot::Filled(_) => {
+                self.known = self.next.wrapping_add(1);
+                self.found = self.found.saturating_add(1);
+                self.streaming = self.found >= self.needed;
+                Poll::Ready
             }
         }
-        // Two polls in a row that found something make a stream; a run of one ends it.
-        self.streaming = if self.streaming { self.known_count() > 1 } else { !self.idle };
-        self.idle = false;
-        Poll::Ready
+    }
+
+    #[inline(never)]
+    fn poll_stream<T>(&mut self, slot: impl Fn(u64) -> Slot<T>, urgent: impl Fn() -> bool) -> Poll {
+        let ahead = self.next.wrapping_add(self.distance - 1);
+        for _ in 0..READ_HOLD_PAUSES {
+            match slot(ahead) {
+                Slot::Filled(_) => {
+                    self.known = ahead.wrapping_add(1);
+                    self.needed = 2;
+                    return Poll::Ready;
+                }
+                Slot::Lapped => return Poll::Lapped,
+                Slot::Empty => spin_pause(),
+            }
+            if urgent() {
+                return Poll::Interrupted;
+            }
+        }
+        // The stream is slower than the hold, or over: take what has come, so that the hold is paid once a run.
+        while self.known_count() < self.distance && matches!(slot(self.known), Slot::Filled(_)) {
+            self.known = self.known.wrapping_add(1);
+        }
+        if self.known_count() < RUN_MIN {
+            self.streaming = false;
+            self.found = 0;
+            self.needed = (self.needed * 2).min(NEEDED_MAX);
+        }
+        match self.known_count() {
+            0 if matches!(slot(self.next), Slot::Lapped) => Poll::Lapped,
+            0 => Poll::Empty,
+            _ => Poll::Ready,
+        }
     }
 }
 
@@ -191,6 +198,23 @@ mod tests {
             reader.advance();
         }
         assert_eq!(reader.poll(filled_below(&end), || false), Poll::Empty);
+    }
+
+    #[test]
+    fn who_always_finds_just_one_message_soon_stops_holding_back() {
+        let end = Cell::new(0);
+        let looks = Cell::new(0);
+        let mut reader = ReadAhead::new(0, 1024);
+        for _ in 0..10_000 {
+            end.set(end.get() + 1);
+            let slot = |s| {
+                looks.set(looks.get() + 1);
+                filled_below(&end)(s)
+            };
+            assert_eq!(reader.poll(slot, || false), Poll::Ready);
+            reader.advance();
+        }
+        assert!(looks.get() < 11_500, "{} looks for 10,000 messages", looks.get());
     }
 
     #[test]

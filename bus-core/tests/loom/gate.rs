@@ -50,11 +50,15 @@ fn scan(lane: &Lane, s: u64) -> u64 {
     recompute(&lane.gate, lane, s)
 }
 
+/// What [`reserve`] has made of an entry before the models begin, to keep them small.
+fn reserved(group: usize) -> HolderWord {
+    HolderWord::unpack(0).next(state::JOINING, Holder::new(group as u16, 1))
+}
+
 fn join_at_0(lane: &Lane, group: usize) -> u64 {
-    let reserved = reserve(&lane.states[group], Holder::new(group as u16, 1)).unwrap();
     let mut lanes =
         [LaneJoin { gate: &lane.gate, low_water: &lane.low_water[group], wished: 0, start: u64::MAX }];
-    assert!(join(&lane.states[group], reserved, &lane.generation, &mut lanes));
+    assert!(join(&lane.states[group], reserved(group), &lane.generation, &mut lanes));
     lanes[0].start
 }
 
@@ -64,7 +68,7 @@ fn leave(lane: &Lane, group: usize) {
 }
 
 impl Lane {
-    /// A lane in which messages 0 and 1 are published.
+    /// A lane in which messages 0 and 1 are published and all entries are reserved.
     fn new(groups: u64) -> Arc<Self> {
         let lane = Self {
             slots: words(),
@@ -77,8 +81,9 @@ impl Lane {
             low_water: [AtomicU64::new(99), AtomicU64::new(99)],
             cells: [Payload::new(100), Payload::new(101)],
         };
-        for cell in 0..2 {
-            assert!(lane.publish(cell, 0));
+        for index in 0..2 {
+            assert!(lane.publish(index as u32, 0));
+            assert_eq!(reserve(&lane.states[index], Holder::new(index as u16, 1)), Some(reserved(index)));
         }
         Arc::new(lane)
     }
@@ -211,7 +216,7 @@ fn join_breaks_when_the_gate_word_is_trusted() {
     });
 }
 
-/// [`recompute`] and [`join`] in small, with switches.
+/// [`recompute`] and [`join`] in small, with switches. STARTING, which only repair tells from ACTIVE, is left out.
 #[derive(Clone, Copy)]
 struct Steps {
     /// JOIN-SCAN's fence.
@@ -256,7 +261,7 @@ impl Steps {
 
     fn join(self) -> impl Join {
         move |lane: &Lane, group: usize| {
-            let reserved = reserve(&lane.states[group], Holder::new(0, 1)).unwrap();
+            let reserved = reserved(group);
             lane.low_water[group].store(0, Ordering::Relaxed);
             change(&lane.states[group], reserved, reserved.with_state(state::ACTIVE)).unwrap();
             lane.generation.fetch_add(1, self.generation_raise);

@@ -9,7 +9,7 @@ use crate::region::{Access, Region};
 use crate::sys::process::pid_namespace_inode;
 use crate::sys::{barrier, clock, file};
 use bus_core::holder::{Holder, HolderWord};
-use bus_core::layout::{PAGE_BYTES, Preamble, get_name, groups, put_name, ring, superblock, wake};
+use bus_core::layout::{PAGE_BYTES, Preamble, get_name, groups, owners, put_name, ring, superblock, wake};
 use bus_core::limits::TYPES_MAX;
 use bus_core::name::key;
 use bus_core::sync::Ordering;
@@ -104,6 +104,10 @@ pub(crate) fn config(spec: &TopicSpec) -> Result<ring::Config, TopicError> {
     if spec.types.len() > TYPES_MAX {
         return Err(option("types", spec.types.len() as u64, format!("at most {TYPES_MAX}")));
     }
+    if spec.groups.len() > groups::ENTRIES_FIRST {
+        let allowed = format!("at most {} at creation; others can join later", groups::ENTRIES_FIRST);
+        return Err(option("groups", spec.groups.len() as u64, allowed));
+    }
     let mut config = ring::Config {
         capacity: spec.capacity,
         lanes: spec.lanes,
@@ -160,6 +164,11 @@ fn fill_topic(making: &TopicDir, spec: &TopicSpec, creator: (u32, &str)) -> Resu
     region.write(0, &Preamble::new(groups::MAGIC, bytes, epoch))?;
     region.write(groups::at::RESERVED as u64, &(groups::ENTRIES_FIRST as u64))?;
     fill_groups(&region, spec)?;
+    for index in (0..spec.groups.len()).filter(|&index| spec.groups[index].shared) {
+        let bytes = owners::footprint_bytes(config.lanes as usize, config.capacity);
+        let region = Region::create(&making.owners(index), bytes, bytes)?;
+        region.write(0, &Preamble::new(owners::MAGIC, bytes, epoch))?;
+    }
     let region = Region::create(&making.wake(), wake::FILE_BYTES, wake::FILE_BYTES)?;
     region.write(0, &Preamble::new(wake::MAGIC, wake::FILE_BYTES, epoch))?;
     Ok(())
@@ -167,8 +176,7 @@ fn fill_topic(making: &TopicDir, spec: &TopicSpec, creator: (u32, &str)) -> Resu
 
 /// Groups that hold messages from the topic's first one on.
 fn fill_groups(region: &Region, spec: &TopicSpec) -> Result<(), RegionError> {
-    let wished = &spec.groups[..spec.groups.len().min(groups::ENTRIES_FIRST)];
-    for (index, GroupSpec { name, shared }) in wished.iter().enumerate() {
+    for (index, GroupSpec { name, shared }) in spec.groups.iter().enumerate() {
         let at = groups::entry(index) as u64;
         let word = HolderWord { state: groups::state::HELD, holder: Holder::new(0, 0), tag: 1 };
         region.write(at + groups::in_entry::STATE as u64, &word.pack())?;
@@ -177,7 +185,7 @@ fn fill_groups(region: &Region, spec: &TopicSpec) -> Result<(), RegionError> {
         region.write(at + groups::in_entry::SINCE_NS as u64, &clock::realtime_ns())?;
         region.write(at + groups::in_entry::NAME as u64, &put_name::<64>(name))?;
     }
-    region.write(groups::at::USED as u64, &(wished.len() as u64))
+    region.write(groups::at::USED as u64, &(spec.groups.len() as u64))
 }
 
 /// Adds types that the table lacks; each entry is complete before it is counted.

@@ -1,0 +1,100 @@
+//! Single operations of the bus in one process and one thread: instructions and allocations, no traffic between cores.
+//! What processes reach with each other is measured by `shmbus bench`.
+
+use std::hint::black_box;
+
+use bus_bench::content::fill;
+use bus_shm::{Bus, Publisher, Subscriber, Topic};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+/// Messages of a batch.
+const BATCH: u64 = 64;
+
+#[derive(rkyv::Archive, rkyv::Serialize)]
+struct Small {
+    words: [u64; 8],
+}
+bus_shm::message!(Small, version 1, { words });
+
+#[derive(rkyv::Archive, rkyv::Serialize)]
+struct Large {
+    words: [u64; 8_192],
+}
+bus_shm::message!(Large, version 1, { words });
+
+fn bus() -> Bus {
+    Bus::builder(&format!("criterion-{}", std::process::id())).temporary(true).open().expect("a private bus")
+}
+
+fn pair<T: bus_shm::Message>(topic: &Topic<T>) -> (Publisher<T>, Subscriber<T>) {
+    (topic.publisher().expect("a publisher"), topic.subscribe().expect("a subscriber"))
+}
+
+fn one_at_a_time(criterion: &mut Criterion) {
+    let bus = bus();
+    let mut group = criterion.benchmark_group("publish_receive_ack");
+    group.throughput(Throughput::Elements(1));
+    for (name, producers) in [("64 default", None), ("64 producers(1)", Some(1))] {
+        let mut builder = bus.topic_builder::<Small>(if producers.is_some() { "one" } else { "many" });
+        if let Some(producers) = producers {
+            builder = builder.producers(producers);
+        }
+        let (mut publisher, mut subscriber) = pair(&builder.open().expect("a topic"));
+        let mut value = Small { words: [0; 8] };
+        let mut number = 0;
+        group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+            bencher.iter(|| {
+                number += 1;
+                fill(&mut value.words, number, 0);
+                publisher.publish(black_box(&value)).expect("room");
+                let message = subscriber.receive().expect("a message");
+                black_box(message.value().expect("a valid archive").words[0]);
+                message.ack()
+            });
+        });
+    }
+    let (mut publisher, mut subscriber) = pair(&bus.topic::<Large>("large").expect("a topic"));
+    let value = Box::new(Large { words: [7; 8_192] });
+    group.bench_function(BenchmarkId::from_parameter("65536 default"), |bencher| {
+        bencher.iter(|| {
+            publisher.publish(black_box(&*value)).expect("room");
+            let message = subscriber.receive().expect("a message");
+            black_box(message.value().expect("a valid archive").words[0]);
+            message.ack()
+        });
+    });
+    group.finish();
+}
+
+fn batches(criterion: &mut Criterion) {
+    let bus = bus();
+    let mut group = criterion.benchmark_group("batch");
+    group.throughput(Throughput::Elements(BATCH));
+    let (mut publisher, mut subscriber) = pair(&bus.topic::<Small>("batch").expect("a topic"));
+    let lane = publisher.default_lane();
+    let values: Vec<Small> = (0..BATCH).map(|number| Small { words: [number; 8] }).collect();
+    group.bench_function("publish_batch, receive_batch", |bencher| {
+        bencher.iter(|| {
+            publisher.publish_batch(lane, black_box(&values)).expect("room");
+            let mut batch = subscriber
+                .receive_batch(BATCH as usize, BATCH as usize, std::time::Duration::from_secs(1))
+                .expect("a batch");
+            while let Some(message) = batch.next_message().expect("a message") {
+                black_box(message.value().expect("a valid archive").words[0]);
+            }
+            batch.ack()
+        });
+    });
+    group.finish();
+}
+
+fn empty(criterion: &mut Criterion) {
+    let bus = bus();
+    let (_publisher, mut subscriber) = pair(&bus.topic::<Small>("empty").expect("a topic"));
+    criterion.bench_function("try_receive of nothing", |bencher| {
+        bencher.iter(|| subscriber.try_receive().expect("an answer").is_none());
+    });
+}
+
+criterion_group!(benches, one_at_a_time, batches, empty);
+criterion_main!(benches);

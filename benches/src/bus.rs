@@ -1,0 +1,239 @@
+//! The bus as the scenarios use it: the safe, typed API of `bus-shm` with a user's defaults, and nothing else. What a
+//! row changes from the defaults is in its [`Settings`].
+
+use std::path::Path;
+use std::time::Duration;
+
+use bus_shm::payload::Fingerprint;
+use bus_shm::{Bus, Lane, PublishError, Wait};
+
+use crate::content::check;
+use crate::error::{BenchError, Result};
+use crate::spec::{Spec, WaitMode};
+
+/// Longest wait for a batch; longer than any pause inside a slice.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The payload: words and nothing else.
+#[derive(Debug, rkyv::Archive, rkyv::Serialize)]
+#[repr(C)]
+pub(crate) struct Block<const WORDS: usize> {
+    pub(crate) words: [u64; WORDS],
+}
+
+impl<const WORDS: usize> Block<WORDS> {
+    pub(crate) fn new() -> Self {
+        Self { words: [0; WORDS] }
+    }
+}
+
+// By hand: the bus's macro is for types without parameters.
+impl<const WORDS: usize> bus_shm::Message for Block<WORDS> {
+    const NAME: &'static str = match WORDS {
+        8 => "Block64",
+        128 => "Block1024",
+        8_192 => "Block65536",
+        _ => "Block",
+    };
+    const VERSION: u32 = 1;
+
+    fn fingerprint() -> u64 {
+        Fingerprint::new::<Self>(Self::NAME, Self::VERSION)
+            .field::<Self, _>(
+                "words",
+                |block| &block.words,
+                core::mem::offset_of!(ArchivedBlock<WORDS>, words),
+            )
+            .finish()
+    }
+}
+
+/// What a row changes from a topic's defaults.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    one_producer: bool,
+    no_stamps: bool,
+}
+
+impl Settings {
+    pub(crate) fn of(spec: &Spec) -> Self {
+        Self { one_producer: spec.one_producer, no_stamps: spec.no_stamps }
+    }
+}
+
+/// This process's part in a bus of the run.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    bus: Bus,
+}
+
+impl Connection {
+    /// Opens a bus below the run's directory. Only the process that is not measured hosts the supervisor.
+    pub(crate) fn open(directory: &Path, bus: &str, service: &str, host: bool) -> Result<Self> {
+        let bus = Bus::builder(bus)
+            .dir(directory)
+            .service(service)
+            .temporary(true)
+            .host(host)
+            .open()
+            .map_err(|error| refused("opening the bus", &error))?;
+        Ok(Self { bus })
+    }
+
+    /// Opens a topic, creating it if it is not there.
+    pub(crate) fn topic<const WORDS: usize>(&self, name: &str, settings: &Settings) -> Result<Topic<WORDS>> {
+        let mut builder = self.bus.topic_builder::<Block<WORDS>>(name);
+        if settings.one_producer {
+            builder = builder.producers(1);
+        }
+        if settings.no_stamps {
+            builder = builder.stamps(false);
+        }
+        Ok(Topic(builder.open().map_err(|error| refused("opening a topic", &error))?))
+    }
+}
+
+/// A topic.
+#[derive(Debug)]
+pub(crate) struct Topic<const WORDS: usize>(bus_shm::Topic<Block<WORDS>>);
+
+impl<const WORDS: usize> Topic<WORDS> {
+    pub(crate) fn publisher(&self) -> Result<Publisher<WORDS>> {
+        Ok(Publisher(self.0.publisher().map_err(|error| refused("attaching a publisher", &error))?))
+    }
+
+    /// A group of its own.
+    pub(crate) fn subscriber(&self, wait: WaitMode) -> Result<Subscriber<WORDS>> {
+        let builder = self.0.subscriber().wait(wait_of(wait));
+        Ok(Subscriber(builder.join().map_err(|error| refused("subscribing", &error))?))
+    }
+
+    /// A member of a group that shares its messages out.
+    pub(crate) fn member(&self, group: &str, wait: WaitMode) -> Result<Subscriber<WORDS>> {
+        let builder = self.0.group(group).shared().wait(wait_of(wait));
+        Ok(Subscriber(builder.join().map_err(|error| refused("joining a group", &error))?))
+    }
+}
+
+fn wait_of(wait: WaitMode) -> Wait {
+    match wait {
+        WaitMode::Spin => Wait::Spin,
+        WaitMode::Adaptive => Wait::Adaptive,
+        WaitMode::Park => Wait::Park,
+    }
+}
+
+/// Writes messages.
+#[derive(Debug)]
+pub(crate) struct Publisher<const WORDS: usize>(bus_shm::Publisher<Block<WORDS>>);
+
+impl<const WORDS: usize> Publisher<WORDS> {
+    /// In the normal lane; waits for room.
+    #[inline(always)]
+    pub(crate) fn publish(&mut self, block: &Block<WORDS>) -> Result<()> {
+        match self.0.publish(block) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(refused("publishing", &error)),
+        }
+    }
+
+    /// In the critical lane.
+    #[inline(always)]
+    pub(crate) fn publish_critical(&mut self, block: &Block<WORDS>) -> Result<()> {
+        match self.0.publish_to(Lane::CRITICAL, block) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(refused("publishing in the critical lane", &error)),
+        }
+    }
+
+    /// In the normal lane, if there is room; whether there was.
+    #[inline(always)]
+    pub(crate) fn try_publish(&mut self, block: &Block<WORDS>) -> Result<bool> {
+        match self.0.try_publish_to(self.0.default_lane(), block) {
+            Ok(_) => Ok(true),
+            Err(PublishError::Full(_)) => Ok(false),
+            Err(error) => Err(refused("publishing", &error)),
+        }
+    }
+}
+
+/// Reads messages.
+#[derive(Debug)]
+pub(crate) struct Subscriber<const WORDS: usize>(bus_shm::Subscriber<Block<WORDS>>);
+
+impl<const WORDS: usize> Subscriber<WORDS> {
+    /// The next message, however long it takes.
+    #[inline(always)]
+    pub(crate) fn receive(&mut self) -> Result<Message<'_, WORDS>> {
+        match self.0.receive() {
+            Ok(message) => Ok(Message(message)),
+            Err(error) => Err(refused("receiving", &error)),
+        }
+    }
+
+    /// The next message, if there is one.
+    #[inline(always)]
+    pub(crate) fn try_receive(&mut self) -> Result<Option<Message<'_, WORDS>>> {
+        match self.0.try_receive() {
+            Ok(message) => Ok(message.map(Message)),
+            Err(error) => Err(refused("receiving", &error)),
+        }
+    }
+
+    /// The next message, if one comes in time.
+    pub(crate) fn receive_timeout(&mut self, timeout: Duration) -> Result<Option<Message<'_, WORDS>>> {
+        let message = self.0.receive_timeout(timeout).map_err(|error| refused("receiving", &error))?;
+        Ok(message.map(Message))
+    }
+
+    /// Takes what is there, up to `max` messages, and acknowledges it in one go. Each is shown with its content.
+    #[inline(always)]
+    pub(crate) fn receive_batch(
+        &mut self,
+        max: usize,
+        mut each: impl FnMut(Option<(u64, u64)>),
+    ) -> Result<()> {
+        let mut batch = self
+            .0
+            .receive_batch(1, max, BATCH_TIMEOUT)
+            .map_err(|error| refused("receiving a batch", &error))?;
+        while let Some(message) =
+            batch.next_message().map_err(|error| refused("receiving in a batch", &error))?
+        {
+            each(message.value().ok().and_then(content));
+        }
+        batch.ack();
+        Ok(())
+    }
+}
+
+/// A message that was received and not yet acknowledged.
+#[derive(Debug)]
+pub(crate) struct Message<'s, const WORDS: usize>(bus_shm::Received<'s, Block<WORDS>>);
+
+impl<const WORDS: usize> Message<'_, WORDS> {
+    /// Reads the whole payload: its identity and stamp, or `None` if it is not what a producer wrote.
+    #[inline(always)]
+    pub(crate) fn content(&self) -> Option<(u64, u64)> {
+        self.0.value().ok().and_then(content)
+    }
+
+    pub(crate) fn is_critical(&self) -> bool {
+        self.0.lane() == Lane::CRITICAL
+    }
+
+    #[inline(always)]
+    pub(crate) fn ack(self) {
+        self.0.ack();
+    }
+}
+
+#[inline(always)]
+fn content<const WORDS: usize>(block: &ArchivedBlock<WORDS>) -> Option<(u64, u64)> {
+    check(WORDS, |index| block.words[index].to_native())
+}
+
+#[cold]
+fn refused(call: &'static str, error: &dyn std::error::Error) -> BenchError {
+    BenchError::Bus { call, text: error.to_string() }
+}

@@ -1,0 +1,177 @@
+//! `ring`: one producer, one reader, 4,096 slots with publication word and payload side by side, every byte written
+//! and summed, the reader's cursor stored every 64 messages. Nothing that a bus needs on top: no header, no second
+//! reader, no check of what is read.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Turn;
+use crate::blocks::Stream;
+use crate::control::{RING_SLOTS, slot_bytes};
+use crate::error::{BenchError, Result};
+use crate::protocol::Outcome;
+
+/// Messages between two stores of the cursor, and how far ahead the second kind of reader waits.
+const RUN: u64 = 64;
+
+/// Bits of a publication word that count messages; the rest tells slices apart, so that words left over from an
+/// earlier slice are never taken for new ones.
+const COUNT_BITS: u32 = 36;
+
+/// An odd number whose multiples differ in many bits.
+const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The ring of one payload size, as both sides see it.
+struct Slots<const WORDS: usize> {
+    first: *mut u8,
+    /// Added to the numbers of this slice.
+    base: u64,
+}
+
+/// Role 0 writes, role 1 reads; `ahead` chooses the reader.
+pub(crate) fn run(turn: &Turn<'_>, payload_bytes: usize, ahead: bool) -> Result<Outcome> {
+    let Some(first) = turn.control.ring(payload_bytes) else {
+        let text = format!("no ring for payloads of {payload_bytes} bytes");
+        return Err(BenchError::WorkerArguments(text));
+    };
+    let base = turn.gate << COUNT_BITS;
+    match payload_bytes {
+        64 => Ok(side(turn, &Slots::<8> { first, base }, ahead)),
+        1_024 => Ok(side(turn, &Slots::<128> { first, base }, ahead)),
+        65_536 => Ok(side(turn, &Slots::<8_192> { first, base }, ahead)),
+        bytes => Err(BenchError::Payload { bytes, offered: crate::spec::PAYLOAD_BYTES.to_vec() }),
+    }
+}
+
+fn side<const WORDS: usize>(turn: &Turn<'_>, slots: &Slots<WORDS>, ahead: bool) -> Outcome {
+    match (turn.role, ahead) {
+        (0, _) => write(turn, slots),
+        (_, false) => read::<WORDS, 1>(turn, slots),
+        (_, true) => read::<WORDS, RUN>(turn, slots),
+    }
+}
+
+impl<const WORDS: usize> Slots<WORDS> {
+    /// Messages between two looks at the clock: about a thousand, in whole runs; fewer of large ones.
+    const BLOCK: u64 = if WORDS > 1_000 { RUN } else { 16 * RUN };
+
+    fn slot(&self, number: u64) -> *mut u8 {
+        let index = number as usize % RING_SLOTS;
+        // SAFETY: the ring has RING_SLOTS slots of this size behind `first`.
+        unsafe { self.first.add(index * slot_bytes(WORDS * 8)) }
+    }
+
+    #[inline(always)]
+    fn word(&self, number: u64) -> &AtomicU64 {
+        // SAFETY: a slot starts with its publication word, aligned to a cache line, only ever accessed atomically; the
+        // mapping outlives the step.
+        unsafe { &*self.slot(number).cast::<AtomicU64>() }
+    }
+
+    #[inline(always)]
+    fn payload(&self, number: u64) -> *mut [u64; WORDS] {
+        // SAFETY: the payload follows the publication word inside the slot.
+        unsafe { self.slot(number).add(8).cast() }
+    }
+
+    /// The publication word of a message.
+    #[inline(always)]
+    fn published(&self, number: u64) -> u64 {
+        self.base + number + 1
+    }
+}
+
+fn write<const WORDS: usize>(turn: &Turn<'_>, slots: &Slots<WORDS>) -> Outcome {
+    let page = turn.control.page();
+    let (clock, until) = (turn.clock, turn.deadline());
+    let (mut number, mut done) = (0, 0);
+    let mut last = false;
+    while !last {
+        last = clock.now() >= until;
+        if last {
+            // Release: stored before the block's first message, so that the reader of its last one sees it.
+            page.end.store(number + Slots::<WORDS>::BLOCK, Ordering::Release);
+        }
+        for _ in 0..Slots::<WORDS>::BLOCK {
+            while number - done >= RING_SLOTS as u64 {
+                // Acquire: pairs with the reader's store; the slots before it have been read.
+                done = page.cursor.load(Ordering::Acquire);
+                turn.relax();
+            }
+            let seed = number.wrapping_mul(ODD);
+            // SAFETY: the reader is past this slot's last message (cursor above) and will not read it before the
+            // publication below; there is one writer.
+            let payload = unsafe { &mut *slots.payload(number) };
+            for (index, word) in payload.iter_mut().enumerate() {
+                *word = seed.wrapping_add(index as u64);
+            }
+            // Release: publishes the payload; pairs with the reader's Acquire.
+            slots.word(number).store(slots.published(number), Ordering::Release);
+            number += 1;
+        }
+    }
+    let mut outcome = Outcome::of("producer");
+    outcome.ops = number;
+    outcome
+}
+
+/// `AHEAD` is 1 for the reader that takes each slot as it comes, `RUN` for the one that waits for the last of a run.
+fn read<const WORDS: usize, const AHEAD: u64>(turn: &Turn<'_>, slots: &Slots<WORDS>) -> Outcome {
+    let page = turn.control.page();
+    let clock = turn.clock;
+    let mut stream = Stream::new();
+    let (mut number, mut sum) = (0_u64, 0_u64);
+    loop {
+        for _ in 0..Slots::<WORDS>::BLOCK / RUN {
+            for _ in 0..RUN / AHEAD {
+                let far = number + AHEAD - 1;
+                // Acquire: the payload of `far` and of all before it is visible.
+                while slots.word(far).load(Ordering::Acquire) != slots.published(far) {
+                    turn.relax();
+                }
+                for _ in 0..AHEAD {
+                    // SAFETY: published, and not overwritten before the cursor passes it.
+                    let payload = unsafe { &*slots.payload(number) };
+                    sum = payload.iter().fold(sum, |sum, word| sum.wrapping_add(*word));
+                    number += 1;
+                }
+            }
+            // Release: the reads above are done; pairs with the writer's Acquire.
+            page.cursor.store(number, Ordering::Release);
+        }
+        stream.mark(clock.now(), number);
+        if page.end.load(Ordering::Acquire) == number {
+            break;
+        }
+    }
+    let mut outcome = Outcome::of("consumer");
+    outcome.ops = number;
+    outcome.block_ns = stream.median_ns(clock);
+    outcome.mean_ns = stream.mean_ns(clock);
+    outcome.corrupt = u64::from(sum != expected_sum(WORDS as u64, number));
+    outcome
+}
+
+/// Sum of all words of the first `messages` messages.
+fn expected_sum(words: u64, messages: u64) -> u64 {
+    let numbers = (u128::from(messages) * u128::from(messages.saturating_sub(1)) / 2) as u64;
+    let seeds = numbers.wrapping_mul(ODD).wrapping_mul(words);
+    seeds.wrapping_add(messages.wrapping_mul(words * (words - 1) / 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_of_everything_written_is_known() {
+        for (words, messages) in [(8_u64, 0_u64), (8, 1), (8, 1_000), (128, 77)] {
+            let mut sum = 0_u64;
+            for number in 0..messages {
+                for index in 0..words {
+                    sum = sum.wrapping_add(number.wrapping_mul(ODD).wrapping_add(index));
+                }
+            }
+            assert_eq!(expected_sum(words, messages), sum);
+        }
+    }
+}

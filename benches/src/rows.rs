@@ -1,0 +1,452 @@
+//! From slices to rows: what each scenario's row says, and what it is judged by.
+
+use std::path::Path;
+
+use crate::cores::Cores;
+use crate::histogram::{LoggedInterval, Nanos};
+use crate::machine::directory_bytes;
+use crate::plan::Group;
+use crate::protocol::Outcome;
+use crate::report::{Memory, PerCore, Ratio, ScenarioReport, Slices, Target};
+use crate::scenarios::{HOPS, REQUESTS};
+use crate::slices::{Entry, FloorKind, Measured, SLICES_MIN, Slice};
+use crate::spec::{Scenario, Sender, Spec};
+use crate::stats::{Spread, bootstrap_median, median};
+use crate::targets;
+
+/// What the rows need to know beside the slices.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) cores: &'a Cores,
+    pub(crate) directory: &'a Path,
+}
+
+/// One entry of a group with what came of it.
+struct Row<'a> {
+    spec: &'a Spec,
+    parts: &'a [usize],
+    measured: &'a Measured,
+    floor: FloorKind,
+    cores: &'a Cores,
+}
+
+/// The rows of a group that could be measured.
+pub(crate) fn build(group: &Group, all: &[Measured], around: &Surroundings<'_>) -> Vec<ScenarioReport> {
+    let rows: Vec<Row<'_>> = group
+        .entries
+        .iter()
+        .zip(all)
+        .map(|(entry, measured)| Row {
+            spec: &entry.spec,
+            parts: &entry.parts,
+            measured,
+            floor: group.floor,
+            cores: around.cores,
+        })
+        .collect();
+    match group.scenario() {
+        Scenario::Latency => rows.iter().map(latency).collect(),
+        Scenario::Paced => rows.iter().map(paced).collect(),
+        Scenario::Throughput => rows.iter().map(throughput).collect(),
+        Scenario::Fanout => rows.iter().map(|row| fanout(row, &rows[0])).collect(),
+        Scenario::Mpmc => rows.iter().map(mpmc).collect(),
+        Scenario::Priority => rows.iter().map(|row| priority(row, &rows)).collect(),
+        Scenario::Wake => rows.iter().map(wake).collect(),
+        Scenario::Bus100k => rows.iter().map(|row| bus100k(row, around.directory)).collect(),
+        Scenario::Pipeline => vec![pipeline(&rows)],
+    }
+}
+
+/// The rows of a group that failed.
+pub(crate) fn failed(group: &Group, error: &str) -> Vec<ScenarioReport> {
+    let row = |entry: &Entry| ScenarioReport {
+        name: entry.spec.row_name(),
+        variant: entry.spec.variant(),
+        payload_bytes: entry.spec.payload_bytes,
+        wait: Some(entry.spec.wait),
+        error: Some(error.to_owned()),
+        ..ScenarioReport::default()
+    };
+    group.entries.iter().filter(|entry| !entry.spec.bare).map(row).collect()
+}
+
+/// The intervals that go into the HDR log: the one-way histograms of each slice.
+pub(crate) fn intervals(group: &Group, all: &[Measured]) -> Vec<LoggedInterval> {
+    let role = match group.scenario() {
+        Scenario::Latency => 0,
+        Scenario::Paced | Scenario::Priority | Scenario::Wake => 1,
+        _ => return Vec::new(),
+    };
+    let mut intervals = Vec::new();
+    for (entry, measured) in group.entries.iter().zip(all) {
+        let spec = &entry.spec;
+        let variant = spec.variant().map_or(String::new(), |variant| format!(" {variant}"));
+        let tag = format!("{}{variant} {} {}", spec.row_name(), spec.payload_bytes, spec.wait.name());
+        intervals.extend(measured.used.iter().map(|slice| LoggedInterval {
+            tag: tag.clone(),
+            start: slice.started,
+            length: slice.took,
+            histogram: slice.outcomes[role].histogram.to_nanos(),
+        }));
+    }
+    intervals
+}
+
+impl Row<'_> {
+    /// What all rows have in common.
+    fn common(&self) -> ScenarioReport {
+        let measured = self.measured;
+        ScenarioReport {
+            name: self.spec.row_name(),
+            variant: self.spec.variant(),
+            payload_bytes: self.spec.payload_bytes,
+            wait: Some(self.spec.wait),
+            lost: measured.lost,
+            out_of_order: measured.out_of_order,
+            corrupt: measured.corrupt,
+            floor: Some(self.floor.name().to_owned()),
+            slices: Slices { used: measured.used.len(), dropped: measured.dropped },
+            oversubscribed: self.cores.oversubscribed(self.parts.len()),
+            ..ScenarioReport::default()
+        }
+    }
+
+    /// Whether enough slices count, and each process has a core.
+    fn judged(&self) -> bool {
+        self.measured.used.len() >= SLICES_MIN && !self.cores.oversubscribed(self.parts.len())
+    }
+
+    /// All samples of a role.
+    fn histogram(&self, role: usize) -> Nanos {
+        let mut all = Nanos::new();
+        for slice in &self.measured.used {
+            all.merge_sparse(&slice.outcomes[role].histogram);
+        }
+        all
+    }
+
+    fn per_core(&self, role: usize, what: &str) -> PerCore {
+        let histogram = self.histogram(role);
+        let name = self.measured.used.first().map_or("", |slice| slice.outcomes[role].role.as_str());
+        PerCore {
+            core: self.cores.of(self.parts[role]),
+            role: name.to_owned(),
+            what: what.to_owned(),
+            ns: histogram.summary(),
+            histogram,
+        }
+    }
+
+    /// Fills in the comparison with the floor: the median slice and its interval.
+    fn compare(&self, report: &mut ScenarioReport, value: impl Fn(&Slice) -> Option<f64>) {
+        let ratios = self.measured.to_floor(value);
+        report.to_floor = median(&ratios);
+        report.to_floor_95 = bootstrap_median(&ratios);
+    }
+}
+
+fn block(role: usize) -> impl Fn(&Slice) -> Option<f64> {
+    move |slice| slice.outcomes.get(role)?.block_ns
+}
+
+fn mean_rate(outcome: &Outcome) -> Option<f64> {
+    outcome.mean_ns.filter(|ns| *ns > 0.0).map(|ns| 1e9 / ns)
+}
+
+fn latency(row: &Row<'_>) -> ScenarioReport {
+    let mut report = row.common();
+    row.compare(&mut report, block(0));
+    report.block_ns = Spread::of(&row.measured.values(block(0)));
+    if !row.measured.used.is_empty() {
+        report.one_way_ns = Some(row.histogram(0).summary());
+        report.per_core =
+            vec![row.per_core(0, "round trip / 2"), row.per_core(1, "round trip / 2, seen from the answer")];
+    }
+    // Targets are for 64 bytes: the line floor carries no payload.
+    if row.spec.payload_bytes == 64 && !row.spec.no_stamps {
+        let limit = if row.spec.one_producer {
+            targets::LATENCY_ONE_PRODUCER_TO_LINE
+        } else {
+            targets::LATENCY_TO_LINE
+        };
+        report.target = Some(Target::at_most("one way to the line", limit, report.to_floor, row.judged()));
+    }
+    report
+}
+
+fn paced(row: &Row<'_>) -> ScenarioReport {
+    let mut report = row.common();
+    row.compare(&mut report, block(1));
+    report.block_ns = Spread::of(&row.measured.values(block(1)));
+    if !row.measured.used.is_empty() {
+        report.one_way_ns = Some(row.histogram(1).summary());
+        report.per_core =
+            vec![row.per_core(0, "inside the publish call"), row.per_core(1, "due to received")];
+    }
+    report
+}
+
+fn throughput(row: &Row<'_>) -> ScenarioReport {
+    let mut report = row.common();
+    let bytes = row.spec.payload_bytes as f64;
+    let to_memcpy = matches!(row.floor, FloorKind::Memcpy(_));
+    let rate = |slice: &Slice| block(1)(slice).filter(|ns| *ns > 0.0).map(|ns| 1e9 / ns);
+    row.compare(&mut report, |slice| Some(rate(slice)? * if to_memcpy { bytes } else { 1.0 }));
+    report.producers = Some(1);
+    report.groups = Some(1);
+    report.msgs_per_s = median(&row.measured.values(rate));
+    report.mean_msgs_per_s = median(&row.measured.values(|slice| mean_rate(&slice.outcomes[1])));
+    report.gb_per_s = report.msgs_per_s.map(|rate| rate * bytes / 1e9);
+    if row.spec.no_stamps || row.spec.batch > 0 {
+        return report;
+    }
+    let (what, limit) = match (to_memcpy, row.spec.one_producer) {
+        (true, _) => ("bytes/s to memcpy", targets::LARGE_TO_MEMCPY),
+        (false, false) => ("messages/s to the ring", targets::THROUGHPUT_TO_RING),
+        (false, true) => ("messages/s to the ring", targets::THROUGHPUT_ONE_PRODUCER_TO_RING),
+    };
+    if row.spec.payload_bytes != 1_024 {
+        report.target = Some(Target::at_least(what, limit, report.to_floor, row.judged()));
+    }
+    report
+}
+
+fn fanout(row: &Row<'_>, one: &Row<'_>) -> ScenarioReport {
+    let mut report = row.common();
+    row.compare(&mut report, block(0));
+    report.groups = Some(row.spec.groups);
+    report.publish_cpu_ns = Spread::of(&row.measured.values(block(0)));
+    if row.spec.groups == one.spec.groups {
+        return report;
+    }
+    let pairs = row.measured.to_other(one.measured, true, block(0));
+    report.ratio = ratio(one, &pairs);
+    if row.spec.groups == 8 {
+        let value = report.ratio.as_ref().map(|ratio| ratio.value);
+        let judged = row.judged() && pairs.len() >= SLICES_MIN;
+        report.target = Some(Target::at_most(
+            "publish cost to that with one group",
+            targets::FANOUT_8_TO_1,
+            value,
+            judged,
+        ));
+    }
+    report
+}
+
+fn ratio(to: &Row<'_>, pairs: &[f64]) -> Option<Ratio> {
+    Some(Ratio {
+        to: to.spec.variant().unwrap_or_else(|| to.spec.row_name()),
+        value: median(pairs)?,
+        interval_95: bootstrap_median(pairs),
+    })
+}
+
+fn mpmc(row: &Row<'_>) -> ScenarioReport {
+    let mut report = row.common();
+    let producers = row.spec.producers;
+    let rate = |slice: &Slice| {
+        let consumers = &slice.outcomes[producers..];
+        let received: u64 = consumers.iter().map(|outcome| outcome.ops).sum();
+        let longest = consumers.iter().filter_map(|outcome| outcome.figure("elapsed_ns")).fold(0.0, f64::max);
+        (longest > 0.0).then(|| received as f64 * 1e9 / longest)
+    };
+    row.compare(&mut report, rate);
+    report.producers = Some(producers);
+    report.consumers = Some(row.spec.consumers);
+    report.groups = Some(1);
+    report.msgs_per_s = median(&row.measured.values(rate));
+    let (mut publish, mut receive) = (Nanos::new(), Nanos::new());
+    for slice in &row.measured.used {
+        for (role, outcome) in slice.outcomes.iter().enumerate() {
+            if role < producers { &mut publish } else { &mut receive }.merge_sparse(&outcome.histogram);
+        }
+        let (sent, received) = (sum(&slice.outcomes[..producers]), sum(&slice.outcomes[producers..]));
+        report.lost += sent.saturating_sub(received);
+        // More than was sent: somebody got a message twice.
+        report.out_of_order += received.saturating_sub(sent);
+    }
+    report.publish_call_ns = Some(publish.summary()).filter(|summary| summary.count > 0);
+    report.receive_call_ns = Some(receive.summary()).filter(|summary| summary.count > 0);
+    report
+}
+
+fn sum(outcomes: &[Outcome]) -> u64 {
+    outcomes.iter().map(|outcome| outcome.ops).sum()
+}
+
+fn priority(row: &Row<'_>, rows: &[Row<'_>]) -> ScenarioReport {
+    let mut report = row.common();
+    row.compare(&mut report, block(1));
+    if !row.measured.used.is_empty() {
+        report.one_way_ns = Some(row.histogram(1).summary());
+    }
+    // The sender of its own sleeps between two messages; it does not need a core all the time.
+    report.oversubscribed = row.cores.oversubscribed(2);
+    let idle = rows.iter().find(|other| other.spec.sender == row.spec.sender && !other.spec.saturated);
+    if let (true, Some(idle)) = (row.spec.saturated, idle) {
+        let pairs = row.measured.to_other(idle.measured, true, block(1));
+        report.ratio = ratio(idle, &pairs);
+        let value = report.ratio.as_ref().map(|ratio| ratio.value);
+        let judged = pairs.len() >= SLICES_MIN && !report.oversubscribed;
+        let what = match row.spec.sender {
+            Sender::Same => "critical p99 to its idle p99",
+            Sender::Other => "critical p99 (sent by another process) to its idle p99",
+        };
+        report.target = Some(Target::at_most(what, targets::PRIORITY_SATURATED_TO_IDLE, value, judged));
+    }
+    report
+}
+
+fn wake(row: &Row<'_>) -> ScenarioReport {
+    let mut report = row.common();
+    row.compare(&mut report, block(1));
+    report.block_ns = Spread::of(&row.measured.values(block(1)));
+    if !row.measured.used.is_empty() {
+        report.one_way_ns = Some(row.histogram(1).summary());
+    }
+    report.target =
+        Some(Target::at_most("one way to the futex", targets::WAKE_TO_FUTEX, report.to_floor, row.judged()));
+    report
+}
+
+fn bus100k(row: &Row<'_>, directory: &Path) -> ScenarioReport {
+    let mut report = row.common();
+    let rate = |slice: &Slice| mean_rate(&slice.outcomes[1]);
+    row.compare(&mut report, rate);
+    report.producers = Some(1);
+    report.groups = Some(1);
+    report.msgs_per_s = median(&row.measured.values(rate));
+    if let Some(slice) = row.measured.used.last() {
+        let total =
+            |name: &str| slice.outcomes.iter().filter_map(|outcome| outcome.figure(name)).sum::<f64>() as u64;
+        report.memory = Some(Memory {
+            own_bytes: total("own_bytes"),
+            shared_bytes: total("shared_bytes"),
+            bus_bytes: directory_bytes(directory),
+        });
+    }
+    let value = report.msgs_per_s.map(|rate| rate / targets::QUOTED_MSGS_PER_S);
+    report.target = Some(Target::at_least(
+        "messages/s to the quoted 42,387",
+        targets::BUS100K_TO_QUOTED,
+        value,
+        row.judged(),
+    ));
+    report
+}
+
+/// The two entries, with and without the bus, make one row.
+fn pipeline(rows: &[Row<'_>]) -> ScenarioReport {
+    let with = &rows[0];
+    let bare = rows.iter().find(|row| row.spec.bare).map(|row| row.measured);
+    let mut report = with.common();
+    let wall = |slice: &Slice| slice.outcomes.iter().find_map(|outcome| outcome.figure("wall_ns"));
+    let mut per_hop = Vec::new();
+    for slice in &with.measured.used {
+        let partner = bare.and_then(|bare| bare.used.iter().find(|partner| partner.round == slice.round));
+        if let (Some(with_bus), Some(without)) = (wall(slice), partner.and_then(wall)) {
+            per_hop.push((with_bus - without) / (REQUESTS * HOPS) as f64);
+        }
+    }
+    report.requests_per_s = median(&with.measured.values(wall)).map(|ns| REQUESTS as f64 * 1e9 / ns);
+    report.per_hop_ns = Spread::of(&per_hop);
+    // The floor only tells whether the machine was steady: most of the time here is simulated work.
+    report.floor = None;
+    report.oversubscribed = false;
+    let value = report.per_hop_ns.map(|spread| spread.median);
+    let judged = per_hop.len() >= SLICES_MIN;
+    report.target =
+        Some(Target::at_most("ns a hop over the bare handlers", targets::PIPELINE_PER_HOP_NS, value, judged));
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::histogram::Summary;
+    use std::time::{Duration, SystemTime};
+
+    fn cores() -> Cores {
+        Cores { list: vec![0, 1], pinned: true, physical: true }
+    }
+
+    fn slice(round: usize, floor: f64, outcomes: Vec<Outcome>) -> Slice {
+        Slice { floor, round, started: SystemTime::now(), took: Duration::from_millis(200), outcomes }
+    }
+
+    fn outcome(block_ns: f64) -> Outcome {
+        let mut histogram = Nanos::new();
+        histogram.record(block_ns as u64);
+        Outcome {
+            block_ns: Some(block_ns),
+            mean_ns: Some(block_ns * 1.1),
+            histogram: histogram.to_sparse(),
+            ..Outcome::of("producer")
+        }
+    }
+
+    fn group(scenario: Scenario, floor: FloorKind, specs: Vec<Spec>) -> Group {
+        assert!(specs.iter().all(|spec| spec.scenario == scenario));
+        let entries = specs
+            .into_iter()
+            .map(|spec| Entry { spec, parts: vec![0, 1], slice: Duration::from_millis(200) })
+            .collect();
+        Group { floor, entries, goal: 5 }
+    }
+
+    fn build_on(group: &Group, all: &[Measured]) -> Vec<ScenarioReport> {
+        build(group, all, &Surroundings { cores: &cores(), directory: Path::new("/nonexistent") })
+    }
+
+    #[test]
+    fn a_latency_row_compares_blocks_and_prints_histograms() {
+        let group = group(Scenario::Latency, FloorKind::Line, vec![Spec::of(Scenario::Latency)]);
+        let used = (0..5).map(|round| slice(round, 50.0, vec![outcome(100.0), outcome(104.0)])).collect();
+        let rows = build_on(&group, &[Measured { used, dropped: 2, ..Measured::default() }]);
+        assert_eq!(rows[0].to_floor, Some(2.0));
+        assert_eq!(rows[0].slices, Slices { used: 5, dropped: 2 });
+        assert_eq!(rows[0].one_way_ns.map(|summary: Summary| summary.count), Some(5));
+        assert_eq!(rows[0].per_core.iter().map(|core| core.core).collect::<Vec<_>>(), vec![0, 1]);
+        assert_eq!(rows[0].target.as_ref().unwrap().met, Some(true));
+    }
+
+    #[test]
+    fn four_slices_are_too_few_for_a_verdict() {
+        let group = group(Scenario::Wake, FloorKind::Wake, vec![Spec::of(Scenario::Wake)]);
+        let used = (0..4).map(|round| slice(round, 50.0, vec![outcome(1.0), outcome(500.0)])).collect();
+        let rows = build_on(&group, &[Measured { used, ..Measured::default() }]);
+        let target = rows[0].target.as_ref().unwrap();
+        assert_eq!((target.value, target.met), (Some(10.0), None));
+    }
+
+    #[test]
+    fn throughput_is_a_share_of_the_ring() {
+        let group = group(Scenario::Throughput, FloorKind::Ring(64), vec![Spec::of(Scenario::Throughput)]);
+        let used = (0..5).map(|round| slice(round, 1e8, vec![outcome(40.0), outcome(40.0)])).collect();
+        let rows = build_on(&group, &[Measured { used, ..Measured::default() }]);
+        assert_eq!(rows[0].to_floor, Some(0.25));
+        assert_eq!(rows[0].msgs_per_s, Some(2.5e7));
+        assert!((rows[0].mean_msgs_per_s.unwrap() - 1e9 / 44.0).abs() < 1.0);
+    }
+
+    #[test]
+    fn eight_groups_are_compared_with_one() {
+        let spec = |groups| Spec { groups, ..Spec::of(Scenario::Fanout) };
+        let group = group(Scenario::Fanout, FloorKind::Line, vec![spec(1), spec(8)]);
+        let all = [20.0, 24.0].map(|ns| Measured {
+            used: (0..5).map(|round| slice(round, 50.0, vec![outcome(ns), outcome(1.0)])).collect(),
+            ..Measured::default()
+        });
+        let rows = build_on(&group, &all);
+        assert_eq!(rows[0].target, None);
+        assert!((rows[1].ratio.as_ref().unwrap().value - 1.2).abs() < 1e-9);
+        assert_eq!(rows[1].target.as_ref().unwrap().met, Some(true));
+    }
+
+    #[test]
+    fn a_group_that_failed_says_why_in_each_row() {
+        let group = group(Scenario::Latency, FloorKind::Line, vec![Spec::of(Scenario::Latency)]);
+        let rows = failed(&group, "no room");
+        assert_eq!(rows[0].error.as_deref(), Some("no room"));
+    }
+}

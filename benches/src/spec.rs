@@ -1,0 +1,219 @@
+//! What a scenario is asked to do, as it is sent to the workers.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Payload sizes that the scenarios are compiled for, in bytes.
+pub const PAYLOAD_BYTES: [usize; 3] = [64, 1_024, 65_536];
+
+/// How consumers wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WaitMode {
+    /// Poll without pause.
+    #[default]
+    Spin,
+    /// Poll for as long as a wake costs, then sleep.
+    Adaptive,
+    /// Sleep at once.
+    Park,
+}
+
+impl WaitMode {
+    /// The name in rows and options.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Spin => "spin",
+            Self::Adaptive => "adaptive",
+            Self::Park => "park",
+        }
+    }
+}
+
+/// The scenarios.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scenario {
+    /// Round trips between two processes.
+    Latency,
+    /// One way at a fixed rate, against the times at which the messages were due.
+    Paced,
+    /// One producer, one consumer, as fast as they can.
+    Throughput,
+    /// What a publish costs with many groups.
+    Fanout,
+    /// Several producers, several consumers of one group.
+    Mpmc,
+    /// Critical messages while the normal lane is full.
+    Priority,
+    /// A sleeping consumer is woken.
+    Wake,
+    /// 100,000 messages to a handler that does nothing.
+    Bus100k,
+    /// 10,000 requests through five processes.
+    Pipeline,
+}
+
+impl Scenario {
+    /// All of them, in the order of the report.
+    pub const ALL: [Self; 9] = [
+        Self::Latency,
+        Self::Paced,
+        Self::Throughput,
+        Self::Fanout,
+        Self::Mpmc,
+        Self::Priority,
+        Self::Wake,
+        Self::Bus100k,
+        Self::Pipeline,
+    ];
+
+    /// The name in rows and options.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Latency => "latency",
+            Self::Paced => "paced",
+            Self::Throughput => "throughput",
+            Self::Fanout => "fanout",
+            Self::Mpmc => "mpmc",
+            Self::Priority => "priority",
+            Self::Wake => "wake",
+            Self::Bus100k => "bus100k",
+            Self::Pipeline => "pipeline",
+        }
+    }
+
+    /// The scenario of a name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scenario| scenario.name() == name)
+    }
+}
+
+/// Who sends the critical messages of the priority scenario.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Sender {
+    /// The process that also fills the normal lane.
+    #[default]
+    Same,
+    /// A process of its own.
+    Other,
+}
+
+/// One row's settings. What is left at its default is what a user of the bus gets by default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Spec {
+    pub(crate) scenario: Scenario,
+    /// Directory in which the run's buses live.
+    pub(crate) directory: PathBuf,
+    /// Name of the bus; each group of rows has its own, which goes when the group is done.
+    pub(crate) bus: String,
+    /// First part of the topics' names; unique in the run.
+    pub(crate) topic: String,
+    pub(crate) payload_bytes: usize,
+    pub(crate) wait: WaitMode,
+    /// `producers(1)` instead of many producers allowed.
+    pub(crate) one_producer: bool,
+    /// Time stamps switched off.
+    pub(crate) no_stamps: bool,
+    /// Messages that the consumer takes in one call; 0 for one at a time.
+    pub(crate) batch: usize,
+    /// Producing processes.
+    pub(crate) producers: usize,
+    /// Consuming processes of one group.
+    pub(crate) consumers: usize,
+    /// Groups that all see every message.
+    pub(crate) groups: usize,
+    /// Messages a second, where a rate is kept.
+    pub(crate) rate_hz: u64,
+    /// Whether the normal lane is kept full (priority).
+    pub(crate) saturated: bool,
+    /// Who sends the critical messages (priority).
+    pub(crate) sender: Sender,
+    /// The same handlers without the bus (pipeline).
+    pub(crate) bare: bool,
+}
+
+impl Spec {
+    /// A scenario with default settings.
+    pub(crate) fn of(scenario: Scenario) -> Self {
+        Self {
+            scenario,
+            directory: PathBuf::new(),
+            bus: String::new(),
+            topic: String::new(),
+            payload_bytes: 64,
+            wait: WaitMode::Spin,
+            one_producer: false,
+            no_stamps: false,
+            batch: 0,
+            producers: 1,
+            consumers: 1,
+            groups: 1,
+            rate_hz: 0,
+            saturated: false,
+            sender: Sender::Same,
+            bare: false,
+        }
+    }
+
+    /// The row's name: the scenario, and every setting that a user would have to change.
+    pub(crate) fn row_name(&self) -> String {
+        let mut name = self.scenario.name().to_owned();
+        let mut add = |text: &str| {
+            name.push(' ');
+            name.push_str(text);
+        };
+        if self.one_producer {
+            add("producers(1)");
+        }
+        if self.no_stamps {
+            add("stamps(false)");
+        }
+        if self.batch > 0 {
+            add(&format!("receive_batch({})", self.batch));
+        }
+        name
+    }
+
+    /// What tells rows of one scenario apart: its shape, not a setting of the bus.
+    pub(crate) fn variant(&self) -> Option<String> {
+        match self.scenario {
+            Scenario::Fanout => Some(format!("groups={}", self.groups)),
+            Scenario::Mpmc => Some(format!("{}x{}", self.producers, self.consumers)),
+            Scenario::Priority => {
+                let load = if self.saturated { "saturated" } else { "idle" };
+                let sender = if self.sender == Sender::Same { "same" } else { "other" };
+                Some(format!("{load} sender={sender}"))
+            }
+            Scenario::Paced => Some(format!("{}/s", self.rate_hz)),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back_to_scenarios() {
+        for scenario in Scenario::ALL {
+            assert_eq!(Scenario::from_name(scenario.name()), Some(scenario));
+        }
+        assert_eq!(Scenario::from_name("speed"), None);
+    }
+
+    #[test]
+    fn the_headline_row_has_the_bare_name() {
+        let mut spec = Spec::of(Scenario::Latency);
+        assert_eq!(spec.row_name(), "latency");
+        spec.one_producer = true;
+        spec.no_stamps = true;
+        assert_eq!(spec.row_name(), "latency producers(1) stamps(false)");
+    }
+}
