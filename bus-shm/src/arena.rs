@@ -5,11 +5,17 @@ use crate::directory::TopicDir;
 use crate::error::RegionError;
 use crate::region::{Access, Region, reserve};
 use crate::sys::file;
+use crate::sys::prefetch::{self, LINE_BYTES};
 use bus_core::arena::{Allocator, Block, Geometry, Horizon, Shortage, Span, is_intact, raise_limit};
 use bus_core::header::{HEADER_BYTES, HEADER_WORDS, Header};
 use bus_core::layout::{Preamble, arena as layout};
 use bus_core::sync::AtomicU64;
 use std::mem::MaybeUninit;
+
+/// How many messages ahead a producer asks for its lines.
+const PREFETCH_CELLS: usize = 4;
+/// Longer messages are left to the hardware, which sees their lines follow each other.
+const PREFETCH_BYTES_MAX: usize = 256;
 
 /// A producer's own arena.
 #[derive(Debug)]
@@ -67,7 +73,19 @@ impl ProducerArena {
         max_bytes: usize,
         header: Header,
     ) -> Option<Cell> {
-        let span = self.allocator.span_here((HEADER_BYTES + want_bytes) as u64)?;
+        let bytes = HEADER_BYTES + want_bytes;
+        let span = self.allocator.span_here(bytes as u64)?;
+        if bytes <= PREFETCH_BYTES_MAX {
+            // The compare-and-swap that publishes waits for these lines to come over from whoever read them last.
+            let ahead = self.region.base().wrapping_add(
+                layout::SEGMENTS
+                    + span.offset_bytes as usize
+                    + PREFETCH_CELLS * bytes.next_multiple_of(LINE_BYTES),
+            );
+            for line in 0..bytes.div_ceil(LINE_BYTES) {
+                prefetch::for_writing(ahead.wrapping_add(line * LINE_BYTES));
+            }
+        }
         self.fill(source, span, max_bytes, header)
     }
 
@@ -226,6 +244,15 @@ impl ArenaView {
         // word; the subscriber that asks owns this view, and keeps it for as long as it hands the words out.
         let header = unsafe { &*self.region.base().add(start as usize).cast::<[AtomicU64; HEADER_WORDS]>() };
         self.covers(start + HEADER_BYTES as u64 + body_bytes(header)).then_some(header)
+    }
+
+    /// Asks for the first lines of a cell that will be read soon.
+    #[inline]
+    pub(crate) fn prefetch(&self, cell: u32) {
+        let start = layout::SEGMENTS as u64 + (u64::from(cell) << self.geometry.granule_shift);
+        let first = self.region.base().wrapping_add(start as usize);
+        prefetch::for_reading(first);
+        prefetch::for_reading(first.wrapping_add(LINE_BYTES));
     }
 
     /// After copying from a cell: is the copy whole? `tag` is the publication word that was copied with it.

@@ -23,6 +23,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// How often a process registers anew because the supervisor died before it answered.
+const REGISTRATIONS_MAX: u32 = 3;
+
 /// How to open a bus.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `open`"]
@@ -85,6 +88,8 @@ impl BusBuilder {
         // A temporary bus may go away between two steps when its last participant leaves: then there is none, again.
         let begun = Instant::now();
         loop {
+            // One whose participants were all killed is not the one that is meant either.
+            remove_if_abandoned(&dir);
             if !dir.superblock().exists() {
                 if !self.create {
                     return Err(BusError::NotFound { bus: dir.name().into(), dir: dir.base().into() });
@@ -92,13 +97,21 @@ impl BusBuilder {
                 crate::repair::collect_garbage(self.dir.as_deref(), false);
                 create::bus(&dir, self.temporary)?;
             }
-            match BusInner::open(&dir, &service, self.host) {
-                Ok(inner) => return Ok(Bus { inner: Arc::new(inner) }),
-                Err(_) if !dir.superblock().exists() && begun.elapsed() < client::REQUEST_TIMEOUT => {}
-                Err(error) => return Err(error),
+            let found = identity(&dir);
+            let opened = BusInner::open(&dir, &service, self.host);
+            let is_same = found.is_some() && found == identity(&dir);
+            match opened {
+                Ok(inner) if is_same => return Ok(Bus { inner: Arc::new(inner) }),
+                Err(error) if is_same || begun.elapsed() >= client::REQUEST_TIMEOUT => return Err(error),
+                _ => {}
             }
         }
     }
+}
+
+/// Tells a bus from one that was made under its name after it had gone.
+fn identity(dir: &BusDir) -> Option<u64> {
+    file::inode(&file::open_ro(&dir.superblock()).ok()?).ok()
 }
 
 /// The program's name with characters that a service name cannot have replaced.
@@ -205,12 +218,19 @@ pub(crate) struct BusInner {
     unlinked_reported: AtomicBool,
 }
 
-impl BusInner {
-    fn open(dir: &BusDir, service: &str, may_host: bool) -> Result<Self, BusError> {
-        let fork = ForkMark::global();
+/// What a process maps of a bus before it takes part.
+struct Attached {
+    superblock: Region,
+    fixed: superblock::Fixed,
+    spin: Region,
+    barrier: Barrier,
+}
+
+impl Attached {
+    fn new(dir: &BusDir) -> Result<Self, BusError> {
         let most = superblock::footprint_bytes(PARTICIPANTS_MAX as usize);
-        let (region, _) = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Read, Some(most))?;
-        let fixed: superblock::Fixed = region.read(0)?;
+        let (superblock, _) = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Read, Some(most))?;
+        let fixed: superblock::Fixed = superblock.read(0)?;
         let barrier = if fixed.flags & FLAG_MEMBARRIER != 0 {
             barrier::register().map_err(|source| BusError::Barrier { bus: dir.name().into(), source })?;
             Barrier::Membarrier
@@ -218,42 +238,60 @@ impl BusInner {
             Barrier::Fence
         };
         let (spin, _) = Region::attach(&dir.spin(), superblock::spin::MAGIC, Access::Write, None)?;
-        let mut host = if may_host { Host::start(dir)? } else { None };
-        let registered = Lease::prepare(dir).and_then(|(lease, lease_name)| {
-            let request = Request::Register {
-                service: service.to_owned(),
-                pid_namespace: pid_namespace_inode(),
-                start_ticks: start_time_ticks(std::process::id()).unwrap_or(0),
-                lease_name,
-            };
-            let reply = client::ask(dir, &request, || offer_to_host(dir, may_host, &mut host));
-            match reply {
-                Ok(Reply::Registered { participant, tag }) => Ok((lease, participant, tag)),
-                Ok(Reply::Refused { reason }) => {
-                    lease.release();
-                    Err(BusError::Refused { bus: dir.name().into(), reason })
-                }
-                Ok(_) => Err(BusError::Refused {
-                    bus: dir.name().into(),
-                    reason: "an answer to another question".into(),
-                }),
-                Err(error) => {
-                    lease.release();
-                    Err(error)
-                }
-            }
+        Ok(Self { superblock, fixed, spin, barrier })
+    }
+}
+
+/// Registers this process, which holds `lease` locked. Returns its participant number and how often that was handed out.
+fn register(
+    dir: &BusDir,
+    service: &str,
+    may_host: bool,
+    host: &mut Option<Host>,
+    lease: &mut Lease,
+) -> Result<(u16, u32), BusError> {
+    for _ in 0..REGISTRATIONS_MAX {
+        let request = Request::Register {
+            service: service.to_owned(),
+            pid_namespace: pid_namespace_inode(),
+            start_ticks: start_time_ticks(std::process::id()).unwrap_or(0),
+            lease_name: lease.name(),
+        };
+        match client::ask(dir, &request, || offer_to_host(dir, may_host, host))? {
+            Reply::Registered { participant, tag } => return Ok((participant, tag)),
+            // A supervisor that died between registering this lease and saying so has renamed it. A new lease then: when
+            // the old one is closed, its registration is that of a dead process.
+            Reply::Refused { .. } if lease.is_lost() => *lease = Lease::prepare(dir)?,
+            Reply::Refused { reason } => return Err(BusError::Refused { bus: dir.name().into(), reason }),
+            _ => break,
+        }
+    }
+    Err(BusError::Refused { bus: dir.name().into(), reason: "it does not answer what it is asked".into() })
+}
+
+impl BusInner {
+    fn open(dir: &BusDir, service: &str, may_host: bool) -> Result<Self, BusError> {
+        let fork = ForkMark::global();
+        // First of all: as long as a lease is locked, nobody takes the bus for abandoned.
+        let mut lease = Lease::prepare(dir)?;
+        let mut host = None;
+        let opened = Attached::new(dir).and_then(|attached| {
+            host = if may_host { Host::start(dir)? } else { None };
+            Ok((attached, register(dir, service, may_host, &mut host, &mut lease)?))
         });
-        let (mut lease, participant, tag) = match registered {
-            Ok(registered) => registered,
+        let (Attached { superblock, fixed, spin, barrier }, (participant, tag)) = match opened {
+            Ok(opened) => opened,
             Err(error) => {
+                lease.release();
                 if let Some(mut host) = host {
                     host.stop();
                 }
+                remove_if_abandoned(dir);
                 return Err(error);
             }
         };
         lease.registered_as(dir.lease(participant, tag));
-        let superblock = Arc::new(region);
+        let superblock = Arc::new(superblock);
         Ok(Self {
             participants: Participants::new(superblock.clone(), dir.clone()),
             superblock,
@@ -371,14 +409,42 @@ impl Drop for BusInner {
             host.stop();
         }
         drop(host);
-        if self.temporary && is_abandoned(&self.dir) {
-            crate::supervisor::remove_bus(&self.dir);
+        if self.temporary {
+            remove_if_abandoned(&self.dir);
+        }
+    }
+}
+
+/// Removes a temporary bus of which nobody is left. True if it was.
+///
+/// Whoever removes a bus holds its role, so that nobody can register meanwhile. One who leaves while another looks, and so
+/// finds the role taken, relies on that other one to look again.
+pub(crate) fn remove_if_abandoned(dir: &BusDir) -> bool {
+    loop {
+        if !is_left(dir) {
+            return false;
+        }
+        let Ok(Some(role)) = lock::try_lock_path(&dir.role()) else { return false };
+        let left = is_left(dir);
+        if left {
+            crate::supervisor::remove_bus(dir);
+        }
+        drop(role);
+        if left {
+            return true;
         }
     }
 }
 
 /// Is this a temporary bus of which nobody is left?
 pub(crate) fn is_abandoned(dir: &BusDir) -> bool {
+    let role_held =
+        || file::open_ro(&dir.role()).is_ok_and(|role| lock::is_locked(&role, &dir.role()).unwrap_or(true));
+    is_left(dir) && !role_held()
+}
+
+/// The same, but for the role.
+fn is_left(dir: &BusDir) -> bool {
     let most = superblock::footprint_bytes(PARTICIPANTS_MAX as usize);
     let Ok((region, _)) = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Read, Some(most))
     else {
@@ -388,10 +454,8 @@ pub(crate) fn is_abandoned(dir: &BusDir) -> bool {
     if fixed.flags & FLAG_TEMPORARY == 0 {
         return false;
     }
-    let role_held =
-        || file::open_ro(&dir.role()).is_ok_and(|role| lock::is_locked(&role, &dir.role()).unwrap_or(true));
     let participants = Participants::new(Arc::new(region), dir.clone());
-    !are_leases_held(dir) && !role_held() && participants.all().iter().all(|info| participants.is_gone(info))
+    !are_leases_held(dir) && participants.all().iter().all(|info| participants.is_gone(info))
 }
 
 /// Does any process hold a lease file of this bus? Whoever opens the bus holds one before it registers, so one who is between

@@ -28,7 +28,7 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// Makes and locks a file under a temporary name, which the supervisor changes at registration.
-    pub(crate) fn prepare(dir: &BusDir) -> Result<(Self, String), BusError> {
+    pub(crate) fn prepare(dir: &BusDir) -> Result<Self, BusError> {
         let name = crate::directory::unique_name(crate::directory::TEMPORARY);
         let path = dir.leases().join(&name);
         let file = file::create_new(&path, 0o600)?;
@@ -38,7 +38,17 @@ impl Lease {
                 reason: format!("{} was locked by another process as soon as it was made", path.display()),
             });
         }
-        Ok((Self { file, path }, name))
+        Ok(Self { file, path })
+    }
+
+    /// Its file name.
+    pub(crate) fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Has the file been renamed or removed by somebody else?
+    pub(crate) fn is_lost(&self) -> bool {
+        !self.path.exists()
     }
 
     /// The supervisor has given it this name.

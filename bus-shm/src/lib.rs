@@ -55,3 +55,8 @@ pub use repair::collect_garbage;
 pub use subscriber::{Batch, BatchItem, OtherTypes, Received, Start, Subscriber, SubscriberBuilder};
 pub use topic::{Topic, TopicBuilder};
 pub use wait::Wait;
+
+/// The snippets of README.md, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct ReadmeSnippets;

@@ -196,17 +196,19 @@ pub fn collect_garbage(dir: Option<&Path>, dry_run: bool) -> Vec<String> {
     let mut removed = Vec::new();
     let Ok(entries) = std::fs::read_dir(&base) else { return removed };
     for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
-        let path = base.join(&name);
         let gone =
             if name.starts_with(crate::directory::TEMPORARY) || name.starts_with(crate::directory::DOOMED) {
-                temporary_name_is_stale(&name)
-            } else {
+                let gone = temporary_name_is_stale(&name);
+                if gone && !dry_run {
+                    let _ = crate::sys::file::remove_tree(&base.join(&name));
+                }
+                gone
+            } else if dry_run {
                 BusDir::new(&name, dir).is_ok_and(|dir| crate::bus::is_abandoned(&dir))
+            } else {
+                BusDir::new(&name, dir).is_ok_and(|dir| crate::bus::remove_if_abandoned(&dir))
             };
         if gone {
-            if !dry_run {
-                let _ = crate::sys::file::remove_tree(&path);
-            }
             removed.push(name);
         }
     }

@@ -85,10 +85,7 @@ enum Turn {
 impl Supervisor {
     /// Takes the role of an existing bus, or returns `None` if somebody has it.
     pub(crate) fn claim(dir: &BusDir, dedicated: bool) -> Result<Option<Self>, BusError> {
-        let role = file::open_rw(&dir.role())?;
-        if !lock::try_lock(&role, &dir.role())? {
-            return Ok(None);
-        }
+        let Some(role) = lock::try_lock_path(&dir.role())? else { return Ok(None) };
         let most = superblock::footprint_bytes(PARTICIPANTS_MAX as usize);
         let (region, _) = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Write, Some(most))?;
         let fixed: superblock::Fixed = region.read(0)?;

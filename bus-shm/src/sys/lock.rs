@@ -28,6 +28,23 @@ pub fn try_lock(file: &File, subject: &Path) -> Result<bool> {
     }
 }
 
+/// Opens the file that has this name and takes its lock; `None` when another open file holds it, or when the name has gone
+/// to another file meanwhile.
+///
+/// The lock is dropped with the file.
+///
+/// # Errors
+/// What `open` and [`try_lock`] report.
+pub fn try_lock_path(path: &Path) -> Result<Option<File>> {
+    let file = super::file::open_rw(path)?;
+    let is_named = |file: &File| {
+        super::file::open_ro(path)
+            .and_then(|named| Ok(super::file::inode(&named)? == super::file::inode(file)?))
+            .unwrap_or(false)
+    };
+    Ok((try_lock(&file, path)? && is_named(&file)).then_some(file))
+}
+
 /// Whether another open file holds a lock on the file, asked without taking one.
 ///
 /// Two processes that both probe by [`try_lock`] see each other's probe; this one leaves no trace. A lock held

@@ -25,6 +25,7 @@ pub mod file;
 pub mod futex;
 pub mod lock;
 pub mod map;
+pub mod prefetch;
 pub mod process;
 pub mod socket;
 pub mod tmpfs;

@@ -1,0 +1,29 @@
+//! Asking for cache lines before they are needed. Hints only: any address is allowed, and nothing depends on them.
+#![allow(unsafe_code)]
+
+/// Bytes of a cache line.
+pub const LINE_BYTES: usize = 64;
+
+/// Fetches the line of `address` for reading.
+#[inline(always)]
+pub fn for_reading(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address, mapped or not, has no effect but on caches.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast::<i8>());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// Fetches the line of `address` for writing, taking it from the core that read it last.
+#[inline(always)]
+pub fn for_writing(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_ET0 }>(address.cast::<i8>());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
