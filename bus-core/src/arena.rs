@@ -192,6 +192,7 @@ pub struct Allocator {
     /// Segments `first..active` are drained and not written any more.
     first: usize,
     active: usize,
+    may_grow: bool,
 }
 
 impl Allocator {
@@ -199,7 +200,7 @@ impl Allocator {
     pub fn new(geometry: Geometry) -> Self {
         let mut segments = [Segment::new(0); ARENA_SEGMENTS_MAX];
         segments[0] = Segment::new(geometry.segment_bytes(0));
-        Self { geometry, segments, first: 0, active: 0 }
+        Self { geometry, segments, first: 0, active: 0, may_grow: true }
     }
 
     /// Its sizes.
@@ -243,7 +244,7 @@ impl Allocator {
         if want_bytes > self.geometry.block_bytes_max() {
             return Err(Shortage::TooLarge);
         }
-        let may_grow = self.active + 1 < self.geometry.segments();
+        let may_grow = self.may_grow && self.active + 1 < self.geometry.segments();
         let total = self.geometry.segment_base(self.active + 1);
         let segment = &mut self.segments[self.active];
         if want_bytes > segment.capacity / 2 {
@@ -283,9 +284,10 @@ impl Allocator {
         self.segments[self.active] = Segment::new(self.geometry.segment_bytes(self.active));
     }
 
-    /// There is no memory to grow with: from now on the arena lives with what it has.
-    pub fn cannot_grow(&mut self) {
-        self.geometry.bound_bytes = self.geometry.segment_base(self.active + 1);
+    /// Whether there is memory to grow with. While there is none the arena lives with what it has, and says for which
+    /// message it waits. Default: there is.
+    pub fn set_may_grow(&mut self, may_grow: bool) {
+        self.may_grow = may_grow;
     }
 
     /// Cuts `used_bytes` off the last span. [`Allocator::published`] or [`Allocator::rollback`] wants the block back.

@@ -15,7 +15,7 @@ use std::mem::MaybeUninit;
 /// How many messages ahead a producer asks for its lines.
 const PREFETCH_CELLS: usize = 4;
 /// Longer messages are left to the hardware, which sees their lines follow each other.
-const PREFETCH_BYTES_MAX: usize = 256;
+const PREFETCH_BYTES_MAX: usize = 2 * LINE_BYTES;
 
 /// A producer's own arena.
 #[derive(Debug)]
@@ -34,6 +34,14 @@ pub(crate) trait Source {
     fn fill(&self, memory: &mut [MaybeUninit<u8>]) -> Option<usize>;
     /// Its length, found the slow way; `None` if it cannot be written at all.
     fn measure(&self, most_bytes: usize) -> Option<usize>;
+}
+
+/// Why a message could not be written.
+pub(crate) enum NoRoom {
+    /// Something must happen first.
+    Shortage(Shortage),
+    /// `/dev/shm` has no memory for a message of this size.
+    Memory(RegionError),
 }
 
 /// A message that is complete but for its sequence.
@@ -82,14 +90,14 @@ impl ProducerArena {
                     + span.offset_bytes as usize
                     + PREFETCH_CELLS * bytes.next_multiple_of(LINE_BYTES),
             );
-            for line in 0..bytes.div_ceil(LINE_BYTES) {
-                prefetch::for_writing(ahead.wrapping_add(line * LINE_BYTES));
-            }
+            prefetch::for_writing(ahead);
+            prefetch::for_writing(ahead.wrapping_add(LINE_BYTES));
         }
         self.fill(source, span, max_bytes, header)
     }
 
-    /// The same, growing the file if that is what it takes. `Ok(None)`: it is longer than `want_bytes`.
+    /// The same, moving the limit, or growing the file if `may_grow` and that is what it takes. `Ok(None)`: it is longer than
+    /// `want_bytes`.
     #[cold]
     pub(crate) fn write<S: Source>(
         &mut self,
@@ -97,12 +105,17 @@ impl ProducerArena {
         want_bytes: usize,
         max_bytes: usize,
         header: Header,
-        horizon: Horizon,
-    ) -> Result<Option<Cell>, Shortage> {
+        (horizon, may_grow): (Horizon, bool),
+    ) -> Result<Option<Cell>, NoRoom> {
         let want_bytes = (HEADER_BYTES + want_bytes) as u64;
-        let span = match self.allocator.span(want_bytes, horizon) {
-            Ok(span) => span,
-            Err(shortage) => self.grow(want_bytes, horizon, shortage)?,
+        // Memory that was short at the last try may be there now.
+        self.allocator.set_may_grow(true);
+        let span = loop {
+            match self.allocator.span(want_bytes, horizon) {
+                Ok(span) => break span,
+                Err(Shortage::Grow { segment }) if may_grow => self.grow(segment, want_bytes)?,
+                Err(shortage) => return Err(NoRoom::Shortage(shortage)),
+            }
         };
         if let Some(limit) = span.new_limit
             && let Some(word) = self.region.look(layout::limit(span.segment))
@@ -137,22 +150,19 @@ impl ProducerArena {
         })
     }
 
-    #[cold]
-    fn grow(&mut self, want: u64, horizon: Horizon, mut shortage: Shortage) -> Result<Span, Shortage> {
-        loop {
-            let Shortage::Grow { segment } = shortage else { return Err(shortage) };
-            let geometry = self.allocator.geometry();
-            let offset = layout::SEGMENTS as u64 + geometry.segment_base(segment);
-            match reserve(self.region.file(), self.region.path(), offset, geometry.segment_bytes(segment)) {
-                Ok(()) => self.allocator.grown(),
-                // No memory to grow with: live with what there is, and wait for the readers.
-                Err(_) => self.allocator.cannot_grow(),
+    fn grow(&mut self, segment: usize, want_bytes: u64) -> Result<(), NoRoom> {
+        let geometry = self.allocator.geometry();
+        let offset = layout::SEGMENTS as u64 + geometry.segment_base(segment);
+        match reserve(self.region.file(), self.region.path(), offset, geometry.segment_bytes(segment)) {
+            Ok(()) => self.allocator.grown(),
+            // It would never fit into what there is.
+            Err(error) if segment > 0 && want_bytes > geometry.segment_bytes(segment - 1) / 2 => {
+                return Err(NoRoom::Memory(error));
             }
-            match self.allocator.span(want, horizon) {
-                Ok(span) => return Ok(span),
-                Err(next) => shortage = next,
-            }
+            // Live with what there is, and wait for the readers.
+            Err(_) => self.allocator.set_may_grow(false),
         }
+        Ok(())
     }
 
     #[inline]

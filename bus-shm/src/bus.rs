@@ -175,6 +175,11 @@ impl Bus {
         &self.inner.service
     }
 
+    /// The time now on the clock of messages' stamps, in nanoseconds: what [`crate::Start::Time`] is compared with.
+    pub fn now_ns(&self) -> u64 {
+        crate::sys::clock::monotonic_ns()
+    }
+
     /// Does this process hold the supervisor's role?
     pub fn is_host(&self) -> bool {
         self.inner.lock_host().as_ref().is_some_and(Host::is_serving)
@@ -182,7 +187,8 @@ impl Bus {
 
     /// Who takes part.
     pub fn participants(&self) -> Vec<ParticipantInfo> {
-        self.inner.participants.all()
+        // A forked child has nothing mapped.
+        if self.inner.is_forked() { Vec::new() } else { self.inner.participants.all() }
     }
 
     /// Takes the bus down: its files go, and everybody attached gets an error. Refused, with the reasons, while others are

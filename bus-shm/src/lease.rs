@@ -56,10 +56,13 @@ impl Lease {
         self.path = path;
     }
 
-    /// Gives the lease up.
+    /// Gives the lease up. The file of a registered one stays until its entry is cleared: unlocked, it is the proof that the
+    /// entry is nobody's, even while this process runs on.
     pub(crate) fn release(&self) {
         let _ = lock::unlock(&self.file, &self.path);
-        let _ = std::fs::remove_file(&self.path);
+        if self.name().starts_with(crate::directory::TEMPORARY) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -153,6 +156,14 @@ impl Participants {
             // The number has been given back or handed to another: that happens only after its sweep began.
             None => holder.participant < self.reserved(),
             Some(info) if info.holder() != holder => true,
+            Some(info) => self.is_gone(&info),
+        }
+    }
+
+    /// Is there no live process under this number?
+    pub(crate) fn is_vacant(&self, participant: u16) -> bool {
+        match self.live(participant) {
+            None => participant < self.reserved(),
             Some(info) => self.is_gone(&info),
         }
     }

@@ -5,7 +5,7 @@
 //! Until that last step nothing is claimed, so whatever fails before leaves nothing behind.
 #![allow(unsafe_code)]
 
-use crate::arena::{Cell, ProducerArena, Source};
+use crate::arena::{Cell, NoRoom, ProducerArena, Source};
 use crate::bus::BusInner;
 use crate::error::{AttachError, BatchError, Full, FullOf, PublishError};
 use crate::payload::{Bytes, Message, Speak, encode, encoded_bytes};
@@ -177,6 +177,17 @@ impl<T: Speak> Publisher<T> {
     /// Number under which messages name this publisher.
     pub fn producer(&self) -> u16 {
         self.raw.entry
+    }
+
+    /// Waits until every reliable group has finished what was published here, for at most `timeout`. True if they have.
+    pub fn flush(&mut self, timeout: Duration) -> bool {
+        self.raw.flush(timeout)
+    }
+
+    /// Leaves in good order: waits for the groups like [`Publisher::flush`], then gives the place back. True if they had
+    /// finished; if not, nothing is lost, the messages stay for them.
+    pub fn close(mut self, timeout: Duration) -> bool {
+        self.raw.flush(timeout)
     }
 
     /// Publishes payload bytes as they are, under the topic handle's type. For tools, and for archives made elsewhere.
@@ -464,21 +475,25 @@ impl RawPublisher {
         }
         let mut want = least.max(self.lanes[lane].expected_bytes).min(self.max_bytes);
         let mut since = None;
+        // Looking at the groups again is cheaper than growing, and often enough.
+        let mut may_grow = false;
         loop {
             let (header, max_bytes, horizon) = (self.header(stamp_ns), self.max_bytes, self.horizon(lane));
-            match self.arena(lane)?.write(source, want, max_bytes, header, horizon) {
+            match self.arena(lane)?.write(source, want, max_bytes, header, (horizon, may_grow)) {
                 Ok(Some(cell)) => {
                     self.lanes[lane].expected_bytes = cell.len_bytes;
                     return Ok(cell);
                 }
                 Ok(None) => want = self.larger(source)?,
-                Err(Shortage::TooLarge) => return Err(self.too_large(want)),
+                Err(NoRoom::Memory(error)) => return Err(error.into()),
+                Err(NoRoom::Shortage(Shortage::TooLarge)) => return Err(self.too_large(want)),
                 // Nothing of this publisher is cut off and unpublished here, so `Unpublished` does not come.
-                Err(Shortage::Unread { .. } | Shortage::Grow { .. } | Shortage::Unpublished) => {
-                    if self.refresh_gate(lane) {
-                        continue;
+                Err(NoRoom::Shortage(_)) => {
+                    let moved = self.refresh_gate(lane);
+                    if may_grow && !moved {
+                        self.wait_for_room(lane, FullOf::Arena, &mut since, deadline)?;
                     }
-                    self.wait_for_room(lane, FullOf::Arena, &mut since, deadline)?;
+                    may_grow = true;
                 }
             }
         }
@@ -703,6 +718,26 @@ impl RawPublisher {
         }))
     }
 
+    fn flush(&mut self, timeout: Duration) -> bool {
+        if self.fork.is_child() {
+            return false;
+        }
+        let begun = Instant::now();
+        let finished = || {
+            self.lanes.iter().enumerate().all(|(index, lane)| {
+                distance(self.core.recompute_gate_at(index, self.core.end(index)), lane.next) >= 0
+            })
+        };
+        while !finished() {
+            let left = timeout.saturating_sub(begun.elapsed());
+            if left.is_zero() || self.state.load(Ordering::Relaxed) != 0 {
+                return false;
+            }
+            wait::park(self.space_bell, self.barrier, left.min(ROOM_PARK), finished);
+        }
+        true
+    }
+
     fn loan(&mut self, lane: usize, len_bytes: usize) -> Result<Loan<'_>, PublishError> {
         if lane >= self.lanes.len() || self.bus.is_forked() || self.state.load(Ordering::Relaxed) != 0 {
             return Err(self.unusable(lane));
@@ -752,8 +787,11 @@ impl Loan<'_> {
     /// # Errors
     /// See [`Publisher::publish_to`].
     pub fn publish(mut self) -> Result<u64, PublishError> {
-        let Some(cell) = self.cell.take() else { unreachable!("a loan is published once") };
         let (lane, deadline) = (self.lane, self.publisher.deadline);
+        if self.publisher.fork.is_child() {
+            return Err(self.publisher.unusable(lane));
+        }
+        let Some(cell) = self.cell.take() else { unreachable!("a loan is published once") };
         let sequence = match self.publisher.lanes[lane].ring {
             LaneRing::Mpmc(_) => self.publisher.publish_cell(lane, cell, deadline)?,
             LaneRing::Spsc(_) => self.publisher.publish_loaned_slot(lane, &cell, deadline)?,
@@ -858,6 +896,9 @@ fn claim_entry(bus: &BusInner, core: &TopicCore) -> Result<(u16, HolderWord), At
             // the old arenas keep their names, which carry the predecessor's tag.
             let free = seen.state == producer::FREE || (count == 1 && seen.state == producer::RETIRED);
             if free && let Some(live) = group::change(word, seen, seen.next(producer::LIVE, bus.me())) {
+                if count == 1 {
+                    repair::reclaim_producers(core, Keep::Retained);
+                }
                 return Ok((index as u16, live));
             }
         }

@@ -5,6 +5,7 @@
 use crate::arena::ArenaView;
 use crate::error::{ReceiveError, RegionError};
 use crate::group::LaneStand;
+use crate::repair;
 use crate::subscriber::Failure;
 use crate::topic::{LaneRing, TopicCore};
 use bus_core::group::{self, Handed};
@@ -16,7 +17,7 @@ use bus_core::layout::{groups, ring};
 use bus_core::owner::{OwnerWord, Owners, state};
 use bus_core::ring::{Poll, ReadAhead, Slot, mpmc};
 use bus_core::seq::{distance, earlier, later};
-use bus_core::sync::{AtomicU64, Ordering};
+use bus_core::sync::{AtomicU64, Ordering, fence};
 use std::sync::Arc;
 
 /// How many messages ahead of the one that is handed out a streaming reader asks for cells.
@@ -24,10 +25,20 @@ const PREFETCH_COUNT: u64 = 6;
 
 /// What stands at the reader's position.
 pub(crate) enum Found {
-    /// A message, in place or copied, and how often it has been handed out; more than once if that is not known exactly.
-    Message { sequence: u64, header: Header, payload: *const u8, times: u8 },
-    /// Messages that were overwritten before they were read.
-    Missed { from: u64, until: u64 },
+    /// A message; it is in the [`Finding`].
+    Message,
+    /// Messages that were overwritten before they were read, up to the new position.
+    Missed { from: u64 },
+}
+
+/// A message as it was found, in place or copied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Finding {
+    pub(crate) sequence: u64,
+    pub(crate) header: Header,
+    pub(crate) payload: *const u8,
+    /// How often it has been handed out; more than once if that is not known exactly.
+    pub(crate) times: u8,
 }
 
 /// A reader's state in one lane.
@@ -55,6 +66,8 @@ pub(crate) struct LaneReader {
     marks: Option<&'static AtomicU64>,
     released: Option<&'static AtomicU64>,
     releases_seen: u64,
+    /// Shared: this member has acknowledged something since its last walk to the lane's end.
+    unwalked: bool,
     copy: Vec<u128>,
     core: Arc<TopicCore>,
 }
@@ -79,9 +92,15 @@ impl LaneReader {
             marks: None,
             released: None,
             releases_seen: 0,
+            unwalked: false,
             copy: Vec::new(),
             core,
         })
+    }
+
+    /// Which lane it reads.
+    pub(crate) fn index(&self) -> usize {
+        self.lane
     }
 
     /// Sets where to begin, and where the reader's group stands.
@@ -100,7 +119,9 @@ impl LaneReader {
             self.handed = Some(self.core.held_group_word(at + groups::in_lane::HANDED)?);
             self.marks = Some(self.core.held_group_word(at + groups::in_lane::MARKED)?);
         }
-        self.released = Some(self.core.held_group_word(at + groups::in_lane::RELEASES)?);
+        if shared {
+            self.released = Some(self.core.held_group_word(at + groups::in_lane::RELEASES)?);
+        }
         Ok(())
     }
 
@@ -153,12 +174,22 @@ impl LaneReader {
         }
     }
 
+    /// Was it empty at the last look, and has nothing changed since?
+    #[inline(always)]
+    pub(crate) fn is_quiet(&self) -> bool {
+        // Relaxed: whoever sees a change looks again, with Acquire.
+        self.quiet.is_some_and(|(word, seen)| word.load(Ordering::Relaxed) == seen)
+    }
+
+    /// Are there messages that need no look?
+    #[inline(always)]
+    pub(crate) fn has_known(&self) -> bool {
+        self.ahead.known_count() != 0
+    }
+
     #[inline]
     pub(crate) fn poll(&mut self, urgent: impl Fn() -> bool) -> Poll {
-        if let Some((word, seen)) = self.quiet
-            // Relaxed: whoever sees a change looks again, with Acquire.
-            && word.load(Ordering::Relaxed) == seen
-        {
+        if self.is_quiet() {
             return Poll::Empty;
         }
         if self.ahead.known_count() != 0 {
@@ -214,39 +245,70 @@ impl LaneReader {
 
     /// Takes the message at the reader's position, which `poll` has found there, and records that it is handed out.
     #[inline]
-    pub(crate) fn take(&mut self) -> Result<Found, Failure> {
+    pub(crate) fn take(&mut self, finding: &mut Finding) -> Result<Found, Failure> {
         let sequence = self.ahead.next();
         if self.copies || distance(sequence, self.reliable_from) < 0 {
-            return self.take_copy(sequence);
+            return self.take_copy(sequence, finding);
         }
         let times = self.hand_out(sequence);
-        let (header, payload) = match self.ring {
+        let (header, payload) = self.locate(sequence)?;
+        self.ahead.advance();
+        *finding = Finding { sequence, header, payload, times };
+        Ok(Found::Message)
+    }
+
+    /// Where a message lies that is kept for this reader, everything that it says of itself checked.
+    #[inline(always)]
+    fn locate(&mut self, sequence: u64) -> Result<(Header, *const u8), Failure> {
+        match self.ring {
             LaneRing::Mpmc(ring) => match ring.slot(sequence) {
                 Slot::Filled(name) => {
                     self.prefetch(ring, sequence.wrapping_add(PREFETCH_COUNT));
-                    self.cell(sequence, name.producer, None, name.cell)?
+                    self.cell(sequence, name.producer, None, name.cell)
                 }
-                _ => return Err(self.corrupt("a reliable reader was overtaken")),
+                _ => Err(self.corrupt("a reliable reader was overtaken")),
             },
             LaneRing::Spsc(ring) => match ring.slot(sequence) {
                 Slot::Filled(words) => {
                     let header = Header::load(words);
                     if header.flags & flags::ARENA != 0 {
                         let mark = header.producer;
-                        self.cell(sequence, producer_entry(mark), Some(mark), header.reference as u32)?
-                    } else {
-                        let payload = words[HEADER_WORDS..].as_ptr().cast::<u8>();
-                        if header.len_bytes as usize > ring.inline_bytes() {
-                            return Err(self.corrupt("a length that leaves its slot"));
-                        }
-                        (header, payload)
+                        return self.cell(
+                            sequence,
+                            producer_entry(mark),
+                            Some(mark),
+                            header.reference as u32,
+                        );
                     }
+                    let payload = words[HEADER_WORDS..].as_ptr().cast::<u8>();
+                    if header.len_bytes as usize > ring.inline_bytes() {
+                        return Err(self.corrupt("a length that leaves its slot"));
+                    }
+                    Ok((header, payload))
                 }
-                _ => return Err(self.corrupt("a reliable reader was overtaken")),
+                _ => Err(self.corrupt("a reliable reader was overtaken")),
             },
+        }
+    }
+
+    /// Copies a message that was found in place, and checks that it was this message all the while: for readers who do not
+    /// trust that its publisher leaves it alone.
+    pub(crate) fn copy(&mut self, finding: &mut Finding) -> Result<(), Failure> {
+        let len_bytes = finding.header.len_bytes as usize;
+        // SAFETY: the reader has checked that the payload is inside of the mapping; slots and cells are whole lines, so
+        // rounding up to words stays inside as well. Others may store here: the loads are atomic.
+        let words = unsafe {
+            core::slice::from_raw_parts(finding.payload.cast::<AtomicU64>(), len_bytes.div_ceil(8))
         };
-        self.ahead.advance();
-        Ok(Found::Message { sequence, header, payload, times })
+        copy_words(words, len_bytes, &mut self.copy);
+        // RECHECK: the copy comes before the second look, as in `spsc::Ring::still`.
+        fence(Ordering::Acquire);
+        let (header, payload) = self.locate(finding.sequence)?;
+        if header != finding.header || payload != finding.payload {
+            return Err(self.corrupt("a message that changed while it was copied"));
+        }
+        finding.payload = self.copy.as_ptr().cast();
+        Ok(())
     }
 
     /// Asks for the cell of a message of the known run: slot and cell are two misses, one behind the other.
@@ -315,16 +377,36 @@ impl LaneReader {
             self.core.ring_word(ring::producer_state(index)).map_or(0, |word| word.load(Ordering::Acquire));
         let current = HolderWord::unpack(word).tag;
         let tag = mark.map_or(current, |mark| producer_tag(mark, current));
+        let attached = self.attach_arena(index, tag);
+        if attached.is_ok()
+            && let Some(found) = self.try_cell(sequence, producer, mark, cell)
+        {
+            return Ok(found);
+        }
+        // A mark has six bits of the incarnation; with many short-lived producers it may mean one of 64 before, or more.
+        for earlier in mark.map_or_else(Vec::new, |_| repair::arenas(&self.core, index, self.lane)) {
+            if tag.wrapping_sub(earlier).cast_signed() > 0
+                && tag.wrapping_sub(earlier) & 0x3f == 0
+                && self.attach_arena(index, earlier).is_ok()
+                && let Some(found) = self.try_cell(sequence, producer, mark, cell)
+            {
+                return Ok(found);
+            }
+        }
+        attached?;
+        Err(self.corrupt("a cell that does not hold the message that its slot names"))
+    }
+
+    fn attach_arena(&mut self, index: usize, tag: u32) -> Result<(), RegionError> {
         let geometry = self.core.config().arena();
         let view = ArenaView::attach(self.core.dir(), (index, tag), self.lane, geometry, self.core.epoch())?;
         self.arenas[index] = Some((tag, view));
-        self.try_cell(sequence, producer, mark, cell)
-            .ok_or_else(|| self.corrupt("a cell that does not hold the message that its slot names"))
+        Ok(())
     }
 
     /// Copies the message at the reader's position, and checks that it was whole all the while.
     #[cold]
-    fn take_copy(&mut self, sequence: u64) -> Result<Found, Failure> {
+    fn take_copy(&mut self, sequence: u64, finding: &mut Finding) -> Result<Found, Failure> {
         let copied = match self.ring {
             LaneRing::Spsc(ring) => match ring.slot(sequence) {
                 Slot::Filled(words) => {
@@ -350,7 +432,8 @@ impl LaneReader {
         if let Some(header) = copied {
             self.ahead.advance();
             let payload = self.copy.as_ptr().cast();
-            return Ok(Found::Message { sequence, header, payload, times: 1 });
+            *finding = Finding { sequence, header, payload, times: 1 };
+            return Ok(Found::Message);
         }
         // Overtaken. Go on where messages are likely to stay for a moment, but never past what is kept for this reader.
         let capacity = u64::from(self.core.config().capacity);
@@ -363,7 +446,7 @@ impl LaneReader {
         {
             group::acknowledge(low_water, until);
         }
-        Ok(Found::Missed { from: sequence, until })
+        Ok(Found::Missed { from: sequence })
     }
 
     fn copy_cell(&mut self, sequence: u64, producer: u16, mark: Option<u16>, cell: u32) -> Option<Header> {
@@ -421,13 +504,15 @@ impl LaneReader {
     }
 
     pub(crate) fn releases(&self) -> u64 {
-        self.released.map_or(0, |released| released.load(Ordering::Acquire))
+        self.released.map_or(self.releases_seen, |released| released.load(Ordering::Acquire))
     }
 
     pub(crate) fn acknowledge_claim(&mut self, owners: &Owners<'_>, sequence: u64, claim: OwnerWord) -> bool {
         let Some(low_water) = self.low_water else { return false };
-        // The walk stops at the first message that nobody has finished, so this bound only has to be late enough.
+        // The walk stops at the first message that nobody has finished, so this bound only has to be late enough. What others
+        // have finished beyond it is left to the walk of whoever has nothing to do.
         let end = later(self.ahead.next(), sequence.wrapping_add(1));
+        self.unwalked = true;
         owners.acknowledge(sequence, claim, low_water, end)
     }
 
@@ -440,10 +525,19 @@ impl LaneReader {
         released
     }
 
+    /// Shared: was something given back since the last look?
+    #[inline]
+    pub(crate) fn has_releases(&self) -> bool {
+        self.releases() != self.releases_seen
+    }
+
     /// Shared: goes back to messages that were given back since the last look. True if there is one.
     pub(crate) fn look_back(&mut self, owners: &Owners<'_>) -> bool {
         let releases = self.releases();
         if releases == self.releases_seen {
+            if self.unwalked {
+                self.walk(owners);
+            }
             return false;
         }
         self.releases_seen = releases;
@@ -462,6 +556,7 @@ impl LaneReader {
 
     /// Shared: moves the group's cursor over what is finished.
     pub(crate) fn walk(&mut self, owners: &Owners<'_>) {
+        self.unwalked = false;
         if let Some(low_water) = self.low_water {
             owners.walk(low_water, self.ring.end(self.hint));
         }

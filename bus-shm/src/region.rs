@@ -6,7 +6,7 @@ use crate::sys::error::SysError;
 use crate::sys::map::Map;
 use crate::sys::{file, tmpfs};
 use bus_core::layout::{Mismatch, Preamble};
-use bus_core::sync::{AtomicU32, AtomicU64};
+use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
 use bytemuck::Pod;
 use rustix::io::Errno;
 use std::fs::File;
@@ -24,6 +24,8 @@ pub(crate) enum Access {
 #[derive(Debug)]
 pub(crate) struct Region {
     map: Map,
+    /// Bytes of the file when it was last asked; it only grows. What is mapped beyond is not there.
+    reach_bytes: AtomicU64,
     file: File,
     path: PathBuf,
 }
@@ -64,7 +66,7 @@ impl Region {
         let made = reserve(&file, path, 0, len_bytes)
             .and_then(|()| Ok(Map::writable(&file, map_bytes.max(len_bytes) as usize, path)?));
         match made {
-            Ok(map) => Ok(Self { map, file, path: path.to_owned() }),
+            Ok(map) => Ok(Self { map, reach_bytes: AtomicU64::new(len_bytes), file, path: path.to_owned() }),
             Err(error) => {
                 let _ = std::fs::remove_file(path);
                 Err(error)
@@ -95,7 +97,8 @@ impl Region {
             Access::Read => Map::read_only(&file, map_bytes, path)?,
             Access::Write => Map::writable(&file, map_bytes, path)?,
         };
-        Ok((Self { map, file, path: path.to_owned() }, preamble))
+        let reach_bytes = AtomicU64::new(len_bytes);
+        Ok((Self { map, reach_bytes, file, path: path.to_owned() }, preamble))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -118,8 +121,27 @@ impl Region {
     fn bad_offset(&self, offset_bytes: u64) -> RegionError {
         RegionError::Mismatch {
             path: self.path.clone(),
-            why: Mismatch::Truncated { len_bytes: self.map.len() as u64, need_bytes: offset_bytes },
+            why: Mismatch::Truncated { len_bytes: self.file_bytes(), need_bytes: offset_bytes },
         }
+    }
+
+    /// Are the bytes up to `end_bytes` there? Touching a mapping beyond its file is SIGBUS.
+    #[inline]
+    fn reaches(&self, end_bytes: usize) -> bool {
+        // Relaxed: a number that only grows, about a file that only grows.
+        end_bytes as u64 <= self.reach_bytes.load(Ordering::Relaxed) || self.reaches_now(end_bytes)
+    }
+
+    #[cold]
+    fn reaches_now(&self, end_bytes: usize) -> bool {
+        let file_bytes = self.file_bytes();
+        self.reach_bytes.store(file_bytes, Ordering::Relaxed);
+        end_bytes as u64 <= file_bytes
+    }
+
+    fn map_words(&self, offset_bytes: usize, count: usize) -> Option<&[AtomicU64]> {
+        let words = self.map.words(offset_bytes, count)?;
+        self.reaches(offset_bytes + count * size_of::<AtomicU64>()).then_some(words)
     }
 
     /// The words from `offset_bytes`.
@@ -133,8 +155,7 @@ impl Region {
         count: usize,
     ) -> Result<&'static [AtomicU64], RegionError> {
         let words = self
-            .map
-            .words(offset_bytes as usize, count)
+            .map_words(offset_bytes as usize, count)
             .ok_or_else(|| self.bad_offset(offset_bytes.saturating_add(count as u64 * 8)))?;
         // SAFETY: only the lifetime changes, as the caller promises.
         Ok(unsafe { core::mem::transmute::<&[AtomicU64], &'static [AtomicU64]>(words) })
@@ -154,24 +175,25 @@ impl Region {
     /// # Safety
     /// As for [`Region::words`].
     pub(crate) unsafe fn word32(&self, offset_bytes: usize) -> Result<&'static AtomicU32, RegionError> {
-        let word = self.map.word32(offset_bytes).ok_or_else(|| self.bad_offset(offset_bytes as u64 + 4))?;
+        let word = self.look32(offset_bytes).ok_or_else(|| self.bad_offset(offset_bytes as u64 + 4))?;
         // SAFETY: only the lifetime changes, as the caller promises.
         Ok(unsafe { core::mem::transmute::<&AtomicU32, &'static AtomicU32>(word) })
     }
 
     /// A word, borrowed from the region.
     pub(crate) fn look(&self, offset_bytes: usize) -> Option<&AtomicU64> {
-        self.map.words(offset_bytes, 1).map(|words| &words[0])
+        self.map_words(offset_bytes, 1).map(|words| &words[0])
     }
 
     /// Words, borrowed from the region.
     pub(crate) fn look_words(&self, offset_bytes: usize, count: usize) -> Option<&[AtomicU64]> {
-        self.map.words(offset_bytes, count)
+        self.map_words(offset_bytes, count)
     }
 
     /// A half word, borrowed from the region.
     pub(crate) fn look32(&self, offset_bytes: usize) -> Option<&AtomicU32> {
-        self.map.word32(offset_bytes)
+        let word = self.map.word32(offset_bytes)?;
+        self.reaches(offset_bytes + size_of::<AtomicU32>()).then_some(word)
     }
 
     /// Copies a plain structure out of the file.

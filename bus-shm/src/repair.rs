@@ -3,12 +3,13 @@
 
 use crate::directory::BusDir;
 use crate::lease::Participants;
+use crate::region::{Access, Region};
 use crate::sys::futex;
 use crate::topic::{Role, TopicCore};
 use bus_core::group;
 use bus_core::holder::{Holder, HolderWord, producer};
-use bus_core::layout::{groups, ring};
-use bus_core::owner::Owners;
+use bus_core::layout::{PAGE_BYTES, arena, groups, ring};
+use bus_core::owner::{self, Owners};
 use bus_core::seq::distance;
 use bus_core::sync::{AtomicU64, Ordering};
 use std::path::Path;
@@ -26,7 +27,7 @@ pub(crate) fn sweep(dir: &BusDir, dead: Holder) {
 fn sweep_topic(topic: &TopicCore, dead: Holder) {
     for entry in 0..topic.groups_used() {
         release_group(topic, entry, dead);
-        release_claims(topic, entry, dead);
+        release_claims(topic, entry, |member| member == dead.participant);
     }
     for producer in 0..topic.config().producers as usize {
         retire_producer(topic, producer, dead);
@@ -55,35 +56,66 @@ pub(crate) fn release_group(topic: &TopicCore, entry: usize, dead: Holder) -> bo
     group::change(word, seen, seen.with_state(next)).is_some()
 }
 
-/// What a dead member of a shared group had claimed goes to another.
-fn release_claims(topic: &TopicCore, entry: usize, dead: Holder) {
+/// What dead members of a shared group had claimed goes to others. True if there was anything. `is_dead` is asked about a
+/// member after its claim was seen, so that a claim of whoever gets its number next is not meant.
+fn release_claims(topic: &TopicCore, entry: usize, mut is_dead: impl FnMut(u16) -> bool) -> bool {
     if topic.group_number(entry, groups::in_entry::KIND) & groups::kind::SHARED == 0 {
-        return;
+        return false;
     }
-    let Ok(region) = topic.attach_owners(entry) else { return };
+    let Ok(region) = topic.attach_owners(entry) else { return false };
     let capacity = topic.config().capacity;
+    let mut released = 0;
     for lane in 0..topic.lanes() {
         let Some(words) =
             region.look_words(bus_core::layout::owners::words(lane, capacity), capacity as usize)
         else {
-            return;
+            break;
         };
-        let (Some(owners), Some(low_water)) =
-            (Owners::attach(words), topic.group_lane_word(entry, lane, groups::in_lane::LOW_WATER))
-        else {
-            return;
+        let (Some(owners), Some(low_water), Some(releases)) = (
+            Owners::attach(words),
+            topic.group_lane_word(entry, lane, groups::in_lane::LOW_WATER),
+            topic.group_lane_word(entry, lane, groups::in_lane::RELEASES),
+        ) else {
+            break;
         };
         let end = topic.end(lane);
-        let mut sequence = low_water.load(Ordering::Acquire);
-        let mut most = capacity;
-        while sequence != end && most > 0 {
-            owners.release_of_dead(sequence, dead.participant);
-            sequence = sequence.wrapping_add(1);
-            most -= 1;
+        let from = low_water.load(Ordering::Acquire);
+        for index in 0..distance(end, from).clamp(0, i64::from(capacity)) as u64 {
+            let sequence = from.wrapping_add(index);
+            let seen = owners.look(sequence);
+            if seen.state == owner::state::CLAIMED && is_dead(seen.member) && owners.release(sequence, seen) {
+                // Release: whoever sees the count sees the word RELEASED.
+                releases.fetch_add(1, Ordering::Release);
+                released += 1;
+            }
         }
         // The dead member may have finished the first gap without walking over it.
         owners.walk(low_water, end);
     }
+    released > 0
+}
+
+/// Claims of dead members, repaired on the spot: for a member that waits for messages, or a publisher that waits for room,
+/// where no supervisor has done it. True if any changed.
+pub(crate) fn release_dead_claims(topic: &TopicCore, participants: &Participants) -> bool {
+    // A process may have claimed many messages; it is asked after once.
+    let mut known: Vec<(u16, bool)> = Vec::new();
+    let mut is_dead = |member: u16| match known.iter().find(|(asked, _)| *asked == member) {
+        Some(&(_, dead)) => dead,
+        None => {
+            let dead = participants.is_vacant(member);
+            known.push((member, dead));
+            dead
+        }
+    };
+    let mut changed = false;
+    for entry in 0..topic.groups_used() {
+        changed |= release_claims(topic, entry, &mut is_dead);
+    }
+    if changed {
+        futex::wake_all(topic.message_bell().word());
+    }
+    changed
 }
 
 /// A producer entry that `dead` held: its arenas stay until everything in them is read.
@@ -103,20 +135,57 @@ pub(crate) fn retire(topic: &TopicCore, index: usize, word: &AtomicU64, seen: Ho
     }
     for lane in 0..topic.lanes() {
         if let Some(mark) = topic.ring_word(ring::producer_retire_at(index, lane)) {
-            // Nothing of it is published from here on, so the end as of now covers all its messages.
-            // A mark may be left of a predecessor in a one-producer lane; both go together then.
+            // Nothing of it is published from here on, so the end as of now covers all its messages. A mark may be left
+            // of a predecessor in a one-producer lane; the later one covers both.
             mark.fetch_max(topic.end(lane).wrapping_add(1), Ordering::AcqRel);
         }
     }
 }
 
-/// Unlinks the arenas of a producer entry, except those of incarnation `but`.
-fn unlink_arenas(topic: &TopicCore, index: usize, but: Option<u32>) {
-    let prefix = format!("arena-{index}.");
-    let kept = but.map(|tag| format!("{prefix}{tag}-"));
-    for name in crate::directory::visible_names(&topic.dir().0) {
-        if name.starts_with(&prefix) && !kept.as_ref().is_some_and(|kept| name.starts_with(kept)) {
-            let _ = std::fs::remove_file(topic.dir().0.join(name));
+/// Incarnations of a producer entry that have an arena for this lane.
+pub(crate) fn arenas(topic: &TopicCore, index: usize, lane: usize) -> Vec<u32> {
+    let (prefix, suffix) = (format!("arena-{index}."), format!("-{lane}"));
+    let names = crate::directory::visible_names(&topic.dir().0);
+    let parse = |name: &String| name.strip_prefix(&prefix)?.strip_suffix(&suffix)?.parse().ok();
+    names.iter().filter_map(parse).collect()
+}
+
+/// Unlinks the arenas of a producer entry up to incarnation `last`. Never a later one's: whoever calls this may have been
+/// stopped since it looked, and the entry may have changed hands.
+fn unlink_arenas(topic: &TopicCore, index: usize, last: u32) {
+    for lane in 0..topic.lanes() {
+        for tag in arenas(topic, index, lane) {
+            if last.wrapping_sub(tag).cast_signed() >= 0 {
+                let _ = std::fs::remove_file(topic.dir().arena(index, tag, lane));
+            }
+        }
+    }
+}
+
+/// One-producer lanes: unlinks the arenas of former producers whose messages are no longer to be kept. Each arena has a mark
+/// of its own, since producers may follow each other faster than messages go; whoever finds an arena left sets it.
+fn unlink_passed_arenas(topic: &TopicCore, current: HolderWord) {
+    let of_lane = |lane| arenas(topic, 0, lane).into_iter().map(move |tag| (tag, lane));
+    for (tag, lane) in (0..topic.lanes()).flat_map(of_lane) {
+        if current.tag.wrapping_sub(tag).cast_signed() <= 0 {
+            continue;
+        }
+        let path = topic.dir().arena(0, tag, lane);
+        let attached = Region::attach(&path, arena::MAGIC, Access::Write, Some(PAGE_BYTES));
+        let Ok((region, _)) = attached else { continue };
+        let Some(mark) = region.look(arena::RETIRED_AT) else { continue };
+        let end = topic.end(lane);
+        // Relaxed: any mark that was set after the producer had gone covers all its messages.
+        let until = match mark.load(Ordering::Relaxed) {
+            0 => {
+                mark.store(end.wrapping_add(1), Ordering::Relaxed);
+                continue;
+            }
+            mark => mark.wrapping_sub(1),
+        };
+        let oldest = end.saturating_sub(u64::from(topic.config().capacity));
+        if distance(oldest, until) >= 0 && distance(topic.recompute_gate(lane), until) >= 0 {
+            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -136,23 +205,20 @@ pub(crate) fn reclaim_producers(topic: &TopicCore, keep: Keep) -> usize {
     for index in 0..topic.config().producers as usize {
         let Some(word) = topic.ring_word(ring::producer_state(index)) else { continue };
         let seen = HolderWord::unpack(word.load(Ordering::Acquire));
+        if topic.config().one_producer() {
+            unlink_passed_arenas(topic, seen);
+        }
         let marks: Vec<_> = (0..topic.lanes())
             .filter_map(|lane| topic.ring_word(ring::producer_retire_at(index, lane)))
             .collect();
-        let retired = seen.state == producer::RETIRED;
-        let inherited =
-            seen.state == producer::LIVE && marks.iter().any(|mark| mark.load(Ordering::Acquire) != 0);
-        if !retired && !inherited {
+        if seen.state != producer::RETIRED {
             continue;
         }
         let passed = marks.iter().enumerate().all(|(lane, mark)| {
             let end = topic.end(lane);
             let until = match mark.load(Ordering::Acquire) {
                 // Whoever retired it died before its marks: everything up to now counts.
-                0 if retired => {
-                    mark.fetch_max(end.wrapping_add(1), Ordering::AcqRel).max(end.wrapping_add(1))
-                }
-                0 => 1,
+                0 => mark.fetch_max(end.wrapping_add(1), Ordering::AcqRel).max(end.wrapping_add(1)),
                 until => until,
             }
             .wrapping_sub(1);
@@ -163,14 +229,12 @@ pub(crate) fn reclaim_producers(topic: &TopicCore, keep: Keep) -> usize {
         if !passed {
             continue;
         }
-        unlink_arenas(topic, index, inherited.then_some(seen.tag));
+        unlink_arenas(topic, index, seen.tag);
         for mark in &marks {
             mark.store(0, Ordering::Relaxed);
         }
-        if retired {
-            // The holder stays in the word, so that nobody takes a free entry for one of a live process.
-            freed += usize::from(group::change(word, seen, seen.with_state(producer::FREE)).is_some());
-        }
+        // The holder stays in the word, so that nobody takes a free entry for one of a live process.
+        freed += usize::from(group::change(word, seen, seen.with_state(producer::FREE)).is_some());
     }
     freed
 }

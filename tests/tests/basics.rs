@@ -304,3 +304,58 @@ fn a_loan_is_filled_in_place_and_may_be_given_up() {
         }
     }
 }
+
+#[test]
+fn a_copying_subscriber_reads_what_was_published() {
+    for producers in [1, 8] {
+        let test = TestBus::new("copied");
+        let bus = test.open("basics");
+        let topic = bus.topic_builder::<Text>("a").producers(producers).open().unwrap();
+        let mut subscriber = topic.subscriber().copied().join().unwrap();
+        let mut publisher = topic.publisher().unwrap();
+        for id in 0..200 {
+            let len = if id % 2 == 0 { 20 } else { 3_000 };
+            publisher.publish(&Text { id, text: "y".repeat(len) }).unwrap();
+            let message = subscriber.receive().unwrap();
+            assert!(!message.is_redelivered());
+            let value = message.value().unwrap();
+            assert_eq!((value.id.to_native(), value.text.len()), (id, len));
+            message.ack();
+        }
+    }
+}
+
+#[test]
+fn a_publisher_that_closes_waits_for_its_groups() {
+    let test = TestBus::new("close");
+    let bus = test.open("basics");
+    let topic = bus.topic::<Words>("a").unwrap();
+    let mut subscriber = topic.group("g").join().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    publisher.publish(&Words::numbered(0)).unwrap();
+    assert!(!publisher.flush(Duration::from_millis(30)), "the group has not read it");
+    let reader = std::thread::spawn(move || {
+        subscriber.receive().unwrap().ack();
+        subscriber
+    });
+    assert!(publisher.close(Duration::from_secs(10)));
+    reader.join().unwrap().close();
+}
+
+#[test]
+fn a_batch_can_wait_for_more_while_it_holds_some() {
+    let test = TestBus::new("more");
+    let bus = test.open("basics");
+    let topic = bus.topic::<Words>("a").unwrap();
+    let mut subscriber = topic.subscribe().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    publisher.publish(&Words::numbered(0)).unwrap();
+    let mut batch = subscriber.receive_batch(1, 10, Duration::from_secs(1)).unwrap();
+    assert_eq!(batch.next_message().unwrap().unwrap().sequence(), 0);
+    assert!(batch.next_message_timeout(Duration::from_millis(10)).unwrap().is_none());
+    publisher.publish(&Words::numbered(1)).unwrap();
+    let second = batch.next_message_timeout(Duration::from_secs(10)).unwrap().unwrap();
+    assert!(second.value().unwrap().is_numbered(1));
+    assert_eq!(batch.ack(), 2);
+    assert!(bus.now_ns() > 0);
+}

@@ -122,6 +122,19 @@ impl<'a> Ring<'a> {
     fn look_for_end(&self, s: u64) -> Result<u64, u64> {
         // OBSERVE, of the slot and of its predecessor: the chain that reading ahead rests on.
         let seen = self.word(s).load(Ordering::Acquire);
+        // The common case in few steps: this slot is one lap behind, and its predecessor is of its own.
+        let before = s.wrapping_sub(1);
+        let predecessor = self.word(before).load(Ordering::Acquire);
+        if seen >> LAP_SHIFT == self.lap(s).wrapping_sub(1) & LAP_MASK
+            && predecessor >> LAP_SHIFT == self.lap(before)
+        {
+            return Ok(seen);
+        }
+        self.look_further(s, seen)
+    }
+
+    /// The rest of [`Ring::look_for_end`].
+    fn look_further(&self, s: u64, seen: u64) -> Result<u64, u64> {
         let ahead = self.laps_ahead(seen, s);
         if ahead >= 0 {
             // Filled, or a lap and more further: the slot tells how far the lane has come at least.
@@ -169,13 +182,13 @@ impl<'a> Ring<'a> {
     ) -> Result<u64, Refused> {
         // Relaxed: only advice. What it advises is checked against the slots themselves.
         let mut s = hint.load(Ordering::Relaxed);
-        let mut looks_left = self.looks_max();
+        let mut looks_count = 0;
         loop {
             let seen = match self.look_for_end(s) {
                 Ok(seen) => seen,
-                Err(_) if looks_left == 0 => return Err(Refused::Corrupt { sequence: s }),
+                Err(_) if looks_count == self.looks_max() => return Err(Refused::Corrupt { sequence: s }),
                 Err(next) => {
-                    looks_left -= 1;
+                    looks_count += 1;
                     s = next;
                     continue;
                 }
@@ -198,7 +211,7 @@ impl<'a> Ring<'a> {
                 hint.store(s.wrapping_add(1), Ordering::Relaxed);
                 return Ok(s);
             }
-            looks_left = self.looks_max();
+            looks_count = 0;
         }
     }
 

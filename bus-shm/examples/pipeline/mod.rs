@@ -48,18 +48,24 @@ pub(crate) fn main(role: &str, arguments: impl IntoIterator<Item = String>) -> E
             return ExitCode::from(2);
         }
     };
-    if options.until_eof {
-        options::take_bus_down_at_eof(&options);
-    }
+    let cleanup = options.until_eof.then(|| options::take_bus_down_at_eof(&options));
     let outcome = run(role, &options);
     let failed = outcome.is_err();
     report::print(role, outcome, &options);
-    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if !failed {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(cleanup) = cleanup {
+        // Perhaps it failed because the bus is just being taken down, by that thread. It must come to its end.
+        let _ = cleanup.join();
+    }
+    ExitCode::FAILURE
 }
 
 fn run(role: &str, options: &Options) -> Outcome<Report> {
-    // Made by whichever agent comes first, gone with the last.
-    let bus = Bus::builder(&options.bus).service(role).temporary(true).open()?;
+    // Made by whichever agent comes first, gone with the last. A parent process has made it before, and nobody may make it
+    // again when that has ended.
+    let bus = Bus::builder(&options.bus).service(role).temporary(true).create(!options.until_eof).open()?;
     match role {
         "observer" => observer::run(&bus, options),
         "reasoner" => reasoner::run(&bus, options),

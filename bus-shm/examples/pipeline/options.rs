@@ -1,7 +1,7 @@
 //! What can be set, by a flag or by an environment variable.
 
 use bus_shm::Bus;
-use std::io::Read;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 const USAGE: &str = "\
@@ -80,13 +80,12 @@ fn number(what: &str, text: &str) -> Result<u64, String> {
 
 /// Watches standard input in a thread. The parent holds its other end, so it ends when the parent does, however that
 /// comes about; with the bus gone every agent ends too.
-pub(crate) fn take_bus_down_at_eof(options: &Options) {
+pub(crate) fn take_bus_down_at_eof(options: &Options) -> JoinHandle<()> {
     let bus = options.bus.clone();
     std::thread::spawn(move || {
-        let mut rest = Vec::new();
-        let _ = std::io::stdin().read_to_end(&mut rest);
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         if let Ok(bus) = Bus::builder(&bus).service("cleanup").create(false).open() {
             let _ = bus.down(true);
         }
-    });
+    })
 }

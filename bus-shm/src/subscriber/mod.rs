@@ -20,8 +20,9 @@ use crate::bus::BusInner;
 use crate::error::{AttachError, ReceiveError};
 use crate::group::{self, Joined, LaneStand, Wanted};
 use crate::payload::{Bytes, Speak, TypeIdentity};
-use crate::reader::{Found, LaneReader};
+use crate::reader::{Finding, Found, LaneReader};
 use crate::region::Region;
+use crate::repair;
 use crate::sys::futex;
 use crate::sys::process::ForkMark;
 use crate::topic::{Kinds, Topic, TopicCore};
@@ -43,21 +44,20 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug)]
 struct Delivery {
     lane: usize,
-    sequence: u64,
-    header: Header,
-    payload: *const u8,
+    found: Finding,
     claim: Option<OwnerWord>,
-    attempts: u8,
 }
 
 impl Delivery {
     const NONE: Self = Self {
         lane: 0,
-        sequence: 0,
-        header: Header { len_bytes: 0, producer: 0, kind: 0, flags: 0, stamp_ns: 0, reference: 0 },
-        payload: core::ptr::dangling(),
+        found: Finding {
+            sequence: 0,
+            header: Header { len_bytes: 0, producer: 0, kind: 0, flags: 0, stamp_ns: 0, reference: 0 },
+            payload: core::ptr::dangling(),
+            times: 0,
+        },
         claim: None,
-        attempts: 0,
     };
 }
 
@@ -97,6 +97,10 @@ enum Membership {
     Shared(Joined, Vec<Owners<'static>>),
 }
 
+/// How often a member of a shared group that waits in vain asks whether the others live. The supervisor does it sooner, where
+/// there is one.
+const ASK_PERIOD: Duration = Duration::from_millis(500);
+
 /// A subscriber without its type.
 struct RawSubscriber {
     lanes: Vec<LaneReader>,
@@ -111,10 +115,13 @@ struct RawSubscriber {
     redelivered: Option<&'static AtomicU64>,
     kinds: Kinds,
     other: OtherTypes,
+    copied: bool,
     missed_count: u64,
     /// Runs that nobody has asked for yet: the first sequence, and the one after the last.
     missed: [Option<(u64, u64)>; LANES_MAX],
     batch: Vec<Delivery>,
+    /// When the other members of a shared group were last asked after.
+    asked: Instant,
     /// The message that was handed out last.
     current: Delivery,
     participant: u16,
@@ -143,7 +150,9 @@ impl<T> std::fmt::Debug for Subscriber<T> {
 
 impl RawSubscriber {
     fn join<T: Speak>(options: SubscriberBuilder<T>) -> Result<Self, AttachError> {
-        let SubscriberBuilder { topic, group, shared, tap, yields, start, wait, guard, other, .. } = options;
+        let SubscriberBuilder {
+            topic, group, shared, tap, yields, start, wait, guard, other, copied, ..
+        } = options;
         let Topic { bus, core, kinds, .. } = topic;
         bus.check_usable()?;
         let mut lanes = (0..core.lanes())
@@ -215,9 +224,11 @@ impl RawSubscriber {
             membership,
             kinds,
             other,
+            copied: copied && !tap && yields.is_none(),
             missed_count: 0,
             missed: [None; LANES_MAX],
             batch: Vec::new(),
+            asked: Instant::now(),
             current: Delivery::NONE,
             participant: bus.me().participant,
             fork: ForkMark::global(),
@@ -244,8 +255,7 @@ impl RawSubscriber {
             self.check()?;
         }
         loop {
-            let Self { picker, lanes, .. } = self;
-            let Some(lane) = picker.pick(|lane| is_ready(lanes, lane)) else {
+            let Some(lane) = self.pick() else {
                 return if self.look_back() { continue } else { Ok(false) };
             };
             let claim = match &self.membership {
@@ -255,17 +265,25 @@ impl RawSubscriber {
                 },
                 _ => None,
             };
-            match self.lanes[lane].take()? {
-                Found::Message { sequence, header, payload, times } => {
-                    let attempts = claim.map_or(times, |claim| claim.attempts);
-                    self.current = Delivery { lane, sequence, header, payload, claim, attempts };
-                    let other = self.kinds.own.is_some_and(|own| header.kind != own);
-                    if (other || attempts > 1) && !self.deliver_unusual(other)? {
+            let found = self.lanes[lane].take(&mut self.current.found);
+            match found.inspect_err(|_| self.give_back(lane, claim))? {
+                Found::Message => {
+                    self.current.lane = lane;
+                    self.current.claim = claim;
+                    if let Some(claim) = claim {
+                        self.current.found.times = claim.attempts;
+                    }
+                    if self.copied {
+                        self.lanes[lane].copy(&mut self.current.found)?;
+                    }
+                    let other = self.kinds.own.is_some_and(|own| self.current.found.header.kind != own);
+                    if (other || self.current.found.times > 1) && !self.deliver_unusual(other)? {
                         continue;
                     }
                     return Ok(true);
                 }
-                Found::Missed { from, until } => {
+                Found::Missed { from } => {
+                    let until = self.lanes[lane].next();
                     self.missed_count += until.wrapping_sub(from);
                     let begin = self.missed[lane].map_or(from, |(begin, _)| begin);
                     self.missed[lane] = Some((begin, until));
@@ -274,11 +292,36 @@ impl RawSubscriber {
         }
     }
 
+    /// The lane of the next message.
+    #[inline]
+    fn pick(&mut self) -> Option<usize> {
+        // The common case in few steps: a run in the lowest lane, and nothing new above. The lowest passes nobody over, so
+        // the guard has no say in it.
+        if let Some((lowest, above)) = self.lanes.split_last()
+            && lowest.has_known()
+            && above.iter().all(LaneReader::is_quiet)
+        {
+            return Some(above.len());
+        }
+        let Self { picker, lanes, .. } = self;
+        picker.pick(|lane| is_ready(lanes, lane))
+    }
+
+    /// A message that could not be read is not kept from the other members.
+    #[cold]
+    fn give_back(&mut self, lane: usize, claim: Option<OwnerWord>) {
+        let lane = &mut self.lanes[lane];
+        if let (Membership::Shared(_, owners), Some(claim)) = (&self.membership, claim) {
+            let sequence = lane.next();
+            lane.release_claim(&owners[lane.index()], sequence, claim);
+        }
+    }
+
     /// A message that comes again, or of another type. False if it is passed over.
     #[cold]
     fn deliver_unusual(&mut self, other: bool) -> Result<bool, Failure> {
         let delivery = self.current;
-        if delivery.attempts > 1
+        if delivery.found.times > 1
             && let Some(counter) = self.redelivered
         {
             counter.fetch_add(1, Ordering::Relaxed);
@@ -288,19 +331,25 @@ impl RawSubscriber {
 
     #[cold]
     fn other_type(&mut self, delivery: &Delivery) -> Result<(), ReceiveError> {
-        self.acknowledge(delivery);
+        if self.batch.is_empty() || delivery.claim.is_some() {
+            self.acknowledge(delivery);
+        } else {
+            // A cursor cannot pass it before the messages of the batch that stand before it: it is settled with them.
+            let found = Finding { times: 0, ..delivery.found };
+            self.batch.push(Delivery { found, ..*delivery });
+        }
         if let Some(counter) = self.skipped {
             counter.fetch_add(1, Ordering::Relaxed);
         }
         if self.other == OtherTypes::Skip {
             return Ok(());
         }
-        let found = self.type_name(delivery.header.kind);
+        let found = self.type_name(delivery.found.header.kind);
         let reads = self.kinds.own.map_or_else(|| "bytes".into(), |own| self.type_name(own));
         Err(ReceiveError::OtherType {
             topic: self.core.name().to_owned(),
             lane: delivery.lane as u8,
-            sequence: delivery.sequence,
+            sequence: delivery.found.sequence,
             found,
             reads,
         })
@@ -346,14 +395,28 @@ impl RawSubscriber {
     /// Everything up to this message (one member), or this message (shared), is done.
     #[inline]
     fn acknowledge(&mut self, delivery: &Delivery) -> bool {
-        let lane = &mut self.lanes[delivery.lane];
-        let kept = match (&self.membership, delivery.claim) {
+        self.acknowledge_parts(delivery.lane, delivery.found.sequence, delivery.claim)
+    }
+
+    /// [`RawSubscriber::acknowledge`] of the message that was handed out last.
+    #[inline]
+    fn acknowledge_current(&mut self) -> bool {
+        self.acknowledge_parts(self.current.lane, self.current.found.sequence, self.current.claim)
+    }
+
+    #[inline]
+    fn acknowledge_parts(&mut self, lane: usize, sequence: u64, claim: Option<OwnerWord>) -> bool {
+        if self.fork.is_child() {
+            return false;
+        }
+        let reader = &mut self.lanes[lane];
+        let kept = match (&self.membership, claim) {
             (Membership::Shared(_, owners), Some(claim)) => {
-                lane.acknowledge_claim(&owners[delivery.lane], delivery.sequence, claim)
+                reader.acknowledge_claim(&owners[lane], sequence, claim)
             }
             (Membership::Tap, _) => return true,
             _ => {
-                lane.acknowledge(delivery.sequence);
+                reader.acknowledge(sequence);
                 true
             }
         };
@@ -371,13 +434,13 @@ impl RawSubscriber {
         let lane = &mut self.lanes[delivery.lane];
         match (&self.membership, delivery.claim) {
             (Membership::Shared(_, owners), Some(claim)) => {
-                if lane.release_claim(&owners[delivery.lane], delivery.sequence, claim) {
+                if lane.release_claim(&owners[delivery.lane], delivery.found.sequence, claim) {
                     self.message_bell.ring(self.barrier, || {
                         futex::wake_all(self.message_bell.word());
                     });
                 }
             }
-            (Membership::One(_), _) => lane.rewind(),
+            (Membership::One(_) | Membership::Yielding(_), _) => lane.rewind(),
             _ => {}
         }
     }
@@ -392,8 +455,16 @@ impl RawSubscriber {
                 path: self.bus.dir().path().to_owned(),
             });
         }
-        let (Membership::One(joined) | Membership::Yielding(joined)) = &self.membership else {
-            return Ok(());
+        let joined = match &self.membership {
+            Membership::One(joined) | Membership::Yielding(joined) => joined,
+            Membership::Shared(..) => {
+                if self.asked.elapsed() >= ASK_PERIOD {
+                    self.asked = Instant::now();
+                    repair::release_dead_claims(&self.core, self.bus.participants());
+                }
+                return Ok(());
+            }
+            Membership::Tap => return Ok(()),
         };
         let now = self.core.group_number(joined.entry, groups::in_entry::STATE);
         if now == joined.word.pack() {
@@ -427,10 +498,20 @@ impl RawSubscriber {
     /// Has a yielding group been let go?
     fn notice_eviction(&mut self) {
         if let Membership::Yielding(joined) = &self.membership
+            && !self.fork.is_child()
             && HolderWord::unpack(self.core.group_number(joined.entry, groups::in_entry::STATE)).state
                 != groups::state::ACTIVE
         {
             self.let_go();
+        }
+    }
+
+    /// Shared group with nothing to do: the member that finished the first gap may have died before its own walk.
+    fn walk(&mut self) {
+        if let Membership::Shared(_, owners) = &self.membership {
+            for (lane, owners) in self.lanes.iter_mut().zip(owners) {
+                lane.walk(owners);
+            }
         }
     }
 
@@ -443,18 +524,11 @@ impl RawSubscriber {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(false);
             }
-            if let Membership::Shared(_, owners) = &self.membership {
-                // The member that finished the first gap may have died before its own walk.
-                for (lane, owners) in self.lanes.iter_mut().zip(owners) {
-                    lane.walk(owners);
-                }
-            }
+            self.walk();
             let Self { lanes, waiter, bus, message_bell, state, .. } = self;
-            let looked = lanes.iter().map(LaneReader::releases).sum::<u64>();
             let ready = || {
-                lanes.iter().any(LaneReader::is_filled)
+                lanes.iter().any(|lane| lane.is_filled() || lane.has_releases())
                     || state.load(Ordering::Relaxed) != 0
-                    || lanes.iter().map(LaneReader::releases).sum::<u64>() != looked
             };
             if !waiter.wait(*message_bell, bus.spin(), deadline, ready) {
                 self.look_around()?;
@@ -571,7 +645,8 @@ impl<T: Speak> Subscriber<T> {
 
     /// Messages published and not finished by this subscriber's group, in one lane.
     pub fn lag_count(&self, lane: Lane) -> u64 {
-        self.raw.lanes.get(lane.index()).map_or(0, LaneReader::lag_count)
+        let lane = self.raw.lanes.get(lane.index()).filter(|_| !self.raw.fork.is_child());
+        lane.map_or(0, LaneReader::lag_count)
     }
 
     /// Where the group's reliability began in a lane: everything from there on is kept until it is finished. Messages
@@ -636,17 +711,21 @@ impl<T: Speak> Subscriber<T> {
         max: usize,
         timeout: Duration,
     ) -> Result<Batch<'_, T>, ReceiveError> {
+        self.raw.check()?;
         self.raw.notice_eviction();
         let min = min.clamp(1, max.max(1)) as u64;
         let deadline = Instant::now().checked_add(timeout);
         loop {
+            self.raw.look_back();
             let there: u64 = self.raw.lanes.iter_mut().map(LaneReader::ready_count).sum();
             if there >= min || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(Batch { subscriber: self, left: max, settled: false });
             }
+            self.raw.walk();
             let RawSubscriber { lanes, waiter, bus, message_bell, state, .. } = &mut self.raw;
             let ready = || {
                 lanes.iter_mut().map(LaneReader::ready_count).sum::<u64>() >= min
+                    || lanes.iter().any(LaneReader::has_releases)
                     || state.load(Ordering::Relaxed) != 0
             };
             if !waiter.wait(*message_bell, bus.spin(), deadline, ready) {

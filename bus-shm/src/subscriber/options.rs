@@ -48,6 +48,7 @@ pub struct SubscriberBuilder<T> {
     pub(super) wait: Wait,
     pub(super) guard: u32,
     pub(super) other: OtherTypes,
+    pub(super) copied: bool,
     pub(super) trusted: bool,
 }
 
@@ -63,6 +64,7 @@ impl<T: Speak> SubscriberBuilder<T> {
             wait: Wait::Adaptive,
             guard: STARVATION_GUARD_DEFAULT,
             other: OtherTypes::Skip,
+            copied: false,
             trusted: false,
         }
     }
@@ -113,6 +115,13 @@ impl<T: Speak> SubscriberBuilder<T> {
     /// What to do with messages of other types. Default: skip them, counted.
     pub fn other_types(mut self, other: OtherTypes) -> Self {
         self.other = other;
+        self
+    }
+
+    /// Copies each message, looks again whether it is still the same, and only then checks and hands it out: for publishers
+    /// that are not trusted to leave a message alone once it is published.
+    pub fn copied(mut self) -> Self {
+        self.copied = true;
         self
     }
 

@@ -7,6 +7,7 @@ use crate::payload::{Message, Speak, access, access_unchecked};
 use bus_core::header::producer_entry;
 use bus_core::lane::Lane;
 use bus_core::limits::LANES_MAX;
+use std::time::{Duration, Instant};
 
 /// A message, borrowed from its subscriber. Acknowledge it with [`Received::ack`] when its work is done; dropped without, it
 /// is given back and comes again, marked as redelivered.
@@ -19,8 +20,8 @@ impl<T> std::fmt::Debug for Received<'_, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Received")
             .field("lane", &self.delivery().lane)
-            .field("sequence", &self.delivery().sequence)
-            .field("len_bytes", &self.delivery().header.len_bytes)
+            .field("sequence", &self.delivery().found.sequence)
+            .field("len_bytes", &self.delivery().found.header.len_bytes)
             .finish_non_exhaustive()
     }
 }
@@ -35,7 +36,7 @@ impl<T> Received<'_, T> {
     /// Its number in its lane.
     #[inline]
     pub fn sequence(&self) -> u64 {
-        self.delivery().sequence
+        self.delivery().found.sequence
     }
 
     /// Its lane.
@@ -47,31 +48,31 @@ impl<T> Received<'_, T> {
     /// CLOCK_MONOTONIC nanoseconds when its publication began; 0 on topics without stamps.
     #[inline]
     pub fn stamp_ns(&self) -> u64 {
-        self.delivery().header.stamp_ns
+        self.delivery().found.header.stamp_ns
     }
 
     /// Its publisher's number in the topic.
     #[inline]
     pub fn producer(&self) -> u16 {
-        producer_entry(self.delivery().header.producer)
+        producer_entry(self.delivery().found.header.producer)
     }
 
     /// Number of its payload type in the topic; 255 is plain bytes.
     #[inline]
     pub fn kind(&self) -> u8 {
-        self.delivery().header.kind
+        self.delivery().found.header.kind
     }
 
     /// Has it been handed out before?
     #[inline]
     pub fn is_redelivered(&self) -> bool {
-        self.delivery().attempts > 1
+        self.delivery().found.times > 1
     }
 
     /// How often it has been handed out, this time included; saturates.
     #[inline]
     pub fn attempts(&self) -> u8 {
-        self.delivery().attempts
+        self.delivery().found.times
     }
 
     /// The payload as it lies in memory.
@@ -80,7 +81,10 @@ impl<T> Received<'_, T> {
         // SAFETY: the reader has checked that this many bytes are inside of the mapping (or of the copy); the gate keeps
         // them from being overwritten until the message is settled, which needs this borrow to end.
         unsafe {
-            core::slice::from_raw_parts(self.delivery().payload, self.delivery().header.len_bytes as usize)
+            core::slice::from_raw_parts(
+                self.delivery().found.payload,
+                self.delivery().found.header.len_bytes as usize,
+            )
         }
     }
 
@@ -88,8 +92,7 @@ impl<T> Received<'_, T> {
     #[inline]
     pub fn ack(mut self) -> bool {
         self.settled = true;
-        let delivery = *self.delivery();
-        self.subscriber.raw.acknowledge(&delivery)
+        self.subscriber.raw.acknowledge_current()
     }
 }
 
@@ -117,10 +120,10 @@ fn read<'m, T: Message>(
     access::<T>(payload).ok_or_else(|| ReceiveError::Invalid {
         topic: subscriber.raw.core.name().to_owned(),
         lane: delivery.lane as u8,
-        sequence: delivery.sequence,
-        len: delivery.header.len_bytes,
+        sequence: delivery.found.sequence,
+        len: delivery.found.header.len_bytes,
         kind: T::NAME,
-        producer: producer_entry(delivery.header.producer),
+        producer: producer_entry(delivery.found.header.producer),
     })
 }
 
@@ -153,12 +156,12 @@ impl<T> std::fmt::Debug for Batch<'_, T> {
 impl<T> Batch<'_, T> {
     /// How many messages have been handed out.
     pub fn len(&self) -> usize {
-        self.subscriber.raw.batch.len()
+        self.subscriber.raw.batch.iter().filter(|delivery| delivery.found.times > 0).count()
     }
 
     /// Has none been handed out?
     pub fn is_empty(&self) -> bool {
-        self.subscriber.raw.batch.is_empty()
+        self.len() == 0
     }
 
     /// All messages that were handed out are done. Returns how many were still this member's.
@@ -177,7 +180,7 @@ impl<T> Batch<'_, T> {
             for delivery in last.into_iter().flatten() {
                 raw.acknowledge(delivery);
             }
-            batch.len()
+            batch.iter().filter(|delivery| delivery.found.times > 0).count()
         };
         batch.clear();
         raw.batch = batch;
@@ -204,9 +207,30 @@ impl<T: Speak> Batch<'_, T> {
             return Ok(None);
         }
         self.left -= 1;
+        Ok(Some(self.keep()))
+    }
+
+    /// The same, waiting for a message for at most `timeout`: for agents that collect work while they hold some.
+    ///
+    /// # Errors
+    /// See [`ReceiveError`].
+    pub fn next_message_timeout(
+        &mut self,
+        timeout: Duration,
+    ) -> Result<Option<BatchItem<'_, T>>, ReceiveError> {
+        if self.left == 0 || !self.subscriber.raw.wait(Instant::now().checked_add(timeout))? {
+            return Ok(None);
+        }
+        self.left -= 1;
+        Ok(Some(self.keep()))
+    }
+
+    /// The message that was just handed out is part of the batch.
+    #[inline]
+    fn keep(&mut self) -> BatchItem<'_, T> {
         let delivery = self.subscriber.raw.current;
         self.subscriber.raw.batch.push(delivery);
-        Ok(Some(BatchItem { subscriber: self.subscriber, delivery }))
+        BatchItem { subscriber: self.subscriber, delivery }
     }
 }
 
@@ -233,7 +257,7 @@ pub struct BatchItem<'b, T> {
 
 impl<T> std::fmt::Debug for BatchItem<'_, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BatchItem").field("sequence", &self.delivery.sequence).finish_non_exhaustive()
+        f.debug_struct("BatchItem").field("sequence", &self.delivery.found.sequence).finish_non_exhaustive()
     }
 }
 
@@ -241,7 +265,7 @@ impl<T> BatchItem<'_, T> {
     /// Its number in its lane.
     #[inline]
     pub fn sequence(&self) -> u64 {
-        self.delivery.sequence
+        self.delivery.found.sequence
     }
 
     /// Its lane.
@@ -253,32 +277,37 @@ impl<T> BatchItem<'_, T> {
     /// CLOCK_MONOTONIC nanoseconds when its publication began; 0 on topics without stamps.
     #[inline]
     pub fn stamp_ns(&self) -> u64 {
-        self.delivery.header.stamp_ns
+        self.delivery.found.header.stamp_ns
     }
 
     /// Its publisher's number in the topic.
     #[inline]
     pub fn producer(&self) -> u16 {
-        producer_entry(self.delivery.header.producer)
+        producer_entry(self.delivery.found.header.producer)
     }
 
     /// Number of its payload type in the topic; 255 is plain bytes.
     #[inline]
     pub fn kind(&self) -> u8 {
-        self.delivery.header.kind
+        self.delivery.found.header.kind
     }
 
     /// Has it been handed out before?
     #[inline]
     pub fn is_redelivered(&self) -> bool {
-        self.delivery.attempts > 1
+        self.delivery.found.times > 1
     }
 
     /// The payload as it lies in memory.
     #[inline]
     pub fn payload(&self) -> &[u8] {
         // SAFETY: as in `Received::payload`; the batch, which is borrowed, is settled only later.
-        unsafe { core::slice::from_raw_parts(self.delivery.payload, self.delivery.header.len_bytes as usize) }
+        unsafe {
+            core::slice::from_raw_parts(
+                self.delivery.found.payload,
+                self.delivery.found.header.len_bytes as usize,
+            )
+        }
     }
 }
 

@@ -34,8 +34,8 @@ pub struct Map {
     /// Who mapped it. A forked child holds this value without the mapping, at addresses that may have become
     /// something else, and must not unmap them.
     owner: Pid,
-    /// Whether the owner was itself a forked child, for children whose pid namespace repeats the number.
-    owner_is_child: bool,
+    /// The owner's mark, for children whose pid namespace repeats the number.
+    mark: &'static ForkMark,
 }
 
 // SAFETY: the memory belongs to no thread, and the value's own fields never change.
@@ -65,7 +65,7 @@ impl Map {
         if isize::try_from(len_bytes).is_err() {
             return Err(fail("mmap", rustix::io::Errno::NOMEM));
         }
-        let owner_is_child = ForkMark::global().is_child();
+        let mark = ForkMark::global();
         let protection = if is_writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         // SAFETY: the kernel chooses the address, so no existing mapping is replaced.
         let base = unsafe {
@@ -76,7 +76,7 @@ impl Map {
             return Err(fail("mmap", rustix::io::Errno::FAULT));
         };
         let owner = rustix::process::getpid();
-        let map = Map { base, len_bytes, is_writable, owner, owner_is_child };
+        let map = Map { base, len_bytes, is_writable, owner, mark };
         // SAFETY: the range is the mapping just made; the advice changes what children inherit, not its bytes.
         unsafe { rustix::mm::madvise(map.address(), len_bytes, Advice::LinuxDontFork) }
             .map_err(|errno| fail("madvise", errno))?;
@@ -154,9 +154,7 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        let is_inherited =
-            ForkMark::global().is_child() != self.owner_is_child || rustix::process::getpid() != self.owner;
-        if is_inherited {
+        if self.mark.is_child() || rustix::process::getpid() != self.owner {
             return;
         }
         // SAFETY: the range is this process's mapping, and every borrow of it ends with `self`.

@@ -5,13 +5,13 @@
 #![allow(unsafe_code)]
 
 use super::error::{Result, SysError};
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, Ordering};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::time::Timespec;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 /// When a process was started, in clock ticks (usually of 10 ms) since boot; `None` when it cannot be seen.
@@ -97,18 +97,37 @@ pub struct ForkMark {
     byte: &'static AtomicU8,
 }
 
-/// The byte of the fallback.
-static HANDLED: AtomicU8 = AtomicU8::new(1);
+/// The byte of the latest mark that needs the fallback.
+static HANDLED: AtomicPtr<AtomicU8> = AtomicPtr::new(core::ptr::null_mut());
 
 extern "C" fn clear_handled() {
-    HANDLED.store(0, Ordering::Relaxed);
+    // SAFETY: null, or a byte that is never given back.
+    if let Some(byte) = unsafe { HANDLED.load(Ordering::Relaxed).as_ref() } {
+        byte.store(0, Ordering::Relaxed);
+    }
 }
 
 impl ForkMark {
-    /// The mark of this process, made at the first call: a fork before that goes unnoticed.
+    /// The mark of this process, made at the first call: a fork before that goes unnoticed. A forked child gets one of its
+    /// own, so that what it makes itself is not taken for its parent's.
     pub fn global() -> &'static ForkMark {
-        static GLOBAL: OnceLock<ForkMark> = OnceLock::new();
-        GLOBAL.get_or_init(|| ForkMark::wiped().unwrap_or_else(|_| ForkMark::handled()))
+        static GLOBAL: AtomicPtr<ForkMark> = AtomicPtr::new(core::ptr::null_mut());
+        // Acquire: pairs with the Release of whoever made it.
+        let seen = GLOBAL.load(Ordering::Acquire);
+        // SAFETY: null, or a mark that is never given back.
+        if let Some(mark) = unsafe { seen.as_ref() }
+            && !mark.is_child()
+        {
+            return mark;
+        }
+        let made = Box::new(ForkMark::wiped().unwrap_or_else(|_| ForkMark::handled()));
+        let made = Box::into_raw(made);
+        match GLOBAL.compare_exchange(seen, made, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: just made, and never given back.
+            Ok(_) => unsafe { &*made },
+            // SAFETY: another thread's, likewise; nobody has seen this one, whose byte is not worth giving back.
+            Err(theirs) => unsafe { &*theirs },
+        }
     }
 
     fn wiped() -> rustix::io::Result<ForkMark> {
@@ -136,10 +155,10 @@ impl ForkMark {
     }
 
     fn handled() -> ForkMark {
-        // SAFETY: the handler stores one atomic and is never unloaded. It can fail only for want of memory.
-        let error = unsafe { libc::pthread_atfork(None, None, Some(clear_handled)) };
-        assert_eq!(error, 0, "no memory for a fork handler");
-        ForkMark { byte: &HANDLED }
+        let byte = Box::leak(Box::new(AtomicU8::new(1)));
+        HANDLED.store(byte, Ordering::Relaxed);
+        at_fork_in_child(clear_handled);
+        ForkMark { byte }
     }
 
     /// Whether this process was forked from the one that made the mark.
@@ -151,6 +170,61 @@ impl ForkMark {
     #[must_use]
     pub fn is_child(&self) -> bool {
         self.byte.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// Runs `handler`, which may do no more than a signal handler, in every child that is forked through the C library.
+fn at_fork_in_child(handler: extern "C" fn()) {
+    // SAFETY: the handler is never unloaded. It can fail only for want of memory.
+    let error = unsafe { libc::pthread_atfork(None, None, Some(handler)) };
+    assert_eq!(error, 0, "no memory for a fork handler");
+}
+
+/// Descriptors that forked children must not keep; -1 in free places.
+static WITHHELD: [AtomicI32; 64] = [const { AtomicI32::new(-1) }; 64];
+/// What such a child finds under their numbers.
+static NOWHERE: OnceLock<Option<OwnedFd>> = OnceLock::new();
+
+extern "C" fn withhold() {
+    let Some(Some(nowhere)) = NOWHERE.get() else { return };
+    for place in &WITHHELD {
+        let fd = place.load(Ordering::Relaxed);
+        if fd >= 0 {
+            // SAFETY: both are numbers of descriptors; the one that is replaced is the parent's affair.
+            unsafe { libc::dup3(nowhere.as_raw_fd(), fd, libc::O_CLOEXEC) };
+            place.store(-1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Keeps a descriptor from forked children, who would keep a lock or a listening socket alive that is to end with this
+/// process. Under its number they find `/dev/null`, so that it may be closed there as here. Dropped before the descriptor is.
+///
+/// A help, not a promise: there are 64 places, and forks that bypass the C library do not ask.
+#[derive(Debug)]
+pub struct Withheld(Option<&'static AtomicI32>);
+
+impl Withheld {
+    /// Withholds `fd` from now on.
+    pub fn new(fd: &impl AsFd) -> Withheld {
+        NOWHERE.get_or_init(|| {
+            at_fork_in_child(withhold);
+            std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
+        });
+        let fd = fd.as_fd().as_raw_fd();
+        let is_free = |place: &&AtomicI32| {
+            // Relaxed: a fork copies what this process sees.
+            place.compare_exchange(-1, fd, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        };
+        Withheld(WITHHELD.iter().find(is_free))
+    }
+}
+
+impl Drop for Withheld {
+    fn drop(&mut self) {
+        if let Some(place) = self.0 {
+            place.store(-1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -218,6 +292,30 @@ pub(super) mod tests {
             assert_eq!(exit_code_of_child(|| i32::from(mark.is_child())), 1);
             assert!(!mark.is_child());
         }
+    }
+
+    #[test]
+    fn a_child_has_a_mark_of_its_own() {
+        let mark = ForkMark::global();
+        let child = exit_code_of_child(|| i32::from(mark.is_child() && !ForkMark::global().is_child()));
+        assert_eq!((child, ForkMark::global().is_child()), (1, false));
+    }
+
+    #[test]
+    fn a_withheld_descriptor_is_nobody_elses() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let withheld = Withheld::new(&writer);
+        let is_a_pipe = |fd: &OwnedFd| {
+            let kind = rustix::fs::fstat(fd).map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode));
+            kind == Ok(rustix::fs::FileType::Fifo)
+        };
+        assert_eq!(
+            exit_code_of_child(|| i32::from(is_a_pipe(&writer)) + 2 * i32::from(is_a_pipe(&reader))),
+            2
+        );
+        assert!(is_a_pipe(&writer));
+        drop(withheld);
+        assert_eq!(exit_code_of_child(|| i32::from(is_a_pipe(&writer))), 1);
     }
 
     #[test]
