@@ -1,8 +1,7 @@
 //! A bus as a process sees it: opened by name, with a lease that shows that the process lives.
 
 use crate::directory::BusDir;
-use crate::error::BusError;
-use crate::error::TopicError;
+use crate::error::{BusError, RegionError, TopicError};
 use crate::lease::{Lease, ParticipantInfo, Participants};
 use crate::payload::Speak;
 use crate::region::{Access, Region};
@@ -11,7 +10,7 @@ use crate::supervisor::{Host, client, create};
 use crate::sys::clock::{Calibration, Clock};
 use crate::sys::process::{ForkMark, executable_name, pid_namespace_inode, start_time_ticks};
 use crate::sys::{barrier, file, lock};
-use crate::topic::{Topic, TopicBuilder};
+use crate::topic::{Topic, TopicBuilder, TopicCore};
 use bus_core::doorbell::Barrier;
 use bus_core::holder::Holder;
 use bus_core::layout::superblock::{self, FLAG_MEMBARRIER, FLAG_TEMPORARY, at};
@@ -236,6 +235,7 @@ impl Attached {
     fn new(dir: &BusDir) -> Result<Self, BusError> {
         let most = superblock::footprint_bytes(PARTICIPANTS_MAX as usize);
         let (superblock, _) = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Read, Some(most))?;
+        check_participants(&superblock)?;
         let fixed: superblock::Fixed = superblock.read(0)?;
         let barrier = if fixed.flags & FLAG_MEMBARRIER != 0 {
             barrier::register().map_err(|source| BusError::Barrier { bus: dir.name().into(), source })?;
@@ -246,6 +246,19 @@ impl Attached {
         let (spin, _) = Region::attach(&dir.spin(), superblock::spin::MAGIC, Access::Write, None)?;
         Ok(Self { superblock, fixed, spin, barrier })
     }
+}
+
+/// Is the table of participants where its size says?
+pub(crate) fn check_participants(superblock: &Region) -> Result<(), RegionError> {
+    let reserved =
+        superblock.look(at::PARTICIPANTS_RESERVED).map_or(0, |reserved| reserved.load(Ordering::Acquire));
+    let fits = reserved <= u64::from(PARTICIPANTS_MAX)
+        && superblock::footprint_bytes(reserved as usize) <= superblock.file_bytes();
+    if fits && reserved > 0 {
+        return Ok(());
+    }
+    let why = bus_core::layout::Mismatch::Field { name: "participants", value: reserved };
+    Err(RegionError::Mismatch { path: superblock.path().to_owned(), why })
 }
 
 /// Registers this process, which holds `lease` locked. Returns its participant number and how often that was handed out.
@@ -368,11 +381,15 @@ impl BusInner {
         Ok(())
     }
 
-    /// Have the bus's files been deleted under it? True once.
-    pub(crate) fn noticed_unlinked(&self) -> bool {
-        self.superblock.is_unlinked()
-            && self.superblock.look(at::STATE).is_some_and(|state| state.load(Ordering::Acquire) == 0)
-            && !self.unlinked_reported.swap(true, Ordering::Relaxed)
+    /// Have the files of the bus, or of a topic, been deleted under it? Where they were; once.
+    pub(crate) fn noticed_unlinked(&self, topic: &TopicCore) -> Option<PathBuf> {
+        let path = match (self.superblock.is_unlinked(), topic.is_unlinked()) {
+            (true, _) => self.dir.path(),
+            (false, true) => &topic.dir().0,
+            (false, false) => return None,
+        };
+        let is_open = self.superblock.look(at::STATE).is_some_and(|state| state.load(Ordering::Acquire) == 0);
+        (is_open && !self.unlinked_reported.swap(true, Ordering::Relaxed)).then(|| path.to_owned())
     }
 }
 

@@ -8,12 +8,12 @@
 use crate::directory::BusDir;
 use crate::error::BusError;
 use crate::region::Region;
-use crate::sys::process::{Pidfd, pid_namespace_inode, start_time_ticks};
+use crate::sys::process::{Pidfd, Withheld, pid_namespace_inode, start_time_ticks};
 use crate::sys::{file, lock};
 use bus_core::holder::{Holder, HolderWord, participant};
 use bus_core::layout::superblock::{PARTICIPANT_BYTES, Participant, at};
 use bus_core::limits::PARTICIPANTS_MAX;
-use bus_core::sync::Ordering;
+use bus_core::sync::{Ordering, fence};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ use std::sync::Arc;
 /// A lease file that this process holds locked.
 #[derive(Debug)]
 pub(crate) struct Lease {
+    /// A forked child does not hold it.
+    _withheld: Withheld,
     /// Keeps the lock; closing it in the last process that has it open gives the lease up.
     file: File,
     path: PathBuf,
@@ -38,7 +40,7 @@ impl Lease {
                 reason: format!("{} was locked by another process as soon as it was made", path.display()),
             });
         }
-        Ok(Self { file, path })
+        Ok(Self { _withheld: Withheld::new(&file), file, path })
     }
 
     /// Its file name.
@@ -122,9 +124,25 @@ impl Participants {
         if participant >= self.reserved() {
             return None;
         }
-        let entry: Participant = self.superblock.read(entry_offset(participant)).ok()?;
-        let word = HolderWord::unpack(entry.state);
-        (word.state == participant::LIVE).then(|| ParticipantInfo {
+        let state = self.superblock.look(entry_offset(participant) as usize)?;
+        loop {
+            // Acquire: pairs with the Release that made it LIVE; the other fields are complete.
+            let seen = state.load(Ordering::Acquire);
+            let word = HolderWord::unpack(seen);
+            if word.state != participant::LIVE {
+                return None;
+            }
+            let entry: Participant = self.superblock.read(entry_offset(participant)).ok()?;
+            // Copied one after the other, the fields belong together if the entry has not changed hands meanwhile.
+            fence(Ordering::Acquire);
+            if state.load(Ordering::Relaxed) == seen {
+                return Some(Self::describe_entry(participant, word, &entry));
+            }
+        }
+    }
+
+    fn describe_entry(participant: u16, word: HolderWord, entry: &Participant) -> ParticipantInfo {
+        ParticipantInfo {
             participant,
             tag: word.tag,
             pid: entry.pid,
@@ -134,7 +152,7 @@ impl Participants {
             start_ticks: entry.start_ticks,
             pid_namespace: entry.pid_namespace,
             lease_inode: entry.lease_inode,
-        })
+        }
     }
 
     /// All registered participants, dead ones that nobody has noticed yet included.

@@ -624,12 +624,8 @@ impl RawPublisher {
         if self.entry_word.load(Ordering::Relaxed) != self.live.pack() {
             return Err(PublishError::Fenced { topic: self.core.name().to_owned() }.into());
         }
-        if self.bus.noticed_unlinked() {
-            return Err(PublishError::BusUnlinked {
-                topic: self.core.name().to_owned(),
-                path: self.bus.dir().path().to_owned(),
-            }
-            .into());
+        if let Some(path) = self.bus.noticed_unlinked(&self.core) {
+            return Err(PublishError::BusUnlinked { topic: self.core.name().to_owned(), path }.into());
         }
         let first = since.is_none();
         let begun = *since.get_or_insert_with(Instant::now);

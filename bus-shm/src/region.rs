@@ -113,7 +113,7 @@ impl Region {
         file::len_bytes(&self.file).unwrap_or(0)
     }
 
-    /// Bytes of memory that the file takes, holes left out.
+    /// Has the file lost its name?
     pub(crate) fn is_unlinked(&self) -> bool {
         file::is_unlinked(&self.file).unwrap_or(false)
     }

@@ -120,6 +120,19 @@ impl TopicCore {
             };
             return Err(mismatch(&wake_region, why));
         }
+        let number = |offset| groups_region.look(offset).map_or(0, |word| word.load(Ordering::Acquire));
+        // Used first: both only grow, and an entry is backed by memory before it is used.
+        let (used, reserved) = (number(groups::at::USED), number(groups::at::RESERVED));
+        let fits = |count: u64| {
+            count <= limits::GROUPS_MAX as u64
+                && groups::footprint_bytes(count as usize) <= groups_region.file_bytes()
+        };
+        for (name, value) in [("groups used", used), ("groups reserved", reserved)] {
+            if !fits(value) {
+                let why = bus_core::layout::Mismatch::Field { name, value };
+                return Err(mismatch(&groups_region, why));
+            }
+        }
         Ok(Self {
             name: name.to_owned(),
             dir: home,
@@ -163,7 +176,7 @@ impl TopicCore {
     }
 
     pub(crate) fn is_unlinked(&self) -> bool {
-        self.ring.is_unlinked()
+        [&self.ring, &self.groups, &self.wake].iter().any(|region| region.is_unlinked())
     }
 
     pub(crate) fn ring_word(&self, offset_bytes: usize) -> Option<&AtomicU64> {

@@ -449,11 +449,8 @@ impl RawSubscriber {
     #[cold]
     fn look_around(&mut self) -> Result<(), ReceiveError> {
         self.check()?;
-        if self.bus.noticed_unlinked() {
-            return Err(ReceiveError::BusUnlinked {
-                topic: self.core.name().to_owned(),
-                path: self.bus.dir().path().to_owned(),
-            });
+        if let Some(path) = self.bus.noticed_unlinked(&self.core) {
+            return Err(ReceiveError::BusUnlinked { topic: self.core.name().to_owned(), path });
         }
         let joined = match &self.membership {
             Membership::One(joined) | Membership::Yielding(joined) => joined,

@@ -14,7 +14,7 @@ use crate::lease::{ParticipantInfo, Participants, entry_offset};
 use crate::region::{Access, Region, reserve};
 use crate::repair;
 use crate::sys::error::SysError;
-use crate::sys::process::Pidfd;
+use crate::sys::process::{Pidfd, Withheld};
 use crate::sys::socket::{self, Received};
 use crate::sys::{clock, file, futex, lock};
 use bus_core::holder::{HolderWord, participant};
@@ -52,6 +52,8 @@ pub struct Supervisor {
     dir: BusDir,
     superblock: Arc<Region>,
     participants: Participants,
+    /// A forked child of an agent holds neither of the two.
+    _withheld: [Withheld; 2],
     listener: OwnedFd,
     /// The lock on it is the role.
     role: File,
@@ -88,6 +90,7 @@ impl Supervisor {
         let Some(role) = lock::try_lock_path(&dir.role())? else { return Ok(None) };
         let most = superblock::footprint_bytes(PARTICIPANTS_MAX as usize);
         let (region, _) = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Write, Some(most))?;
+        crate::bus::check_participants(&region)?;
         let fixed: superblock::Fixed = region.read(0)?;
         let superblock = Arc::new(region);
         let _ = std::fs::remove_file(dir.socket());
@@ -96,6 +99,7 @@ impl Supervisor {
             participants: Participants::new(superblock.clone(), dir.clone()),
             dir: dir.clone(),
             superblock,
+            _withheld: [Withheld::new(&listener), Withheld::new(&role)],
             listener,
             role,
             dedicated,

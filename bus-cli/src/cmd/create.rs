@@ -1,0 +1,114 @@
+//! `shmbus create`: a topic with options of its own, and groups that keep its messages from the first one on.
+
+use crate::exit::{Failure, Outcome};
+use crate::output;
+use crate::place::Place;
+use crate::units;
+use bus_shm::{AttachError, Bytes, Topic};
+
+/// Flags of `create`. What is not given takes the default on a new topic, and whatever exists on an old one.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Name of the topic: letters, digits, `_`, `-`, with dots between parts
+    topic: String,
+    /// Messages that each lane holds, rounded up to a power of two [default: 1024]
+    #[arg(long, value_name = "SLOTS", value_parser = units::parse_count32)]
+    capacity: Option<u32>,
+    /// Lanes, 1 to 4 [default: 3, critical, high and normal]
+    #[arg(long)]
+    lanes: Option<u32>,
+    /// Most publishers at a time; 1 makes the fastest ring [default: 64]
+    #[arg(long)]
+    producers: Option<u32>,
+    /// Payload bytes inside a slot, where there is one producer [default: 96]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_count32)]
+    inline_bytes: Option<u32>,
+    /// Largest message [default: 1M]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
+    max_message: Option<u64>,
+    /// Payload memory of one publisher in one lane, at most [default: 16M, or four times the largest message]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
+    arena_bytes: Option<u64>,
+    /// Messages carry no time, which saves about 9 ns each; lag is then not known in seconds
+    #[arg(long)]
+    no_stamps: bool,
+    /// A group of one member that exists from the start; may be repeated
+    #[arg(long, value_name = "NAME")]
+    group: Vec<String>,
+    /// The same, shared by any number of members
+    #[arg(long, value_name = "NAME")]
+    shared_group: Vec<String>,
+}
+
+pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
+    Place::check_topic(&args.topic)?;
+    let bus = place.join("shmbus-create", true)?;
+    let existed = place.view()?.topic_names().contains(&args.topic);
+    let mut topic = bus.topic_builder::<Bytes>(&args.topic);
+    if let Some(slots) = args.capacity {
+        topic = topic.capacity(slots);
+    }
+    if let Some(lanes) = args.lanes {
+        topic = topic.lanes(lanes);
+    }
+    if let Some(producers) = args.producers {
+        topic = topic.producers(producers);
+    }
+    if let Some(bytes) = args.inline_bytes {
+        topic = topic.inline_bytes(bytes);
+    }
+    if let Some(bytes) = args.max_message {
+        topic = topic.max_message(bytes);
+    }
+    if let Some(bytes) = args.arena_bytes {
+        topic = topic.arena_bytes(bytes);
+    }
+    if args.no_stamps {
+        topic = topic.stamps(false);
+    }
+    for name in &args.group {
+        topic = topic.with_group(name);
+    }
+    for name in &args.shared_group {
+        topic = topic.with_shared_group(name);
+    }
+    let topic = topic.open()?;
+    ensure_groups(place, &topic, args)?;
+    if place.quiet {
+        return Ok(());
+    }
+    let memory_bytes = place.view()?.topic(&args.topic)?.sample().memory_bytes;
+    output::print(&format!(
+        "topic {} {}: {} of {} messages, {}\n",
+        args.topic,
+        if existed { "exists as asked for" } else { "created" },
+        units::counted(topic.lanes() as u64, "lane"),
+        units::count(u64::from(topic.capacity())),
+        units::bytes(memory_bytes),
+    ))
+}
+
+/// Groups that were asked for on a topic that had been created before.
+fn ensure_groups(place: &Place, topic: &Topic<Bytes>, args: &Args) -> Outcome {
+    let there: Vec<String> = place
+        .view()?
+        .topic(&args.topic)?
+        .sample()
+        .groups
+        .into_iter()
+        .filter(|group| group.state != "detached")
+        .map(|group| group.name)
+        .collect();
+    for (names, shared) in [(&args.group, false), (&args.shared_group, true)] {
+        for name in names.iter().filter(|name| !there.contains(name)) {
+            let group = topic.group(name);
+            match if shared { group.shared() } else { group }.join() {
+                Ok(joined) => joined.close(),
+                // Somebody else was quicker.
+                Err(AttachError::GroupBusy { .. }) => {}
+                Err(error) => return Err(Failure::from(error)),
+            }
+        }
+    }
+    Ok(())
+}

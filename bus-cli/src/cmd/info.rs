@@ -1,0 +1,207 @@
+//! `shmbus info`: everything about a topic, or about the bus and who takes part in it.
+
+use crate::exit::Outcome;
+use crate::output;
+use crate::place::Place;
+use crate::report;
+use crate::table::columns;
+use crate::units;
+use crate::watch::{Sample, Watch, is_present, members_text, total_lag};
+use bus_shm::ParticipantInfo;
+use bus_shm::inspect::{BusView, ProcessInfo};
+use serde_json::{Value, json};
+
+/// Flags of `info`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Topic; left out, the bus and its agents are shown
+    topic: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
+    let mut watch = Watch::new(place.view()?, args.topic.as_deref());
+    let samples = watch.sample()?;
+    match (&args.topic, samples.first()) {
+        (Some(_), Some(sample)) if args.json => output::print_json(&topic_json(place, sample)),
+        (Some(_), Some(sample)) => output::print(&topic_text(sample)),
+        _ if args.json => output::print_json(&bus_json(&watch.bus, &samples)),
+        _ => output::print(&bus_text(&watch.bus, &samples)),
+    }
+}
+
+/// Two columns, names and values.
+fn facts(list: &[(&str, String)]) -> String {
+    let width = list.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    list.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+}
+
+fn topic_text(sample: &Sample) -> String {
+    let (settings, state) = (&sample.settings, &sample.state);
+    let types = match settings.types.as_slice() {
+        [] => "bytes".into(),
+        types => types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    };
+    let mut text = facts(&[
+        ("topic", state.name.clone()),
+        ("carries", types),
+        ("created", format!("{} ago by {}", units::ago(settings.created_ns), settings.creator)),
+        ("memory", units::bytes(state.memory_bytes)),
+        ("message, at most", units::bytes(settings.message_bytes_max)),
+        (
+            "publishers",
+            format!("{} of {}{}", state.producers.len(), settings.producers, services(&state.producers)),
+        ),
+        ("arena, at most", format!("{} a publisher and lane", units::bytes(settings.arena_bytes_max))),
+        ("time stamps", if settings.stamps { "yes" } else { "no" }.into()),
+        ("breaker", state.breaker.into()),
+    ]);
+    let mut lanes =
+        columns(&["LANE", ">PUBLISHED", ">OLDEST KEPT", ">UNREAD", ">CAPACITY", ">FILL", ">REFUSED"]);
+    for lane in &state.lanes {
+        let capacity = u64::from(settings.capacity);
+        lanes.row([
+            lane.name.to_owned(),
+            units::count(lane.end),
+            units::count(lane.end.saturating_sub(capacity)),
+            units::count(lane.fill_count),
+            units::count(capacity),
+            units::percent(lane.fill_count, capacity),
+            units::count(lane.refused_count),
+        ]);
+    }
+    text += &format!("\n{}", lanes.render());
+    let mut groups = columns(&["GROUP", "STATE", "READ BY", ">LAG", ">BYTES", ">OLDEST", ">REDELIVERED"]);
+    for group in state.groups.iter().filter(|group| is_present(group)) {
+        let (count, bytes, age_ns) = total_lag(group);
+        groups.row([
+            group.name.clone(),
+            group.state.to_owned(),
+            members_text(group),
+            units::count(count),
+            units::bytes(bytes),
+            age_ns.map_or_else(|| "-".into(), units::nanoseconds),
+            units::count(group.redelivered_count),
+        ]);
+    }
+    if groups.is_empty() {
+        text += "\nno groups: nobody holds messages back, the last of each lane stay readable\n";
+    } else {
+        text += &format!("\n{}", groups.render());
+    }
+    text
+}
+
+/// Who publishes, behind a colon; a service with several processes once.
+fn services(list: &[ProcessInfo]) -> String {
+    if list.is_empty() {
+        return String::new();
+    }
+    let names: Vec<_> = list.iter().map(|info| format!("{} ({})", info.service, info.pid)).collect();
+    format!(": {}", names.join(", "))
+}
+
+fn topic_json(place: &Place, sample: &Sample) -> Value {
+    let state = &sample.state;
+    json!({
+        "bus": place.bus,
+        "topic": state.name,
+        "settings": report::settings(&sample.settings),
+        "memory_bytes": state.memory_bytes,
+        "breaker": state.breaker,
+        "publishers": state.producers.iter().map(report::process).collect::<Vec<_>>(),
+        "lanes": state.lanes.iter().map(|lane| report::lane(lane, &sample.settings)).collect::<Vec<_>>(),
+        "groups": state.groups.iter().map(|group| report::group_now(sample, group)).collect::<Vec<_>>(),
+    })
+}
+
+/// Who holds the supervisor's role: a process of its own, an agent, or nobody.
+pub(crate) fn supervisor_text(bus: &BusView) -> String {
+    match bus.supervisor_pid() {
+        None if bus.is_served() => "does not answer".into(),
+        None => "none".into(),
+        Some(pid) => match bus.participants().iter().find(|info| info.pid == pid) {
+            Some(agent) => format!("in {} ({pid})", agent.service),
+            None => format!("pid {pid}"),
+        },
+    }
+}
+
+fn bus_text(bus: &BusView, samples: &[Sample]) -> String {
+    let wake = if bus.uses_membarrier() { "membarrier" } else { "a fence in every publication" };
+    let life = if bus.is_temporary() { "goes with its last agent" } else { "stays until `down` or a reboot" };
+    let mut text = facts(&[
+        ("bus", bus.name().to_owned()),
+        ("path", bus.path().display().to_string()),
+        ("created", format!("{} ago by build {}", units::ago(bus.created_ns()), bus.build())),
+        ("life", life.into()),
+        ("supervisor", supervisor_text(bus)),
+        ("role taken", units::counted(bus.role_epoch(), "time")),
+        ("wakes sleepers by", wake.into()),
+        ("topics", samples.len().to_string()),
+        ("memory", units::bytes(super::gc::memory_bytes(bus.path()))),
+    ]);
+    let mut agents = columns(&["AGENT", ">PID", ">SINCE", "PUBLISHES", "READS"]);
+    for agent in bus.participants() {
+        let (publishes, reads) = activity(&agent, samples);
+        let list = |names: Vec<String>| if names.is_empty() { "-".into() } else { names.join(", ") };
+        agents.row([
+            agent.service,
+            agent.pid.to_string(),
+            format!("{} ago", units::ago(agent.since_ns)),
+            list(publishes),
+            list(reads),
+        ]);
+    }
+    if agents.is_empty() {
+        text += "\nnobody takes part\n";
+    } else {
+        text += &format!("\n{}", agents.render());
+    }
+    text
+}
+
+/// Topics that an agent publishes to, and groups that it reads as the only member.
+fn activity(agent: &ParticipantInfo, samples: &[Sample]) -> (Vec<String>, Vec<String>) {
+    let is_it = |info: &ProcessInfo| info.pid == agent.pid && info.service == agent.service;
+    let publishes = samples.iter().filter(|sample| sample.state.producers.iter().any(is_it));
+    let reads = samples.iter().flat_map(|sample| {
+        let groups = sample.state.groups.iter().filter(|group| group.holder.as_ref().is_some_and(is_it));
+        groups.map(|group| match group.ephemeral {
+            true => sample.state.name.clone(),
+            false => format!("{} as {}", sample.state.name, group.name),
+        })
+    });
+    (publishes.map(|sample| sample.state.name.clone()).collect(), reads.collect())
+}
+
+fn bus_json(bus: &BusView, samples: &[Sample]) -> Value {
+    let agents: Vec<_> = bus
+        .participants()
+        .iter()
+        .map(|agent| {
+            let (publishes, reads) = activity(agent, samples);
+            json!({
+                "service": agent.service,
+                "pid": agent.pid,
+                "since": units::rfc3339(agent.since_ns),
+                "publishes": publishes,
+                "reads": reads,
+            })
+        })
+        .collect();
+    json!({
+        "bus": bus.name(),
+        "path": bus.path(),
+        "created": units::rfc3339(bus.created_ns()),
+        "build": bus.build(),
+        "temporary": bus.is_temporary(),
+        "supervisor_pid": bus.supervisor_pid(),
+        "role_epoch": bus.role_epoch(),
+        "topics": samples.iter().map(|sample| &sample.state.name).collect::<Vec<_>>(),
+        "memory_bytes": super::gc::memory_bytes(bus.path()),
+        "agents": agents,
+    })
+}

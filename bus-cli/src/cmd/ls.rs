@@ -1,0 +1,146 @@
+//! `shmbus ls`: topics of a bus, or buses.
+
+use crate::exit::{Failure, Outcome};
+use crate::output;
+use crate::place::Place;
+use crate::report;
+use crate::table::columns;
+use crate::units;
+use crate::watch::{Sample, Watch, is_present, total_lag, types_text};
+use bus_shm::BusError;
+use bus_shm::inspect::BusView;
+use serde_json::json;
+
+/// Flags of `ls`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// List your buses instead of the topics of one
+    #[arg(long)]
+    buses: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
+    if args.buses { buses(place, args) } else { topics(place, args) }
+}
+
+fn topics(place: &Place, args: &Args) -> Outcome {
+    let mut watch = Watch::new(open(place)?, None);
+    let samples = watch.sample()?;
+    for (name, error) in &watch.unreadable {
+        output::complain(&format!("topic {name:?} cannot be read: {error}"));
+    }
+    if args.json {
+        let topics: Vec<_> = samples.iter().map(topic_json).collect();
+        return output::print_json(&json!({ "bus": place.bus, "topics": topics }));
+    }
+    if samples.is_empty() {
+        place.note(format_args!(
+            "bus {:?} has no topics yet; `shmbus create NAME` makes one, so does `shmbus pub NAME hello`",
+            place.bus
+        ));
+        return Ok(());
+    }
+    let mut table =
+        columns(&["TOPIC", "TYPE", ">LANES", ">GROUPS", ">PUBLISHERS", ">MESSAGES", ">UNREAD", ">MEMORY"]);
+    for sample in &samples {
+        table.row([
+            sample.state.name.clone(),
+            types_text(&sample.settings),
+            sample.settings.lanes.to_string(),
+            groups(sample).to_string(),
+            sample.state.producers.len().to_string(),
+            units::count(messages(sample)),
+            units::count(unread(sample)),
+            units::bytes(sample.state.memory_bytes),
+        ]);
+    }
+    output::print(&table.render())
+}
+
+/// The bus, or an error that names those that exist.
+fn open(place: &Place) -> Result<BusView, Failure> {
+    match BusView::open(&place.bus, place.dir.as_deref()) {
+        Err(error @ BusError::NotFound { .. }) => {
+            let others = BusView::list(place.dir.as_deref());
+            if !others.is_empty() {
+                place.note(format_args!("there are these buses: {}", others.join(", ")));
+            }
+            Err(error.into())
+        }
+        other => Ok(other?),
+    }
+}
+
+fn groups(sample: &Sample) -> usize {
+    sample.state.groups.iter().filter(|group| is_present(group)).count()
+}
+
+fn messages(sample: &Sample) -> u64 {
+    sample.state.lanes.iter().map(|lane| lane.end).sum()
+}
+
+/// Messages that the group which is furthest behind has not finished.
+fn unread(sample: &Sample) -> u64 {
+    let groups = sample.state.groups.iter().filter(|group| is_present(group));
+    groups.map(|group| total_lag(group).0).max().unwrap_or(0)
+}
+
+fn topic_json(sample: &Sample) -> serde_json::Value {
+    json!({
+        "topic": sample.state.name,
+        "settings": report::settings(&sample.settings),
+        "groups": groups(sample),
+        "publishers": sample.state.producers.len(),
+        "message_count": messages(sample),
+        "unread_count": unread(sample),
+        "memory_bytes": sample.state.memory_bytes,
+    })
+}
+
+fn buses(place: &Place, args: &Args) -> Outcome {
+    let names = BusView::list(place.dir.as_deref());
+    let mut table = columns(&["BUS", "SUPERVISOR", ">AGENTS", ">TOPICS", ">MEMORY", ">AGE"]);
+    let mut list = Vec::new();
+    for name in names {
+        let bus = match BusView::open(&name, place.dir.as_deref()) {
+            Ok(bus) => bus,
+            // It was taken down after the directory was read.
+            Err(BusError::NotFound { .. }) => continue,
+            Err(error) => {
+                output::complain(&format!("bus {name:?} cannot be read: {error}"));
+                continue;
+            }
+        };
+        let memory_bytes = super::gc::memory_bytes(bus.path());
+        let (agents, topics) = (bus.participants().len(), bus.topic_names().len());
+        list.push(json!({
+            "bus": name,
+            "path": bus.path(),
+            "supervisor_pid": bus.supervisor_pid(),
+            "agents": agents,
+            "topics": topics,
+            "memory_bytes": memory_bytes,
+            "temporary": bus.is_temporary(),
+            "created": units::rfc3339(bus.created_ns()),
+        }));
+        table.row([
+            name,
+            super::info::supervisor_text(&bus),
+            agents.to_string(),
+            topics.to_string(),
+            units::bytes(memory_bytes),
+            units::ago(bus.created_ns()),
+        ]);
+    }
+    if args.json {
+        return output::print_json(&json!({ "buses": list }));
+    }
+    if table.is_empty() {
+        place.note("you have no buses; `shmbus up` starts one, so does `shmbus pub NAME hello`");
+        return Ok(());
+    }
+    output::print(&table.render())
+}

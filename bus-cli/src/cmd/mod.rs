@@ -1,0 +1,14 @@
+//! The commands, one file or folder each.
+
+pub(crate) mod bench;
+pub(crate) mod create;
+pub(crate) mod demo;
+pub(crate) mod down;
+pub(crate) mod gc;
+pub(crate) mod info;
+pub(crate) mod lag;
+pub(crate) mod ls;
+pub(crate) mod publish;
+pub(crate) mod subscribe;
+pub(crate) mod top;
+pub(crate) mod up;

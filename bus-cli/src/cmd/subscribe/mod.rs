@@ -1,0 +1,172 @@
+//! `shmbus sub`: the messages of one or more topics, as they come, one a line.
+
+mod feed;
+mod line;
+
+use crate::exit::{Code, Failure, Outcome};
+use crate::place::Place;
+use crate::signals::Signals;
+use crate::units;
+use bus_shm::{Bytes, Lane, Start, Subscriber, Topic};
+use feed::{Feed, Reader};
+use line::{Format, TypeNames};
+use std::time::Duration;
+
+/// Flags of `sub`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Topics; one that does not exist is created for plain bytes and waited on
+    #[arg(required = true, value_name = "TOPIC")]
+    topics: Vec<String>,
+    /// Read as this group, which keeps its place when the command ends
+    #[arg(long, short, value_name = "NAME")]
+    group: Option<String>,
+    /// The group is shared: each message goes to one of its members
+    #[arg(long, requires = "group")]
+    shared: bool,
+    /// Where to begin, unless the group exists: oldest, latest, or [LANE:]SEQUENCE
+    #[arg(long, default_value = "latest", value_name = "WHERE")]
+    from: From,
+    /// End after this many messages
+    #[arg(long, short = 'n', value_name = "MESSAGES", value_parser = units::parse_count)]
+    count: Option<u64>,
+    /// End when no message has come for this long
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    timeout: Option<Duration>,
+    /// The payload as it is, with nothing before, between or after
+    #[arg(long, conflicts_with = "json")]
+    raw: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Fail if a topic does not exist, instead of creating it
+    #[arg(long)]
+    existing: bool,
+    /// Without a group: publishers wait for this command at most so long, then it misses messages
+    #[arg(long, default_value = "1s", value_name = "TIME", value_parser = units::parse_duration)]
+    stall: Duration,
+    /// Never hold publishers back; count what was missed
+    #[arg(long, conflicts_with_all = ["group", "stall", "hold"])]
+    tap: bool,
+    /// Hold publishers back for as long as it takes, without a group's name
+    #[arg(long, conflicts_with_all = ["group", "stall"])]
+    hold: bool,
+    /// Name of this process in listings
+    #[arg(long, default_value = "shmbus-sub", value_name = "NAME")]
+    service: String,
+}
+
+/// Where a reader begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum From {
+    Oldest,
+    Latest,
+    /// A lane by name or number (`None`: the normal one), and a sequence.
+    Sequence(Option<String>, u64),
+}
+
+impl std::str::FromStr for From {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "oldest" => return Ok(From::Oldest),
+            "latest" => return Ok(From::Latest),
+            _ => {}
+        }
+        let (lane, sequence) = match text.split_once(':') {
+            Some((lane, sequence)) => (Some(lane.to_owned()), sequence),
+            None => (None, text),
+        };
+        let sequence = sequence
+            .parse()
+            .map_err(|_| "give `oldest`, `latest`, a sequence number, or LANE:SEQUENCE".to_owned())?;
+        Ok(From::Sequence(lane, sequence))
+    }
+}
+
+impl Args {
+    fn format(&self) -> Format {
+        match (self.raw, self.json) {
+            (true, _) => Format::Raw,
+            (_, true) => Format::Json,
+            _ => Format::Text { with_topic: self.topics.len() > 1 },
+        }
+    }
+}
+
+pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
+    for (index, name) in args.topics.iter().enumerate() {
+        Place::check_topic(name)?;
+        if args.topics[..index].contains(name) {
+            return Err(Failure::new(Code::Usage, format_args!("topic {name:?} is named twice")));
+        }
+    }
+    let signals = Signals::catch()?;
+    let bus = place.join(&args.service, !args.existing)?;
+    let mut readers = Vec::new();
+    for name in &args.topics {
+        let existed = place.view()?.topic_names().contains(name);
+        let topic = bus.topic_builder::<Bytes>(name).create(!args.existing).open()?;
+        if !existed {
+            place.note(format_args!("created topic {name:?} for plain bytes; waiting for messages"));
+        }
+        readers.push(Reader {
+            subscriber: join(place, args, &topic)?,
+            types: TypeNames::new(place, name)?,
+            lanes: topic.lanes(),
+            one_by_one: args.shared,
+        });
+    }
+    let feed = Feed::new(&signals, args.format(), args.count, args.timeout);
+    feed.run(readers)
+}
+
+fn join(place: &Place, args: &Args, topic: &Topic<Bytes>) -> Result<Subscriber<Bytes>, Failure> {
+    let mut builder = topic.subscriber().from(start(args, topic)?);
+    if let Some(name) = &args.group {
+        let groups = place.view()?.topic(topic.name())?.sample().groups;
+        if args.from != From::Latest
+            && groups.iter().any(|group| group.name == *name && group.state != "detached")
+        {
+            place.note(format_args!(
+                "group {name:?} exists and goes on where it stands; --from has no effect"
+            ));
+        }
+        builder = builder.group(name);
+        if args.shared {
+            builder = builder.shared();
+        }
+    } else if args.tap {
+        builder = builder.tap();
+    } else if !args.hold {
+        builder = builder.yield_after(args.stall);
+    }
+    Ok(builder.join()?)
+}
+
+fn start(args: &Args, topic: &Topic<Bytes>) -> Result<Start, Failure> {
+    Ok(match &args.from {
+        From::Oldest => Start::Oldest,
+        From::Latest => Start::Latest,
+        From::Sequence(lane, sequence) => {
+            let lane = super::publish::lane(topic, lane.as_deref())?;
+            // Where `pub` publishes unless told otherwise.
+            let normal = Lane(topic.lanes().min(3) as u8 - 1);
+            Start::Sequence(lane.unwrap_or(normal), *sequence)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_to_begin_at() {
+        assert_eq!("oldest".parse(), Ok(From::Oldest));
+        assert_eq!("17".parse(), Ok(From::Sequence(None, 17)));
+        assert_eq!("high:17".parse(), Ok(From::Sequence(Some("high".into()), 17)));
+        assert!("first".parse::<From>().is_err() && "high:".parse::<From>().is_err());
+    }
+}

@@ -1,0 +1,41 @@
+//! Writing to the two streams. Nothing here panics when a reader goes away.
+
+use crate::exit::{Failure, Outcome};
+use std::fmt::Display;
+use std::io::{self, Write};
+
+/// Writes a whole listing to standard output.
+pub(crate) fn print(text: &str) -> Outcome {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
+}
+
+/// Writes a value as indented JSON to standard output.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Outcome {
+    let mut text = json(serde_json::to_string_pretty(value))?;
+    text.push('\n');
+    print(&text)
+}
+
+/// Writes a value as one line of JSON to standard output.
+pub(crate) fn print_json_line(value: &impl serde::Serialize) -> Outcome {
+    let mut text = json(serde_json::to_string(value))?;
+    text.push('\n');
+    print(&text)
+}
+
+fn json(made: serde_json::Result<String>) -> Result<String, Failure> {
+    made.map_err(|error| {
+        Failure::new(crate::exit::Code::Error, format_args!("cannot write this as JSON: {error}"))
+    })
+}
+
+/// Writes an error to standard error.
+pub(crate) fn complain(message: &str) {
+    let _ = writeln!(io::stderr().lock(), "shmbus: {message}");
+}
+
+/// Writes a line to standard error that is no error.
+pub(crate) fn remark(message: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{message}");
+}

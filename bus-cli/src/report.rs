@@ -1,0 +1,83 @@
+//! Topics, lanes and groups as JSON. `ls`, `info`, `lag` and `top` use the same names for the same things.
+
+use crate::units;
+use crate::watch::{Sample, total_lag};
+use bus_shm::inspect::{GroupLane, GroupState, LaneState, ProcessInfo, TopicSettings};
+use serde_json::{Value, json};
+
+pub(crate) fn process(info: &ProcessInfo) -> Value {
+    json!({ "pid": info.pid, "service": info.service })
+}
+
+pub(crate) fn settings(settings: &TopicSettings) -> Value {
+    let types: Vec<Value> = settings
+        .types
+        .iter()
+        .map(|identity| {
+            json!({
+                "name": identity.name,
+                "version": identity.version,
+                "fingerprint": format!("{:016x}", identity.fingerprint),
+            })
+        })
+        .collect();
+    json!({
+        "capacity": settings.capacity,
+        "lanes": settings.lanes,
+        "producers": settings.producers,
+        "message_bytes_max": settings.message_bytes_max,
+        "arena_bytes_max": settings.arena_bytes_max,
+        "stamps": settings.stamps,
+        "types": types,
+        "creator": settings.creator,
+        "created": units::rfc3339(settings.created_ns),
+    })
+}
+
+pub(crate) fn lane(lane: &LaneState, settings: &TopicSettings) -> Value {
+    json!({
+        "lane": lane.name,
+        "published_count": lane.end,
+        "oldest": lane.end.saturating_sub(u64::from(settings.capacity)),
+        "end": lane.end,
+        "gate": lane.gate,
+        "fill_count": lane.fill_count,
+        "capacity": settings.capacity,
+        "refused_count": lane.refused_count,
+    })
+}
+
+pub(crate) fn group_lane(position: &GroupLane, lanes: usize) -> Value {
+    json!({
+        "lane": position.lane.name(lanes),
+        "low_water": position.low_water,
+        "lag_count": position.lag_count,
+        "lag_bytes": position.lag_bytes,
+        "lag_ns": position.lag_ns,
+    })
+}
+
+/// A group with its lag over all lanes; what it has in each lane comes from `group_lane`.
+pub(crate) fn group(group: &GroupState, lanes: Vec<Value>) -> Value {
+    let (lag_count, lag_bytes, lag_ns) = total_lag(group);
+    json!({
+        "group": group.name,
+        "state": group.state,
+        "shared": group.shared,
+        "ephemeral": group.ephemeral,
+        "members": group.members,
+        "holder": group.holder.as_ref().map(process),
+        "lag_count": lag_count,
+        "lag_bytes": lag_bytes,
+        "lag_ns": lag_ns,
+        "redelivered_count": group.redelivered_count,
+        "skipped_count": group.skipped_count,
+        "lanes": lanes,
+    })
+}
+
+/// [`group`] with its lanes as they are at one moment.
+pub(crate) fn group_now(sample: &Sample, state: &GroupState) -> Value {
+    let lanes = state.lanes.iter().map(|lane| group_lane(lane, sample.state.lanes.len())).collect();
+    group(state, lanes)
+}
