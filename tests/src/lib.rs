@@ -1,4 +1,5 @@
 //! Tests of shmbus across real processes, its protocol models, and the house rules.
 
+pub mod cli;
 pub mod harness;
 pub mod model;

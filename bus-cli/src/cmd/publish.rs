@@ -295,7 +295,7 @@ impl Progress {
     fn show(&self, messages: u64, position: u64) {
         let Some(bar) = &self.bar else { return };
         // Looking at the clock costs more than many a message.
-        if messages % 64 != 0 && messages > 64 {
+        if !messages.is_multiple_of(64) && messages > 64 {
             return;
         }
         if bar.is_hidden() {

@@ -434,11 +434,12 @@ impl RawSubscriber {
         let lane = &mut self.lanes[delivery.lane];
         match (&self.membership, delivery.claim) {
             (Membership::Shared(_, owners), Some(claim)) => {
-                if lane.release_claim(&owners[delivery.lane], delivery.found.sequence, claim) {
-                    self.message_bell.ring(self.barrier, || {
-                        futex::wake_all(self.message_bell.word());
-                    });
-                }
+                let released = lane.release_claim(&owners[delivery.lane], delivery.found.sequence, claim);
+                let wake = || {
+                    futex::wake_all(self.message_bell.word());
+                };
+                // Another member may be asleep.
+                let _ = released && self.message_bell.ring(self.barrier, wake);
             }
             (Membership::One(_) | Membership::Yielding(_), _) => lane.rewind(),
             _ => {}

@@ -53,8 +53,8 @@ fn fill_bus(dir: &BusDir, making: &Path, temporary: bool) -> Result<(), BusError
         &superblock::Fixed {
             preamble: Preamble::new(superblock::MAGIC, bytes, epoch),
             name: put_name(dir.name()),
-            flags: u32::from(temporary) * superblock::FLAG_TEMPORARY
-                | u32::from(membarrier) * superblock::FLAG_MEMBARRIER,
+            flags: (u32::from(temporary) * superblock::FLAG_TEMPORARY)
+                | (u32::from(membarrier) * superblock::FLAG_MEMBARRIER),
             uid: rustix::process::geteuid().as_raw(),
             created_ns: clock::realtime_ns(),
             ns_per_tick_q32: calibration.map_or(0, |rate| rate.ns_per_tick_q32),

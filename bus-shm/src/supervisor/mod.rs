@@ -486,7 +486,8 @@ impl Supervisor {
             .map(|info| format!("{} (pid {})", info.service, info.pid))
             .collect();
         let unread = crate::inspect::unread(&self.dir);
-        if !force && !(others.is_empty() && unread.is_empty()) {
+        let is_missed = !others.is_empty() || !unread.is_empty();
+        if is_missed && !force {
             let mut reason = String::from("not taken down:");
             if !others.is_empty() {
                 reason += &format!("\n  attached: {}", others.join(", "));
