@@ -98,10 +98,16 @@ impl BusBuilder {
             }
             let found = identity(&dir);
             let opened = BusInner::open(&dir, &service, self.host);
-            let is_same = found.is_some() && found == identity(&dir);
+            let is_same = found == identity(&dir);
+            // A bus goes as a whole; a directory without this file is what is left of one.
+            let is_broken = found.is_none() && dir.path().exists();
             match opened {
                 Ok(inner) if is_same => return Ok(Bus { inner: Arc::new(inner) }),
-                Err(error) if is_same || begun.elapsed() >= client::REQUEST_TIMEOUT => return Err(error),
+                Err(error) if is_same && (found.is_some() || is_broken) => {
+                    remove_if_abandoned(&dir);
+                    return Err(error);
+                }
+                Err(error) if begun.elapsed() >= client::REQUEST_TIMEOUT => return Err(error),
                 _ => {}
             }
         }
@@ -305,7 +311,6 @@ impl BusInner {
                 if let Some(mut host) = host {
                     host.stop();
                 }
-                remove_if_abandoned(dir);
                 return Err(error);
             }
         };

@@ -1,7 +1,7 @@
 //! Types that travel: how a value is archived into shared memory, how it is read there, and how a topic knows it.
 #![allow(unsafe_code)]
 
-use bus_core::limits::TYPE_NAME_BYTES_MAX;
+use bus_core::limits::{MESSAGE_BYTES_MAX, TYPE_NAME_BYTES_MAX};
 use bus_core::name::{FNV1A_START, fnv1a};
 use rkyv::api::high::{HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
@@ -195,18 +195,23 @@ pub(crate) fn encode<T: Message>(value: &T, memory: &mut [core::mem::MaybeUninit
     Some(buffer.len())
 }
 
-/// How many bytes the archive of `value` takes, by archiving it elsewhere. `None`: it cannot be archived.
+/// How many bytes the archive of `value` takes, by archiving it elsewhere; what is too large even for that counts as one byte
+/// more than `most_bytes`. `None`: it cannot be archived.
 #[cold]
 pub(crate) fn encoded_bytes<T: Message>(value: &T, most_bytes: usize) -> Option<usize> {
     let mut size = 4096_usize;
     loop {
-        let mut memory: Vec<u128> = Vec::with_capacity(size / 16);
+        let mut memory: Vec<u128> = Vec::new();
+        if memory.try_reserve_exact(size / 16).is_err() {
+            return Some(most_bytes.saturating_add(1));
+        }
         let spare = memory.spare_capacity_mut();
         // SAFETY: the same memory, seen as uninitialised bytes.
         let bytes = unsafe { core::slice::from_raw_parts_mut(spare.as_mut_ptr().cast(), size_of_val(spare)) };
         match encode(value, bytes) {
             Some(len) => return Some(len),
-            None if size > most_bytes => return None,
+            // Nothing says whether it was too large. Messages may have 1 GiB at most, and nobody means more than a few of those.
+            None if size > 4 * MESSAGE_BYTES_MAX as usize => return None,
             None => size = size.saturating_mul(4),
         }
     }

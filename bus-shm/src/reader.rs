@@ -417,9 +417,13 @@ impl LaneReader {
                             .then(|| self.copy_cell(sequence, producer_entry(mark), Some(mark), cell))
                             .flatten()
                     } else {
-                        let len = (header.len_bytes as usize).min(ring.inline_bytes());
-                        copy_words(&words[HEADER_WORDS..], len, &mut self.copy);
-                        ring.still(sequence).then_some(header)
+                        let len = header.len_bytes as usize;
+                        copy_words(&words[HEADER_WORDS..], len.min(ring.inline_bytes()), &mut self.copy);
+                        let is_whole = ring.still(sequence);
+                        if is_whole && len > ring.inline_bytes() {
+                            return Err(self.corrupt("a length that leaves its slot"));
+                        }
+                        is_whole.then_some(header)
                     }
                 }
                 _ => None,

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// Lines of a source file beyond which it should be two.
 const FILE_LINES_MAX: usize = 1_000;
+/// The same for a file of tests, which is read one test at a time.
+const TEST_FILE_LINES_MAX: usize = 1_500;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
@@ -33,7 +35,9 @@ fn files_can_be_held_in_mind() {
     for dir in ["bus-core", "bus-shm", "bus-cli", "benches", "tests"] {
         for (path, text) in rust_files(dir) {
             let lines = text.lines().count();
-            assert!(lines <= FILE_LINES_MAX, "{} has {lines} lines", path.display());
+            let is_test = path.components().any(|part| part.as_os_str() == "tests");
+            let most = if is_test { TEST_FILE_LINES_MAX } else { FILE_LINES_MAX };
+            assert!(lines <= most, "{} has {lines} lines", path.display());
         }
     }
 }

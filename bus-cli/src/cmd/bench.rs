@@ -22,8 +22,8 @@ enum WaitFlag {
 pub(crate) struct Args {
     /// Scenarios to run, by name; all of the default set if none is given
     scenario: Vec<String>,
-    /// Pin the processes to cores: to the given ones (0,1), else to sensible ones
-    #[arg(long, value_name = "CORES", num_args = 0..=1, default_missing_value = "auto")]
+    /// Pin the processes to cores: to the given ones (--pin-cores=0,1), else to sensible ones
+    #[arg(long, value_name = "CORES", num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
     pin_cores: Option<String>,
     /// Everything: all payload sizes, ways of waiting and settings (minutes)
     #[arg(long)]

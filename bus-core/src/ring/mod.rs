@@ -131,7 +131,8 @@ impl ReadAhead {
                     self.needed = 2;
                     return Poll::Ready;
                 }
-                Slot::Lapped => return Poll::Lapped,
+                // So is the next one, unless words are wrong: it decides.
+                Slot::Lapped => break,
                 Slot::Empty => spin_pause(),
             }
             if urgent() {

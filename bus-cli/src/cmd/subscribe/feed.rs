@@ -242,6 +242,6 @@ fn go_on<T>(received: Result<T, ReceiveError>) -> Result<Option<T>, Failure> {
 }
 
 fn say_missed(topic: &str, lane_name: &str, from: u64, until: u64) {
-    let lost = units::count(until.wrapping_sub(from));
+    let lost = until.wrapping_sub(from);
     output::remark(format_args!("missed {from}..{until} ({lost}) in lane {lane_name} of {topic}"));
 }
