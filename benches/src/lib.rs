@@ -1,6 +1,6 @@
 //! Measures the bus against the floor of the machine it runs on.
 //!
-//! [`run`] starts real processes, pins them, and measures every scenario in slices, each between two short slices of
+//! [`run()`] starts real processes, pins them, and measures every scenario in slices, each between two short slices of
 //! the floor: what two processes on those cores can do with as little code as possible. On many virtual machines that
 //! floor changes by a factor of four within seconds, and everything follows it, so a slice counts only if the floors
 //! around it agree, and is compared with those and no others. [`Report`] holds the figures, [`render`] draws them.

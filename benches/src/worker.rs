@@ -19,7 +19,7 @@ use crate::histogram::Nanos;
 use crate::protocol::{self, Command, Outcome, Reply, Work};
 use crate::scenarios::{self, Host, Part};
 
-/// First argument of a worker process. A program that calls [`crate::run`] must pass everything behind it to
+/// First argument of a worker process. A program that calls [`crate::run()`] must pass everything behind it to
 /// [`worker_main`] before it does anything else with its arguments.
 pub const WORKER_COMMAND: &str = "__bench-worker";
 
@@ -261,7 +261,7 @@ fn wait_for_end_of_file(pipe: BorrowedFd<'_>) {
     }
 }
 
-/// Whether a path looks like what [`crate::run`] creates. The cleaner removes nothing else.
+/// Whether a path looks like what [`crate::run()`] creates. The cleaner removes nothing else.
 pub(crate) fn is_bench_directory(path: &Path) -> bool {
     path.is_absolute()
         && path

@@ -477,6 +477,8 @@ impl RawPublisher {
         let mut since = None;
         // Looking at the groups again is cheaper than growing, and often enough.
         let mut may_grow = false;
+        // Whether `want` is a guess that may be too much.
+        let mut is_guess = false;
         loop {
             let (header, max_bytes, horizon) = (self.header(stamp_ns), self.max_bytes, self.horizon(lane));
             match self.arena(lane)?.write(source, want, max_bytes, header, (horizon, may_grow)) {
@@ -484,7 +486,12 @@ impl RawPublisher {
                     self.lanes[lane].expected_bytes = cell.len_bytes;
                     return Ok(cell);
                 }
-                Ok(None) => want = self.larger(source)?,
+                // Tried again with more before it is measured: that takes an allocation.
+                Ok(None) if want < max_bytes => {
+                    (want, is_guess) = ((2 * want).clamp(64, max_bytes.max(64)), true)
+                }
+                Ok(None) => (want, is_guess) = (self.larger(source)?, false),
+                Err(NoRoom::Shortage(_)) if is_guess => (want, is_guess) = (self.larger(source)?, false),
                 Err(NoRoom::Memory(error)) => return Err(error.into()),
                 Err(NoRoom::Shortage(Shortage::TooLarge)) => return Err(self.too_large(want)),
                 // Nothing of this publisher is cut off and unpublished here, so `Unpublished` does not come.

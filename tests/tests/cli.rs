@@ -618,7 +618,7 @@ fn gc_removes_what_the_killed_have_left_and_nothing_else() {
     assert!(names(cli.run(&["gc", "--json"])).is_empty(), "somebody is still there");
     sub.signal(Signal::KILL);
     sub.finish().expect(137);
-    assert_eq!(names(cli.run(&["gc", "--dry-run", "--json"])), [cli.bus.name.clone()]);
+    assert_eq!(names(cli.run(&["gc", "--dry-run", "--json"])), std::slice::from_ref(&cli.bus.name));
     assert!(cli.path().exists(), "only looked");
     assert!(cli.run(&["gc"]).expect(0).out.contains(&format!("removed temporary bus {}", cli.bus.name)));
     assert!(!cli.path().exists());

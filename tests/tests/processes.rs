@@ -462,6 +462,8 @@ fn what_a_killed_member_had_claimed_goes_to_another_member() {
     }
 }
 
+// The index is the publisher's number in its messages too.
+#[allow(clippy::needless_range_loop)]
 #[test]
 fn what_a_killed_publisher_had_published_is_delivered_and_others_go_on() {
     let test = TestBus::new("killed-pub");

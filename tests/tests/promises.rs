@@ -1,314 +1,550 @@
-//! Promises that can be counted: what is copied, allocated, called, touched, and burnt.
+//! Promises that can be counted: what a message costs, who cannot change it, and what nobody pays for.
 
-use bus_shm::{Bytes, Lane, OtherTypes, ReceiveError, Wait};
+use bus_shm::inspect::BusView;
+use bus_shm::sys::cpu::thread_cpu_ns;
+use bus_shm::{
+    Bytes, Lane, Message, OtherTypes, Publisher, ReceiveError, Start, Subscriber, Topic, TopicError, Wait,
+};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use tests::harness::{Agent, TestBus, Text, Words, role};
+use tests::harness::{self, Agent, Role, TestBus, Text, Words};
 
-thread_local! {
-    /// Allocations of this thread, and their bytes.
-    static ALLOCATED: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
-}
-
-/// Counts what each thread allocates.
+/// Counts what the current thread allocates.
 struct Counting;
 
-// SAFETY: everything is passed on to the system's allocator; counting touches a cell of this thread only.
+#[derive(Clone, Copy, Default, Debug, PartialEq)]
+struct Allocated {
+    count: u64,
+    largest_bytes: usize,
+}
+
+thread_local! {
+    static ALLOCATED: Cell<Allocated> = const { Cell::new(Allocated { count: 0, largest_bytes: 0 }) };
+}
+
+fn note(bytes: usize) {
+    // A thread that ends has no cell any more, and nobody asks.
+    let _ = ALLOCATED.try_with(|cell| {
+        let Allocated { count, largest_bytes } = cell.get();
+        cell.set(Allocated { count: count + 1, largest_bytes: largest_bytes.max(bytes) });
+    });
+}
+
+// SAFETY: everything is left to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = ALLOCATED.try_with(|cell| {
-            let (count, bytes) = cell.get();
-            cell.set((count + 1, bytes + layout.size() as u64));
-        });
-        // SAFETY: the caller's promise is passed on.
+        note(layout.size());
+        // SAFETY: the caller's promises are the same.
         unsafe { System.alloc(layout) }
     }
 
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: likewise.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        note(bytes);
+        // SAFETY: likewise.
+        unsafe { System.realloc(memory, layout, bytes) }
     }
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static COUNTING: Counting = Counting;
 
-/// What `work` allocates: count and bytes.
-fn allocated(work: impl FnOnce()) -> (u64, u64) {
-    let before = ALLOCATED.get();
-    work();
-    let after = ALLOCATED.get();
-    (after.0 - before.0, after.1 - before.1)
+/// What this thread allocates while `body` runs.
+fn allocated(body: impl FnOnce()) -> Allocated {
+    ALLOCATED.set(Allocated::default());
+    body();
+    ALLOCATED.get()
 }
 
-#[test]
-fn nothing_is_allocated_for_a_message() {
-    for producers in [1, 8] {
-        let test = TestBus::new("allocations");
-        let bus = test.open("promises");
-        let words = bus.topic_builder::<Words>("words").producers(producers).capacity(64).open().unwrap();
-        let texts = bus.topic_builder::<Text>("texts").producers(producers).capacity(64).open().unwrap();
-        let mut of_words = (words.publisher().unwrap(), words.subscribe().unwrap());
-        let mut of_texts = (texts.publisher().unwrap(), texts.subscribe().unwrap());
-        let text = Text { id: 1, text: "some text that does not fit into a word".repeat(5) };
-        let mut round = || {
-            of_words.0.publish(&Words::numbered(7)).unwrap();
-            let message = of_words.1.receive().unwrap();
-            assert!(message.value().unwrap().is_numbered(7));
-            message.ack();
-            of_texts.0.publish(&text).unwrap();
-            let message = of_texts.1.receive().unwrap();
-            assert_eq!(message.value().unwrap().text.len(), text.text.len());
-            message.ack();
-        };
-        (0..2_000).for_each(|_| round());
-        assert_eq!(allocated(|| (0..2_000).for_each(|_| round())).0, 0, "producers({producers})");
-    }
-}
-
-/// The file that the page of `address` belongs to, and its permissions.
-fn mapping_of(address: usize) -> (String, String) {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let line = maps
-        .lines()
-        .find(|line| {
-            let range = line.split(' ').next().unwrap();
-            let (from, to) = range.split_once('-').unwrap();
-            (usize::from_str_radix(from, 16).unwrap()..usize::from_str_radix(to, 16).unwrap())
-                .contains(&address)
-        })
-        .expect("a mapping");
-    let mut parts = line.split_whitespace();
-    let permissions = parts.nth(1).unwrap().to_owned();
-    (parts.last().unwrap().to_owned(), permissions)
-}
-
-#[test]
-fn a_mebibyte_is_archived_and_read_in_place() {
-    for producers in [1, 8] {
-        let test = TestBus::new("in-place");
-        let bus = test.open("promises");
-        let topic = bus.topic_builder::<Text>("a").producers(producers).max_message(2 << 20).open().unwrap();
-        let (mut publisher, mut subscriber) = (topic.publisher().unwrap(), topic.subscribe().unwrap());
-        let text = Text { id: 9, text: "z".repeat(1 << 20) };
-        publisher.publish(&text).unwrap();
-        subscriber.receive().unwrap().ack();
-        let (_, bytes) = allocated(|| {
-            publisher.publish(&text).unwrap();
-            let message = subscriber.receive().unwrap();
-            let value = message.value().unwrap();
-            assert_eq!(value.text.len(), 1 << 20);
-            let (file, permissions) = mapping_of(value.text.as_bytes().as_ptr() as usize);
-            assert!(file.contains("/arena-"), "the text lies in {file}");
-            assert_eq!(permissions, "r--s", "mapped for reading only");
-            message.ack();
-        });
-        // What `mapping_of` reads is small; a copy of the payload would not be.
-        assert!(bytes < 1 << 19, "{bytes} bytes were allocated, as for a copy");
-    }
-}
-
-#[test]
-fn child_that_writes_through_a_payload() {
-    let Some(role) = role() else { return };
-    let bus = role.open();
-    let topic = bus.topic_builder::<Words>("a").producers(role.number() as u32).open().unwrap();
-    let mut subscriber = topic.group("g").join().unwrap();
-    let message = subscriber.receive().unwrap();
-    let pointer = message.payload().as_ptr().cast_mut();
-    // SAFETY: it is not sound, which is the point: the page is read-only and the store must end this process.
-    unsafe { pointer.write_volatile(1) };
-    std::process::exit(0);
-}
-
-#[test]
-fn a_write_through_a_subscribers_payload_faults() {
-    use std::os::unix::process::ExitStatusExt;
-    for producers in [1, 8] {
-        let test = TestBus::new("fault");
-        let bus = test.open("promises");
-        let topic = bus.topic_builder::<Words>("a").producers(producers).with_group("g").open().unwrap();
-        topic.publisher().unwrap().publish(&Words::numbered(0)).unwrap();
-        let mut child = Agent::spawn("child_that_writes_through_a_payload", "writer", &test.name, producers);
-        let status = child.wait();
-        assert_eq!(status.signal(), Some(libc::SIGSEGV), "{status}");
-        let mut subscriber = topic.group("g").join().unwrap();
-        let message = subscriber.receive().unwrap();
-        assert!(message.value().unwrap().is_numbered(0), "nothing was changed");
-        assert!(message.is_redelivered(), "it was in hand when its reader died");
-    }
-}
-
-#[test]
-fn child_that_publishes_under_a_counter() {
-    let Some(role) = role() else { return };
-    let bus = role.builder().host(false).open().unwrap();
-    let topic = bus.topic::<Words>("a").unwrap();
-    let (mut publisher, mut subscriber) = (topic.publisher().unwrap(), topic.subscribe().unwrap());
-    subscriber.set_wait(Wait::Spin);
-    let mut rounds = |count: u64| {
-        for number in 0..count {
-            publisher.publish(&Words::numbered(number)).unwrap();
-            subscriber.receive().unwrap().ack();
-        }
-    };
-    rounds(5_000);
-    // Two calls that nothing else makes mark the part that counts.
-    // SAFETY: getppid has no preconditions.
-    unsafe { libc::getppid() };
-    rounds(100_000);
-    // SAFETY: as above.
-    unsafe { libc::getppid() };
-}
-
-#[test]
-fn traffic_makes_no_system_call() {
-    if std::process::Command::new("strace").arg("-V").output().is_err() {
-        println!("skipped: strace is not installed");
-        return;
-    }
-    let test = TestBus::new("calls");
-    let _bus = test.open("promises");
-    let log = std::env::temp_dir().join(format!("{}.strace", test.name));
-    let mut strace = std::process::Command::new("strace");
-    strace.args(["-f", "-o"]).arg(&log).arg(std::env::current_exe().unwrap());
-    Agent::spawn_as(strace, "child_that_publishes_under_a_counter", "publisher", &test.name, "").join();
-    let text = std::fs::read_to_string(&log).unwrap();
-    let _ = std::fs::remove_file(&log);
-    let marks: Vec<usize> =
-        text.lines().enumerate().filter(|(_, line)| line.contains("getppid()")).map(|(at, _)| at).collect();
-    assert_eq!(marks.len(), 2, "{text}");
-    let between: Vec<&str> = text.lines().skip(marks[0] + 1).take(marks[1] - marks[0] - 1).collect();
-    // The main thread of the test harness may wake up for itself; the thread that publishes makes no call.
-    let thread = text.lines().nth(marks[0]).unwrap().split_whitespace().next().unwrap();
-    let own: Vec<_> = between.iter().filter(|line| line.starts_with(thread)).collect();
-    assert!(own.is_empty(), "100,000 messages and these calls: {own:#?}");
-}
-
-/// CPU time of this thread.
-fn cpu() -> Duration {
-    Duration::from_nanos(bus_shm::sys::cpu::thread_cpu_ns())
-}
-
-#[test]
-fn a_parked_subscriber_burns_nothing() {
-    let test = TestBus::new("parked");
-    let bus = test.open("promises");
-    let topic = bus.topic::<Words>("a").unwrap();
-    let mut subscriber = topic.subscriber().wait(Wait::Park).join().unwrap();
-    assert!(subscriber.receive_timeout(Duration::from_millis(5)).unwrap().is_none());
-    let before = cpu();
-    assert!(subscriber.receive_timeout(Duration::from_secs(1)).unwrap().is_none());
-    let burnt = cpu() - before;
-    assert!(burnt < Duration::from_millis(1), "{burnt:?} in a second of waiting");
-}
-
-#[test]
-fn an_adaptive_subscriber_at_a_thousand_messages_a_second_burns_little() {
-    let test = TestBus::new("adaptive");
-    let bus = test.open("promises");
-    let topic = bus.topic::<Words>("a").unwrap();
-    let mut subscriber = topic.subscriber().wait(Wait::Adaptive).join().unwrap();
-    let mut publisher = topic.publisher().unwrap();
-    let count = 1_000;
-    let sender = std::thread::spawn(move || {
-        let begun = Instant::now();
-        for number in 0..count {
-            let due = begun + Duration::from_millis(number);
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            publisher.publish(&Words::numbered(number)).unwrap();
-        }
-    });
-    let (before, begun) = (cpu(), Instant::now());
-    for _ in 0..count {
-        subscriber.receive().unwrap().ack();
-    }
-    let share = (cpu() - before).as_secs_f64() / begun.elapsed().as_secs_f64();
-    sender.join().unwrap();
-    assert!(share < 0.05, "{:.1} % of a core", share * 100.0);
-}
-
-#[test]
-fn an_archive_that_is_none_is_an_error_and_can_be_passed_over() {
-    let test = TestBus::new("invalid");
-    let bus = test.open("promises");
-    let topic = bus.topic::<Text>("a").unwrap();
-    let (mut publisher, mut subscriber) = (topic.publisher().unwrap(), topic.subscribe().unwrap());
-    for garbage in [&[0x91_u8; 40][..], &[0; 3], &[]] {
-        publisher.publish_bytes(Lane::NORMAL, garbage).unwrap();
-        let message = subscriber.receive().unwrap();
-        let error = message.value().err().expect("no archive");
-        assert!(matches!(error, ReceiveError::Invalid { kind: "Text", .. }), "{error}");
-        assert!(message.ack());
-    }
-    publisher.publish(&Text { id: 3, text: "good".into() }).unwrap();
-    assert_eq!(subscriber.receive().unwrap().value().unwrap().id.to_native(), 3);
-}
-
+/// The second version of a payload whose first version is the harness's.
 mod second {
     #[derive(rkyv::Archive, rkyv::Serialize)]
-    pub(super) struct Text {
-        pub(super) id: u64,
-        pub(super) text: String,
-        pub(super) urgent: bool,
+    pub(super) struct Words {
+        pub(super) words: [u64; 8],
+        pub(super) more: u32,
     }
-    bus_shm::message!(Text, version 2, { id, text, urgent });
+    bus_shm::message!(Words, version 2, { words, more });
+}
+
+/// A payload of about a mebibyte.
+#[derive(rkyv::Archive, rkyv::Serialize)]
+struct Large {
+    numbers: Vec<u64>,
+}
+bus_shm::message!(Large, version 1, { numbers });
+
+fn spawn(role: &str, test: &TestBus, argument: impl std::fmt::Display) -> Agent {
+    Agent::spawn("agent", role, &test.name, argument)
+}
+
+/// The other processes of every test here.
+#[test]
+fn agent() {
+    let Some(role) = harness::role() else { return };
+    match role.name.as_str() {
+        "vandal" => vandal(role),
+        "quiet" => quiet(role),
+        "adaptive" => adaptive(role),
+        other => panic!("no role {other:?}"),
+    }
+}
+
+// ---- Nobody changes what is published ----
+
+/// Receives a message and stores to its first byte.
+fn vandal(mut role: Role) {
+    let bus = role.open();
+    let topic = bus.topic::<Bytes>(&role.argument).unwrap();
+    let mut subscriber = topic.subscribe().unwrap();
+    role.parent.tell("ready");
+    let message = subscriber.receive().unwrap();
+    let first = message.payload().as_ptr().cast_mut();
+    role.parent.tell(message.payload()[0]);
+    // SAFETY: none. It is what this process is for.
+    unsafe { first.write_volatile(99) };
+    role.parent.tell("unharmed");
 }
 
 #[test]
-fn two_versions_are_in_flight_and_each_reader_chooses() {
-    let test = TestBus::new("versions");
-    let bus = test.open("promises");
-    let old = bus.topic::<Text>("a").unwrap();
-    let error = bus.topic::<second::Text>("a").unwrap_err().to_string();
-    assert!(error.contains("Text v1") && error.contains("Text v2"), "{error}");
-    let new = bus.topic_builder::<second::Text>("a").accepts::<Text>().open().unwrap();
-    let mut skips = old.subscribe().unwrap();
-    let mut fails = old.subscriber().other_types(OtherTypes::Error).join().unwrap();
-    let mut reads_new = new.subscribe().unwrap();
-    let mut bytes = bus.topic::<Bytes>("a").unwrap().subscribe().unwrap();
-    old.publisher().unwrap().publish(&Text { id: 1, text: "first".into() }).unwrap();
-    new.publisher().unwrap().publish(&second::Text { id: 2, text: "second".into(), urgent: true }).unwrap();
-    old.publisher().unwrap().publish(&Text { id: 3, text: "third".into() }).unwrap();
-    for id in [1, 3] {
-        let message = skips.receive().unwrap();
-        assert_eq!(message.value().unwrap().id.to_native(), id);
+fn a_write_through_a_subscribers_pointer_faults() {
+    let test = TestBus::new("vandal");
+    let bus = test.open("publisher");
+    for (name, producers, len) in [("slot", 1, 50), ("arena", 1, 5_000), ("cell", 8, 50)] {
+        let topic = bus.topic_builder::<Bytes>(name).producers(producers).open().unwrap();
+        let mut publisher = topic.publisher().unwrap();
+        let mut witness = topic.subscribe().unwrap();
+        let mut agent = spawn("vandal", &test, name);
+        agent.line.expect("ready");
+        publisher.publish(&vec![7; len]).unwrap();
+        agent.line.expect("7");
+        assert_eq!(agent.wait().signal(), Some(libc::SIGSEGV), "{name}");
+        assert!(agent.line.try_hear().is_none());
+        assert!(witness.receive().unwrap().payload() == vec![7; len]);
+    }
+}
+
+// ---- A message costs no allocation and no copy ----
+
+fn topic<T: bus_shm::Speak>(test: &TestBus, producers: u32) -> Topic<T> {
+    test.open("counted").topic_builder("t").producers(producers).open().unwrap()
+}
+
+/// Publishes `values` in turn; each is read by a group of one member as it comes, and later by a member of a shared group.
+fn exchange<T: Message>(publisher: &mut Publisher<T>, readers: &mut [Subscriber<T>; 2], values: &[T]) {
+    let [subscriber, member] = readers;
+    for value in values.iter().cycle().take(500) {
+        publisher.publish(value).unwrap();
+        let message = subscriber.receive().unwrap();
+        message.value().unwrap();
         message.ack();
     }
-    let message = reads_new.receive().unwrap();
-    assert!(message.value().unwrap().urgent);
-    message.ack();
-    fails.receive().unwrap().ack();
-    let error = fails.receive().unwrap_err();
-    assert!(matches!(error, ReceiveError::OtherType { sequence: 1, .. }), "{error}");
-    assert_eq!(fails.receive().unwrap().value().unwrap().id.to_native(), 3, "it was passed over");
-    let kinds: Vec<String> = (0..3)
-        .map(|_| {
-            let message = bytes.receive().unwrap();
-            let kind = message.kind();
-            message.ack();
-            bytes.type_name(kind)
-        })
-        .collect();
-    assert!(kinds[0].starts_with("Text v1") && kinds[1].starts_with("Text v2"), "{kinds:?}");
+    while let Some(message) = member.try_receive().unwrap() {
+        message.value().unwrap();
+        message.ack();
+    }
+}
+
+fn count_messages<T: Message>(values: &[T]) {
+    for producers in [1, 8] {
+        let test = TestBus::new("allocations");
+        let topic = topic::<T>(&test, producers);
+        let mut publisher = topic.publisher().unwrap();
+        let mut readers = [topic.subscribe().unwrap(), topic.group("team").shared().join().unwrap()];
+        // Until the arena has grown to what it keeps for late readers, and every buffer has its size.
+        (0..10).for_each(|_| exchange(&mut publisher, &mut readers, values));
+        let counted = allocated(|| (0..4).for_each(|_| exchange(&mut publisher, &mut readers, values)));
+        assert_eq!(counted, Allocated::default(), "in 2,000 messages, {producers} producer(s)");
+    }
 }
 
 #[test]
-fn a_default_topic_takes_less_than_half_a_mebibyte() {
-    let test = TestBus::new("memory");
-    let bus = test.open("promises");
-    let topic = bus.topic::<Words>("a").unwrap();
-    let view = bus_shm::inspect::BusView::open(&test.name, None).unwrap();
-    let mut topic_view = view.topic("a").unwrap();
-    let idle = topic_view.sample().memory_bytes;
-    assert!(idle <= 64 << 10, "{idle} bytes before anybody publishes");
-    let mut subscriber = topic.subscribe().unwrap();
+fn a_message_of_64_bytes_allocates_nothing() {
+    count_messages(&(0..100).map(Words::numbered).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_message_that_carries_a_string_allocates_nothing() {
+    let text = |id: u64| Text { id, text: "x".repeat(200) };
+    count_messages(&(0..100).map(text).collect::<Vec<_>>());
+}
+
+#[test]
+fn messages_of_different_lengths_allocate_nothing() {
+    let text = |id: u64| Text { id, text: "x".repeat(id as usize * 37 % 700) };
+    count_messages(&(0..100).map(text).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_batch_allocates_nothing() {
+    let test = TestBus::new("batch");
+    let topic = topic::<Words>(&test, 8);
     let mut publisher = topic.publisher().unwrap();
-    for number in 0..20_000 {
-        publisher.publish(&Words::numbered(number)).unwrap();
-        subscriber.receive().unwrap().ack();
+    let mut subscriber = topic.subscribe().unwrap();
+    let values: Vec<_> = (0..64).map(Words::numbered).collect();
+    let mut exchange = || {
+        publisher.publish_batch(Lane::NORMAL, &values).unwrap();
+        let mut batch = subscriber.receive_batch(64, 64, Duration::from_secs(1)).unwrap();
+        while let Some(message) = batch.next_message().unwrap() {
+            message.value().unwrap();
+        }
+        assert_eq!(batch.ack(), 64);
+    };
+    (0..300).for_each(|_| exchange());
+    assert_eq!(allocated(|| (0..100).for_each(|_| exchange())), Allocated::default());
+}
+
+/// The line of `/proc/self/maps` that holds an address.
+fn mapping_of(address: *const u8) -> String {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let holds = |line: &&str| {
+        let (range, _) = line.split_once(' ').unwrap();
+        let (begin, end) = range.split_once('-').unwrap();
+        let number = |text| usize::from_str_radix(text, 16).unwrap();
+        (number(begin)..number(end)).contains(&(address as usize))
+    };
+    maps.lines().find(holds).expect("a mapping").to_owned()
+}
+
+#[test]
+fn a_mebibyte_is_archived_in_place_and_read_in_place() {
+    for producers in [1, 8] {
+        let test = TestBus::new("mebibyte");
+        let bus = test.open("counted");
+        let topic = bus.topic_builder::<Large>("t").producers(producers).max_message(2 << 20).open().unwrap();
+        let mut publisher = topic.publisher().unwrap();
+        let mut subscriber = topic.subscribe().unwrap();
+        let value = Large { numbers: (0..131_072).collect() };
+        let mut exchange = || {
+            publisher.publish(&value).unwrap();
+            let message = subscriber.receive().unwrap();
+            let archived = message.value().unwrap();
+            assert!(
+                archived.numbers.iter().zip(&value.numbers).all(|(have, want)| have.to_native() == *want)
+            );
+            let first = (&raw const archived.numbers[0]).cast::<u8>();
+            assert!(message.payload().as_ptr_range().contains(&first));
+            message.ack();
+            first
+        };
+        let mut first = std::ptr::null();
+        (0..40).for_each(|_| first = exchange());
+        let counted = allocated(|| (0..20).for_each(|_| first = exchange()));
+        assert_eq!(counted, Allocated::default(), "nothing of that size, nor anything else");
+        let mapping = mapping_of(first);
+        assert!(mapping.contains(" r--s ") && mapping.contains("/topics/t/arena-"), "{mapping}");
+        // The publisher's own mapping of the same file is another one.
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        assert!(maps.lines().any(|line| line.contains(" rw-s ") && line.contains("/topics/t/arena-")));
     }
-    let used = topic_view.sample().memory_bytes;
-    assert!(used < 512 << 10, "{used} bytes after 20,000 messages");
+}
+
+// ---- Who does not wait pays nothing ----
+
+/// A system call that nothing else makes, to find the place in a trace.
+fn mark(number: i32) {
+    // SAFETY: asks for the group of a process that does not exist.
+    unsafe { libc::getpgid(0x00de_ad00 + number) };
+}
+
+/// Publishes with nobody parked, between marks.
+fn quiet(mut role: Role) {
+    let bus = role.open();
+    let mut number = 0;
+    for producers in [1, 8] {
+        let name = format!("t{producers}");
+        let topic = bus.topic_builder::<Words>(&name).producers(producers).open().unwrap();
+        let mut publisher = topic.publisher().unwrap();
+        let mut tap = topic.tap().unwrap();
+        let mut publish = |subscriber: &mut Option<Subscriber<Words>>, count: u64| {
+            for sequence in 0..count {
+                publisher.publish(&Words::numbered(sequence)).unwrap();
+                if let Some(subscriber) = subscriber {
+                    let message = subscriber.try_receive().unwrap().unwrap();
+                    assert!(message.value().unwrap().is_numbered(sequence));
+                    message.ack();
+                }
+                if let Some(message) = tap.try_receive().unwrap() {
+                    message.ack();
+                }
+            }
+        };
+        for group in [None, Some("one"), Some("many")] {
+            let mut subscriber = group.map(|name| {
+                let builder = topic.group(name);
+                if name == "many" { builder.shared().join() } else { builder.join() }.unwrap()
+            });
+            publish(&mut subscriber, 20_000);
+            mark(number);
+            publish(&mut subscriber, 10_000);
+            mark(number + 1);
+            number += 2;
+            // It would hold the ring from here on.
+            drop(subscriber);
+            if group.is_some() {
+                break;
+            }
+        }
+    }
+    role.parent.tell(number / 2);
+}
+
+#[test]
+fn publishing_with_nobody_parked_makes_no_system_call() {
+    let works = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
+    if !works.is_ok_and(|status| status.success()) {
+        println!("skipped: strace is not there, or may not trace");
+        return;
+    }
+    let test = TestBus::new("quiet");
+    let trace = std::env::temp_dir().join(&test.name);
+    let mut command = Command::new("strace");
+    command.args(["-f", "-o"]).arg(&trace).arg(std::env::current_exe().unwrap());
+    let mut agent = Agent::spawn_as(command, "agent", "quiet", &test.name, "");
+    let windows = agent.line.hear_number();
+    agent.join();
+    let lines = std::fs::read_to_string(&trace).unwrap();
+    std::fs::remove_file(&trace).unwrap();
+    let marked = |number: u64| format!("getpgid({})", 0x00de_ad00 + number);
+    for window in 0..windows {
+        let (begin, end) = (marked(2 * window), marked(2 * window + 1));
+        let thread =
+            lines.lines().find(|line| line.contains(&begin)).expect("a mark").split(' ').next().unwrap();
+        let calls: Vec<_> = lines
+            .lines()
+            .skip_while(|line| !line.contains(&begin))
+            .take_while(|line| !line.contains(&end))
+            .filter(|line| line.split(' ').next() == Some(thread))
+            .skip(1)
+            .collect();
+        assert!(lines.contains(&end) && calls.is_empty(), "window {window}: {calls:?}");
+    }
+}
+
+#[test]
+fn a_parked_consumer_uses_no_cpu() {
+    let threads = [Wait::Park, Wait::Adaptive].map(|wait| {
+        std::thread::spawn(move || {
+            let test = TestBus::new("parked");
+            let topic = topic::<Words>(&test, 8);
+            let mut subscriber = topic.subscriber().wait(wait).join().unwrap();
+            // An adaptive reader learns that spinning does not pay.
+            for _ in 0..20 {
+                assert!(subscriber.receive_timeout(Duration::from_millis(1)).unwrap().is_none());
+            }
+            let (begun, used) = (Instant::now(), thread_cpu_ns());
+            assert!(subscriber.receive_timeout(Duration::from_millis(1_200)).unwrap().is_none());
+            assert!(begun.elapsed() >= Duration::from_millis(1_200));
+            thread_cpu_ns() - used
+        })
+    });
+    for thread in threads {
+        let used = thread.join().unwrap();
+        assert!(used < 1_000_000, "{used} ns");
+    }
+}
+
+/// Receives as many messages as the argument says, and tells how much CPU time and how much time that took.
+fn adaptive(mut role: Role) {
+    let count = role.number();
+    let bus = role.open();
+    let mut subscriber = bus.topic::<Words>("t").unwrap().subscribe().unwrap();
+    role.parent.tell("ready");
+    let (mut begun, mut used) = (Instant::now(), 0);
+    for sequence in 0..count {
+        let message = subscriber.receive().unwrap();
+        assert!(message.value().unwrap().is_numbered(sequence));
+        message.ack();
+        if sequence == count / 10 {
+            (begun, used) = (Instant::now(), thread_cpu_ns());
+        }
+    }
+    role.parent.tell(thread_cpu_ns() - used);
+    role.parent.tell(begun.elapsed().as_nanos());
+}
+
+#[test]
+fn an_adaptive_consumer_at_a_thousand_messages_a_second_uses_little_cpu() {
+    let test = TestBus::new("adaptive");
+    let topic = topic::<Words>(&test, 8);
+    let mut publisher = topic.publisher().unwrap();
+    let mut agent = spawn("adaptive", &test, 2_000);
+    agent.line.expect("ready");
+    let begun = Instant::now();
+    for sequence in 0..2_000 {
+        let due = begun + Duration::from_millis(sequence);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        publisher.publish(&Words::numbered(sequence)).unwrap();
+    }
+    let (used, lasted) = (agent.line.hear_number(), agent.line.hear_number());
+    agent.join();
+    assert!(used * 20 < lasted, "{used} ns of CPU time in {lasted} ns");
+}
+
+// ---- What is no message of its type ----
+
+#[test]
+fn an_invalid_archive_is_an_error_and_can_be_passed_over() {
+    for producers in [1, 8] {
+        let test = TestBus::new("invalid");
+        let topic = topic::<Text>(&test, producers);
+        let mut publisher = topic.publisher().unwrap();
+        let mut subscriber = topic.group("g").join().unwrap();
+        let good = Text { id: 7, text: "a string that is not kept inside of its archive".into() };
+        publisher.publish(&good).unwrap();
+        let valid = subscriber.receive().unwrap();
+        let archive = valid.payload().to_vec();
+        valid.ack();
+        let mut broken = vec![vec![], vec![1], vec![0xfe; 64], archive[1..].to_vec(), archive[..20].to_vec()];
+        // A string that is not where the archive says, or is none.
+        let mut away = archive.clone();
+        away[archive.len() - 4] ^= 0x40;
+        let mut garbled = archive.clone();
+        garbled[3] = 0xff;
+        broken.extend([away, garbled]);
+        for bytes in &broken {
+            let sequence = publisher.publish_bytes(Lane::NORMAL, bytes).unwrap();
+            let message = subscriber.receive().unwrap();
+            let Err(error) = message.value() else { panic!("{bytes:?} is valid") };
+            let ReceiveError::Invalid { topic, sequence: at, len, kind, producer, .. } = &error else {
+                panic!("{error}")
+            };
+            assert_eq!((topic.as_str(), *at, *len as usize), ("t", sequence, bytes.len()));
+            assert_eq!((*kind, *producer), ("Text", message.producer()));
+            assert_eq!(message.payload(), bytes);
+            // Dropped, it comes again like any other; acknowledged, it is done with.
+            drop(message);
+            let message = subscriber.receive().unwrap();
+            assert!(message.sequence() == sequence && message.is_redelivered() && message.value().is_err());
+            message.ack();
+        }
+        publisher.publish(&good).unwrap();
+        let message = subscriber.receive().unwrap();
+        assert_eq!(message.value().unwrap().text, good.text.as_str());
+    }
+}
+
+#[test]
+fn two_versions_are_in_flight_and_each_reader_says_what_it_reads() {
+    for producers in [2, 8] {
+        let test = TestBus::new("versions");
+        let bus = test.open("versions");
+        let first =
+            bus.topic_builder::<Words>("t").producers(producers).accepts::<second::Words>().open().unwrap();
+        let second = bus.topic_builder::<second::Words>("t").accepts::<Words>().open().unwrap();
+        let mut skipping = first.group("skipping").join().unwrap();
+        let mut strict = first.group("strict").other_types(OtherTypes::Error).join().unwrap();
+        let mut shared = first.group("shared").shared().join().unwrap();
+        let mut newer = second.group("newer").join().unwrap();
+        let (mut old, mut new) = (first.publisher().unwrap(), second.publisher().unwrap());
+        for n in 0..10 {
+            old.publish(&Words::numbered(n)).unwrap();
+            new.publish(&second::Words { words: Words::numbered(n).words, more: n as u32 }).unwrap();
+        }
+        for n in 0..10 {
+            for reader in [&mut skipping, &mut shared] {
+                let message = reader.receive().unwrap();
+                assert!(message.sequence() == 2 * n && message.value().unwrap().is_numbered(n));
+                message.ack();
+            }
+            let message = newer.receive().unwrap();
+            assert_eq!(
+                (message.sequence(), message.value().unwrap().more.to_native()),
+                (2 * n + 1, n as u32)
+            );
+            message.ack();
+            strict.receive().unwrap().ack();
+            let error = strict.receive().unwrap_err();
+            let ReceiveError::OtherType { sequence, found, reads, .. } = &error else { panic!("{error}") };
+            assert!(*sequence == 2 * n + 1 && found.contains("Words v2") && reads.contains("Words v1"));
+        }
+        for reader in [&mut skipping, &mut strict, &mut shared] {
+            assert!(reader.try_receive().unwrap().is_none());
+            assert_eq!(reader.lag_count(Lane::NORMAL), 0, "what was passed over is done with");
+        }
+        let groups = BusView::open(&test.name, None).unwrap().topic("t").unwrap().sample().groups;
+        for group in groups {
+            assert_eq!(group.skipped_count, 10, "{}", group.name);
+        }
+    }
+}
+
+#[test]
+fn a_message_passed_over_in_a_batch_does_not_acknowledge_the_batch() {
+    let test = TestBus::new("mixed-batch");
+    let bus = test.open("versions");
+    let first = bus.topic_builder::<Words>("t").accepts::<second::Words>().open().unwrap();
+    let second = bus.topic_builder::<second::Words>("t").accepts::<Words>().open().unwrap();
+    let mut subscriber = first.group("g").join().unwrap();
+    let (mut old, mut new) = (first.publisher().unwrap(), second.publisher().unwrap());
+    let mut publish = |is_new: bool| {
+        if is_new {
+            new.publish(&second::Words { words: [0; 8], more: 1 }).unwrap();
+        } else {
+            old.publish(&Words::numbered(5)).unwrap();
+        }
+    };
+    for is_new in [false, true, false, true, true] {
+        publish(is_new);
+    }
+    for is_redelivered in [false, true] {
+        let mut batch = subscriber.receive_batch(5, 5, Duration::from_secs(1)).unwrap();
+        let mut sequences = Vec::new();
+        while let Some(message) = batch.next_message().unwrap() {
+            assert_eq!(message.is_redelivered(), is_redelivered);
+            sequences.push(message.sequence());
+        }
+        assert_eq!((sequences, batch.len()), (vec![0, 2], 2));
+        if is_redelivered {
+            assert_eq!(batch.ack(), 2);
+            assert_eq!(subscriber.lag_count(Lane::NORMAL), 0);
+        } else {
+            drop(batch);
+            assert_eq!(subscriber.lag_count(Lane::NORMAL), 5, "nothing was acknowledged");
+        }
+    }
+}
+
+#[test]
+fn a_topic_learns_a_type_only_from_a_program_that_knows_one_of_its_own() {
+    let test = TestBus::new("learn");
+    let bus = test.open("versions");
+    bus.topic::<Words>("t").unwrap();
+    let error = bus.topic::<second::Words>("t").unwrap_err();
+    assert!(matches!(error, TopicError::TypeMismatch { .. }), "{error}");
+    bus.topic_builder::<second::Words>("t").accepts::<Words>().open().unwrap();
+    bus.topic::<second::Words>("t").unwrap();
+    let types = BusView::open(&test.name, None).unwrap().topic("t").unwrap().settings().unwrap().types;
+    assert_eq!(types.iter().map(|kind| kind.version).collect::<Vec<_>>(), [1, 2]);
+}
+
+// ---- Memory ----
+
+#[test]
+fn a_default_topic_takes_less_than_512_kib() {
+    let test = TestBus::new("memory");
+    let bus = test.open("memory");
+    let topic = bus.topic::<Words>("t").unwrap();
+    let bytes = || BusView::open(&test.name, None).unwrap().topic("t").unwrap().sample().memory_bytes;
+    assert!((4_096..64 << 10).contains(&bytes()), "{} as it is made", bytes());
+    let mut publisher = topic.publisher().unwrap();
+    let mut subscribers = [topic.subscribe().unwrap(), topic.group("s").shared().join().unwrap()];
+    for lane in 0..3 {
+        publisher.publish_to(Lane(lane), &Words::numbered(1)).unwrap();
+    }
+    for subscriber in &mut subscribers {
+        (0..3).for_each(|_| assert!(subscriber.receive().unwrap().ack()));
+    }
+    assert!(bytes() < 512 << 10, "{} with a publisher and a shared group in use", bytes());
+    drop(publisher);
+    assert!(bytes() < 128 << 10, "{} when the publisher has gone", bytes());
+    // What it kept of the publisher's is still there.
+    let mut late = topic.subscriber().from(Start::Oldest).join().unwrap();
+    assert!(late.receive().unwrap().value().unwrap().is_numbered(1));
 }

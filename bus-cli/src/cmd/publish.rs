@@ -282,7 +282,7 @@ impl Progress {
         };
         let template = match (total, unit) {
             (Some(_), "bytes") => "{bar:30} {bytes}/{total_bytes}, {msg} messages, {eta} to go",
-            (Some(_), _) => "{bar:30} {human_pos}/{human_len} messages, {per_sec}, {eta} to go",
+            (Some(_), _) => "{bar:30} {human_pos}/{human_len} messages, {eta} to go",
             (None, _) => "{spinner} {msg} messages, {bytes}, {elapsed}",
         };
         bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());

@@ -31,7 +31,7 @@ pub enum OtherTypes {
     /// They are acknowledged, counted, and passed over.
     #[default]
     Skip,
-    /// Each is passed over with [`ReceiveError::OtherType`].
+    /// Each is passed over with [`crate::ReceiveError::OtherType`].
     Error,
 }
 

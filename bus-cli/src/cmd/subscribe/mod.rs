@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// The group is shared: each message goes to one of its members
     #[arg(long, requires = "group")]
     shared: bool,
-    /// Where to begin, unless the group exists: oldest, latest, or [LANE:]SEQUENCE
+    /// Where to begin, unless the group exists: oldest, latest, or SEQUENCE or LANE:SEQUENCE
     #[arg(long, default_value = "latest", value_name = "WHERE")]
     from: From,
     /// End after this many messages

@@ -10,7 +10,7 @@ use crate::watch::members_text;
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What a row says, column by column, in the order of [`HEADINGS`].
+/// What a row says, column by column, in the order of the headings.
 pub(super) struct Cells {
     pub(super) topic: String,
     pub(super) lane: String,
