@@ -2,9 +2,9 @@
 
 use crate::exit::Failure;
 use crate::output;
-use bus_shm::Bus;
 use bus_shm::directory::BusDir;
 use bus_shm::inspect::BusView;
+use bus_shm::{Bus, BusBuilder};
 use std::fmt::Display;
 use std::path::PathBuf;
 
@@ -37,7 +37,7 @@ impl Place {
     /// Takes part in the bus under a service name, creating it if it is missing and `create`.
     pub(crate) fn join(&self, service: &str, create: bool) -> Result<Bus, Failure> {
         let existed = self.directory()?.path().join("bus").exists();
-        let bus = self.open(service, create)?;
+        let bus = self.builder(service, create).open()?;
         if !existed {
             self.note(format_args!("created bus {:?}", self.bus));
         }
@@ -50,13 +50,13 @@ impl Place {
         Ok(bus)
     }
 
-    /// The same without a word.
-    pub(crate) fn open(&self, service: &str, create: bool) -> Result<Bus, Failure> {
-        let mut builder = Bus::builder(&self.bus).service(service).create(create);
-        if let Some(dir) = &self.dir {
-            builder = builder.dir(dir);
+    /// How to take part under a service name.
+    pub(crate) fn builder(&self, service: &str, create: bool) -> BusBuilder {
+        let builder = Bus::builder(&self.bus).service(service).create(create);
+        match &self.dir {
+            Some(dir) => builder.dir(dir),
+            None => builder,
         }
-        Ok(builder.open()?)
     }
 
     /// Where the bus lies.

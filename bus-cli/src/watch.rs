@@ -57,6 +57,18 @@ impl Watch {
         Ok(samples)
     }
 
+    /// Says which topics could not be read at the last look.
+    pub(crate) fn complain(&self) {
+        for (name, error) in &self.unreadable {
+            crate::output::complain(&format!("topic {name:?} cannot be read: {error}"));
+        }
+    }
+
+    /// Fails, without another word, if a topic could not be read.
+    pub(crate) fn check_complete(&self) -> Result<(), Failure> {
+        if self.unreadable.is_empty() { Ok(()) } else { Err(Failure::Quiet(Code::Error as u8)) }
+    }
+
     /// Fails if the bus has been taken down.
     pub(crate) fn check_alive(&self) -> Result<(), Failure> {
         if self.bus.is_closed() {

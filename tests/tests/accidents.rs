@@ -1,5 +1,6 @@
 //! Bad input and accidents: each ends in an error that says what is wrong, and leaves nothing behind.
 
+use bus_core::layout::ring;
 use bus_shm::directory::BusDir;
 use bus_shm::error::FullOf;
 use bus_shm::inspect::BusView;
@@ -623,6 +624,73 @@ fn a_region_of_random_bytes_behind_a_good_beginning_crashes_and_hangs_nobody() {
     }
 }
 
+/// Overwrites a word of a file.
+fn overwrite(path: &Path, offset_bytes: u64, change: impl FnOnce(u64) -> u64) {
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut word = [0; 8];
+    file.read_exact_at(&mut word, offset_bytes).unwrap();
+    file.write_all_at(&change(u64::from_le_bytes(word)).to_le_bytes(), offset_bytes).unwrap();
+}
+
+#[test]
+fn a_message_that_contradicts_itself_is_reported_with_its_place() {
+    // What is overwritten: a word of the first slot of the normal lane, or of the first cell of the publisher's arena.
+    type Change = fn(u64) -> u64;
+    let wrong: [(u32, &str, u64, Change, &str); 7] = [
+        (1, "ring", 1, |word| word | 0x00ff_ffff, "a length that leaves its slot"),
+        (1, "ring", 1, |word| word | 1 << 56, "a cell that does not hold"),
+        (8, "ring", 0, |word| word ^ 0x3ff << 20, "names no producer"),
+        (8, "ring", 0, |word| word ^ 0x8_0000, "a cell that does not hold"),
+        (8, "ring", 0, |word| word + (5 << 30), "overtaken"),
+        (8, "arena-0.1-2", 0, |word| word + 1, "a cell that does not hold"),
+        (8, "arena-0.1-2", 1, |word| word | 0xffff_ffff, "a cell that does not hold"),
+    ];
+    for (producers, file, word, change, why) in wrong {
+        let test = TestBus::new("contradiction");
+        let bus = test.open("reader");
+        let topic = bus.topic_builder::<Bytes>("t").producers(producers).capacity(64).open().unwrap();
+        let mut readers = [
+            topic.group("g").join().unwrap(),
+            topic.group("s").shared().join().unwrap(),
+            topic.subscriber().yield_after(Duration::from_secs(9)).join().unwrap(),
+            topic.tap().unwrap(),
+        ];
+        let mut publisher = topic.publisher().unwrap();
+        // In one-producer lanes the second message is in an arena, so that there is one.
+        for len in [50, 5_000] {
+            publisher.publish(&vec![1; len]).unwrap();
+        }
+        let config = ring::Config {
+            capacity: 64,
+            lanes: 3,
+            producers,
+            inline_bytes: bus_core::limits::INLINE_BYTES_DEFAULT,
+            message_bytes: 0,
+            arena_first_bytes: 0,
+            arena_bound_bytes: 0,
+            arena_history_bytes: 0,
+            flags: 0,
+            overflow: 0,
+        };
+        let first = if file == "ring" { config.slots(2) } else { 4_096 };
+        overwrite(&test.path().join("topics/t").join(file), first + 8 * word, change);
+        for (index, reader) in readers.iter_mut().enumerate() {
+            let outcome = reader.try_receive();
+            // Those who hold nothing may take what contradicts itself for overwritten, and count it.
+            let Err(error) = outcome else {
+                assert!(index >= 2, "{why}: reader {index} got something");
+                drop(outcome);
+                assert!(reader.missed_count() > 0, "{why}: reader {index}");
+                continue;
+            };
+            let text = error.to_string();
+            assert!(text.contains("topic \"t\", lane 2") && text.contains("at sequence 0"), "{text}");
+            assert!(text.contains(why), "{why}: {text}");
+            assert!(reader.try_receive().is_err(), "{why}: it does not go away by itself");
+        }
+    }
+}
+
 /// Keeps a topic in use while its words change under it.
 fn tormentor(mut role: Role) {
     let bus = role.open();
@@ -1019,6 +1087,15 @@ fn forker(mut role: Role) {
         for sequence in 0..10 {
             publisher.publish(&Words::numbered(sequence)).unwrap();
         }
+        // What is in hand when the process forks is the parent's.
+        let message = readers[0].receive().unwrap();
+        assert_eq!(in_fork(|| if message.ack() { Err("acknowledged".into()) } else { Ok(()) }), 0);
+        let batch = readers[1].receive_batch(5, 5, Duration::ZERO).unwrap();
+        assert_eq!(in_fork(|| if batch.ack() > 0 { Err("acknowledged".into()) } else { Ok(()) }), 0);
+        let loan = publisher.loan(Lane::NORMAL, 64).unwrap();
+        let publish = || loan.publish().map_or_else(|_| Ok(()), |_| Err("published".into()));
+        assert_eq!(in_fork(publish), 0);
+        assert_eq!(readers[0].receive().map(|message| message.sequence()).unwrap(), 0);
         let code = in_fork(|| {
             let publish = |error: PublishError| matches!(error, PublishError::UsedAfterFork { .. });
             let receive = |error: ReceiveError| matches!(error, ReceiveError::UsedAfterFork { .. });

@@ -7,7 +7,8 @@ use bus_shm::inspect::BusView;
 use bus_shm::supervisor::{Stopped, Supervisor};
 use bus_shm::sys::clock::monotonic_ns;
 use bus_shm::{
-    AttachError, Bus, BusError, Bytes, Lane, PublishError, Received, Start, Subscriber, Topic, Wait,
+    AttachError, Bus, BusError, Bytes, Lane, PublishError, Received, Start, Subscriber, Topic, TopicError,
+    Wait,
 };
 use std::time::{Duration, Instant};
 use tests::harness::{self, Agent, Role, TestBus, Words, eventually};
@@ -102,7 +103,7 @@ fn half_published(mut role: Role) {
 /// Counts what each producer sent and checks its order.
 #[derive(Default)]
 struct Ledger {
-    next: [u64; 8],
+    next: [u64; 16],
     count: u64,
 }
 
@@ -516,6 +517,43 @@ fn what_a_killed_publisher_had_published_is_delivered_and_others_go_on() {
     assert_eq!(arenas(&test, "t").len(), 1, "{:?}", arenas(&test, "t"));
 }
 
+#[test]
+fn the_only_producer_may_be_killed_at_any_moment_and_the_next_one_goes_on() {
+    let test = TestBus::new("killed-one");
+    let bus = test.open("reader");
+    let topic = bus.topic_builder::<Words>("t").producers(1).capacity(64).open().unwrap();
+    let mut subscriber = topic.subscribe().unwrap();
+    let mut ledger = Ledger::default();
+    let mut sequence = 0;
+    let mut read = |subscriber: &mut Subscriber<Words>, ledger: &mut Ledger| {
+        let Some(message) = subscriber.receive_timeout(Duration::from_millis(1)).unwrap() else {
+            return false;
+        };
+        assert_eq!(message.sequence(), sequence);
+        sequence += 1;
+        ledger.note(number(&message));
+        message.ack();
+        true
+    };
+    for index in 0..12 {
+        let mut victim = spawn("telling", &test, index as u64);
+        victim.line.expect("ready");
+        victim.line.tell("go");
+        let mut accepted = 0;
+        while accepted < 100 + 37 * index as u64 {
+            read(&mut subscriber, &mut ledger);
+            accepted = victim.line.hear_number() + 1;
+        }
+        victim.kill();
+        while let Some(n) = victim.line.try_hear() {
+            accepted = n.parse::<u64>().unwrap() + 1;
+        }
+        while read(&mut subscriber, &mut ledger) {}
+        let published = ledger.next[index];
+        assert!(published == accepted || published == accepted + 1, "{published} of {accepted} and one");
+    }
+}
+
 fn arenas(test: &TestBus, topic: &str) -> Vec<String> {
     std::fs::read_dir(test.path().join("topics").join(topic))
         .unwrap()
@@ -703,6 +741,26 @@ fn traffic_goes_on_without_the_supervisor_and_the_next_registration_hosts() {
     assert_eq!(view.topic_names(), ["another", "other", "t"]);
     assert!(view.role_epoch() >= 3);
     read_on(&mut subscriber, &mut ledger, 100);
+}
+
+#[test]
+fn a_stopped_supervisor_is_reported_to_whoever_asks_it_for_something() {
+    let test = TestBus::new("silent");
+    let mut chief = spawn("supervisor", &test, "");
+    chief.line.expect("serving");
+    let bus = test.open("client");
+    let mut publisher = topic(&bus).publisher().unwrap();
+    chief.stop();
+    let begun = Instant::now();
+    let error = bus.topic::<Words>("other").unwrap_err();
+    assert!(matches!(error, TopicError::Bus(BusError::Timeout { .. })), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    // What needs no supervisor goes on.
+    let mut subscriber = topic(&bus).group("g").join().unwrap();
+    publisher.publish(&Words::numbered(0)).unwrap();
+    subscriber.receive().unwrap().ack();
+    chief.go_on();
+    bus.topic::<Words>("other").unwrap();
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! `shmbus down`: the bus goes, unless somebody would miss it.
+//! `shmbus down`: the bus goes, unless somebody would miss it. One that cannot be read any more goes with `--force`.
 
 use crate::exit::Outcome;
 use crate::output;
 use crate::place::Place;
+use bus_shm::{BusError, RegionError, supervisor};
 
 /// Flags of `down`.
 #[derive(Debug, clap::Args)]
@@ -13,9 +14,13 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
-    let bus = place.open("shmbus-down", false)?;
-    bus.down(args.force)?;
-    drop(bus);
+    match place.builder("shmbus-down", false).open() {
+        Ok(bus) => bus.down(args.force)?,
+        Err(BusError::Region(RegionError::Mismatch { .. })) if args.force => {
+            supervisor::remove_unreadable(&place.directory()?)?;
+        }
+        Err(error) => return Err(error.into()),
+    }
     if place.quiet {
         return Ok(());
     }

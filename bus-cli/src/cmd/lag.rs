@@ -33,9 +33,7 @@ pub(crate) struct Args {
 pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     let mut watch = Watch::new(place.view()?, args.topic.as_deref());
     let samples = watch.sample()?;
-    for (name, error) in &watch.unreadable {
-        output::complain(&format!("topic {name:?} cannot be read: {error}"));
-    }
+    watch.complain();
     let wanted =
         |group: &GroupState| is_present(group) && args.group.as_ref().is_none_or(|name| *name == group.name);
     let groups: Vec<(&Sample, &GroupState)> = samples

@@ -29,9 +29,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
 fn topics(place: &Place, args: &Args) -> Outcome {
     let mut watch = Watch::new(open(place)?, None);
     let samples = watch.sample()?;
-    for (name, error) in &watch.unreadable {
-        output::complain(&format!("topic {name:?} cannot be read: {error}"));
-    }
+    watch.complain();
     if args.json {
         let topics: Vec<_> = samples.iter().map(topic_json).collect();
         return output::print_json(&json!({ "bus": place.bus, "topics": topics }));

@@ -510,6 +510,25 @@ impl Supervisor {
     }
 }
 
+/// Removes a bus that cannot be opened: its files are damaged, or of another layout. Processes that still use it are not asked to
+/// let go, they would not understand; they go on with what they have mapped.
+///
+/// # Errors
+/// [`BusError::NotFound`], and [`BusError::Refused`] while a process holds its role or a lease.
+pub fn remove_unreadable(dir: &BusDir) -> Result<(), BusError> {
+    dir.check_base()?;
+    if !dir.path().exists() {
+        return Err(BusError::NotFound { bus: dir.name().into(), dir: dir.base().into() });
+    }
+    let in_use = !lock_is_free(dir) && dir.role().exists() || crate::bus::are_leases_held(dir);
+    if in_use {
+        let reason = "it cannot be read, and processes still use it; end those first".into();
+        return Err(BusError::Refused { bus: dir.name().into(), reason });
+    }
+    remove_bus(dir);
+    Ok(())
+}
+
 /// Marks a bus and its topics as closed, wakes whoever sleeps there, and removes its files.
 pub(crate) fn remove_bus(dir: &BusDir) {
     if let Ok((region, _)) = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Write, None)

@@ -92,9 +92,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
         if args.json {
             output::print_json_line(&plain::json(place, &look, args.interval))?;
         } else {
-            for (name, error) in &looker.watch.unreadable {
-                output::complain(&format!("topic {name:?} cannot be read: {error}"));
-            }
+            looker.watch.complain();
             if look.rows.is_empty() {
                 place.note(format_args!("bus {:?} has no topics yet", place.bus));
             } else {
