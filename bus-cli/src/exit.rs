@@ -32,9 +32,6 @@ pub(crate) enum Failure {
     Quiet(u8),
 }
 
-/// What to do about a file that is not what it should be.
-const DAMAGED: &str = "\nIt is damaged or of another build; `shmbus down --force` removes the bus with all its topics";
-
 /// What a command comes to.
 pub(crate) type Outcome = Result<(), Failure>;
 
@@ -139,38 +136,11 @@ fn code_of_receive(error: &ReceiveError) -> Code {
     }
 }
 
-/// What the region at the bottom of an error is, if there is one.
-fn region_in<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e RegionError> {
-    if let Some(region) = error.downcast_ref() {
-        return Some(region);
-    }
-    // Transparent errors pass their source on, so the layers are looked through by hand.
-    match error.downcast_ref::<AttachError>() {
-        Some(AttachError::Topic(error)) => return region_in(error),
-        Some(_) => return None,
-        None => {}
-    }
-    match error.downcast_ref::<TopicError>() {
-        Some(TopicError::Region(region)) => return Some(region),
-        Some(TopicError::Bus(error)) => return region_in(error),
-        Some(_) => return None,
-        None => {}
-    }
-    match error.downcast_ref::<BusError>() {
-        Some(BusError::Region(region)) => Some(region),
-        _ => None,
-    }
-}
-
 macro_rules! failure_from {
     ($($error:ty => $code:path),* $(,)?) => {$(
         impl From<$error> for Failure {
             fn from(error: $error) -> Self {
-                let code = $code(&error);
-                if let Some(RegionError::Mismatch { .. }) = region_in(&error) {
-                    return Failure::new(code, format_args!("{error}{DAMAGED}"));
-                }
-                Failure::new(code, error)
+                Failure::new($code(&error), error)
             }
         }
     )*};

@@ -15,7 +15,10 @@ pub enum RegionError {
     #[error(transparent)]
     System(#[from] SysError),
     /// The file is not what it should be.
-    #[error("{}: {why}", path.display())]
+    #[error(
+        "{}: {why}. The file is damaged or of another build; `shmbus down --force` removes the bus with its topics",
+        path.display()
+    )]
     Mismatch {
         /// The file.
         path: PathBuf,

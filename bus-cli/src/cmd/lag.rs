@@ -54,11 +54,13 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     if args.json {
         print_json(place, &groups)?;
     } else if groups.is_empty() {
+        watch.check_complete()?;
         place.note("no groups: nobody is behind, because nobody has to read");
     } else {
         output::print(&table(&groups))?;
     }
-    check(args, &groups)
+    check(args, &groups)?;
+    watch.check_complete()
 }
 
 fn table(groups: &[(&Sample, &GroupState)]) -> String {

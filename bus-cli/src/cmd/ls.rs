@@ -1,6 +1,6 @@
 //! `shmbus ls`: topics of a bus, or buses.
 
-use crate::exit::{Failure, Outcome};
+use crate::exit::{Code, Failure, Outcome};
 use crate::output;
 use crate::place::Place;
 use crate::report;
@@ -32,9 +32,11 @@ fn topics(place: &Place, args: &Args) -> Outcome {
     watch.complain();
     if args.json {
         let topics: Vec<_> = samples.iter().map(topic_json).collect();
-        return output::print_json(&json!({ "bus": place.bus, "topics": topics }));
+        output::print_json(&json!({ "bus": place.bus, "topics": topics }))?;
+        return watch.check_complete();
     }
     if samples.is_empty() {
+        watch.check_complete()?;
         place.note(format_args!(
             "bus {:?} has no topics yet; `shmbus create NAME` makes one, so does `shmbus pub NAME hello`",
             place.bus
@@ -55,7 +57,8 @@ fn topics(place: &Place, args: &Args) -> Outcome {
             units::bytes(sample.state.memory_bytes),
         ]);
     }
-    output::print(&table.render())
+    output::print(&table.render())?;
+    watch.check_complete()
 }
 
 /// The bus, or an error that names those that exist.
@@ -102,6 +105,7 @@ fn buses(place: &Place, args: &Args) -> Outcome {
     let names = BusView::list(place.dir.as_deref());
     let mut table = columns(&["BUS", "SUPERVISOR", ">AGENTS", ">TOPICS", ">MEMORY", ">AGE"]);
     let mut list = Vec::new();
+    let mut outcome = Ok(());
     for name in names {
         let bus = match BusView::open(&name, place.dir.as_deref()) {
             Ok(bus) => bus,
@@ -109,6 +113,7 @@ fn buses(place: &Place, args: &Args) -> Outcome {
             Err(BusError::NotFound { .. }) => continue,
             Err(error) => {
                 output::complain(&format!("bus {name:?} cannot be read: {error}"));
+                outcome = Err(Failure::Quiet(Code::Error as u8));
                 continue;
             }
         };
@@ -134,11 +139,14 @@ fn buses(place: &Place, args: &Args) -> Outcome {
         ]);
     }
     if args.json {
-        return output::print_json(&json!({ "buses": list }));
+        output::print_json(&json!({ "buses": list }))?;
+        return outcome;
     }
     if table.is_empty() {
+        outcome?;
         place.note("you have no buses; `shmbus up` starts one, so does `shmbus pub NAME hello`");
         return Ok(());
     }
-    output::print(&table.render())
+    output::print(&table.render())?;
+    outcome
 }
