@@ -136,6 +136,8 @@ pub enum Shortage {
 #[derive(Clone, Copy, Debug)]
 struct Segment {
     capacity: u64,
+    /// Where the segment begins, counted from the first payload byte of the arena.
+    base: u64,
     /// log2 of a chunk's bytes.
     chunk_shift: u32,
     position: u64,
@@ -149,10 +151,11 @@ struct Segment {
 }
 
 impl Segment {
-    const fn new(capacity: u64) -> Self {
+    const fn new(capacity: u64, base: u64) -> Self {
         let chunk_shift = (capacity / CHUNKS as u64).trailing_zeros();
         Self {
             capacity,
+            base,
             chunk_shift,
             position: 0,
             limit: capacity,
@@ -198,8 +201,8 @@ pub struct Allocator {
 impl Allocator {
     /// An arena whose segment 0 is reserved.
     pub fn new(geometry: Geometry) -> Self {
-        let mut segments = [Segment::new(0); ARENA_SEGMENTS_MAX];
-        segments[0] = Segment::new(geometry.segment_bytes(0));
+        let mut segments = [Segment::new(0, 0); ARENA_SEGMENTS_MAX];
+        segments[0] = Segment::new(geometry.segment_bytes(0), 0);
         Self { geometry, segments, first: 0, active: 0, may_grow: true }
     }
 
@@ -232,7 +235,7 @@ impl Allocator {
         let offset = segment.position & (segment.capacity - 1);
         Span {
             segment: self.active,
-            offset_bytes: self.geometry.segment_base(self.active) + offset,
+            offset_bytes: segment.base + offset,
             position_bytes: segment.position,
             len_bytes: (segment.limit - segment.position).min(segment.capacity - offset),
             new_limit,
@@ -281,7 +284,8 @@ impl Allocator {
     pub fn grown(&mut self) {
         debug_assert!(self.active + 1 < self.geometry.segments());
         self.active += 1;
-        self.segments[self.active] = Segment::new(self.geometry.segment_bytes(self.active));
+        let (bytes, base) = (self.geometry.segment_bytes(self.active), self.geometry.segment_base(self.active));
+        self.segments[self.active] = Segment::new(bytes, base);
     }
 
     /// Whether there is memory to grow with. While there is none the arena lives with what it has, and says for which

@@ -84,7 +84,7 @@ impl<'a> Ring<'a> {
     /// The word of the slot of `sequence`. To be looked at by [`Ring::slot`]; by itself it only tells that it has changed.
     #[inline]
     pub fn word(&self, sequence: u64) -> &'a AtomicU64 {
-        &self.slots[(sequence & (self.capacity() - 1)) as usize & (self.slots.len() - 1)]
+        &self.slots[sequence as usize & (self.slots.len() - 1)]
     }
 
     #[inline]
