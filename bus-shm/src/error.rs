@@ -260,7 +260,7 @@ impl From<SysError> for TopicError {
 pub enum AttachError {
     /// The topic takes no more publishers.
     #[error(
-        "topic {topic:?} takes {max} publisher(s), and {holder} has it; close that one, or create the topic with more producers"
+        "topic {topic:?} takes {max} publisher(s), and no place is free; one is held by {holder}. Wait for that, or create the topic with more producers"
     )]
     ProducerLimit {
         /// The topic.

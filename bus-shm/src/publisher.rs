@@ -919,11 +919,18 @@ fn claim_entry(bus: &BusInner, core: &TopicCore) -> Result<(u16, HolderWord), At
             return Ok((index as u16, live));
         }
     }
-    let holder = core.ring_word(ring::producer_state(0)).map_or_else(String::new, |word| {
-        let (pid, service) =
-            bus.participants().describe(HolderWord::unpack(word.load(Ordering::Acquire)).holder);
-        format!("{service} (pid {pid})")
+    // A live holder can be asked to leave; of the others, unread messages are left, which only their readers can end.
+    let live = (0..count).find_map(|index| {
+        let seen = HolderWord::unpack(core.ring_word(ring::producer_state(index))?.load(Ordering::Acquire));
+        (seen.state == producer::LIVE).then_some(seen.holder)
     });
+    let holder = match live {
+        Some(holder) => {
+            let (pid, service) = bus.participants().describe(holder);
+            format!("{service} (pid {pid})")
+        }
+        None => "unread messages of a publisher that has left".into(),
+    };
     Err(AttachError::ProducerLimit { topic: core.name().to_owned(), max: count as u32, holder })
 }
 

@@ -15,7 +15,7 @@ use tests::harness::{Words, eventually};
 #[test]
 fn what_is_published_is_printed_one_message_a_line() {
     let cli = CliBus::new("cli-round");
-    let mut sub = cli.start(&["sub", "news", "-n", "6"]);
+    let mut sub = cli.start(&["sub", "news", "-n", "8"]);
     cli.wait_for_readers("news", 1);
     cli.run(&["pub", "news", "hello there"]).expect(0);
     assert_eq!(sub.line(), "hello there");
@@ -25,6 +25,10 @@ fn what_is_published_is_printed_one_message_a_line() {
     std::fs::write(&file, b"two\nlines \xff\x1b[31m").unwrap();
     cli.run(&["pub", "news", "--file", file.to_str().unwrap(), "--lane", "critical"]).expect(0);
     assert_eq!(sub.line(), "two\\nlines \\xff\\x1b[31m", "whole files are one message, and one line");
+    cli.run_with(&["pub", "news", "--file", "-"], b"all\nof it").expect(0);
+    assert_eq!(sub.line(), "all\\nof it");
+    cli.run(&["pub", "news", "-7"]).expect(0);
+    assert_eq!(sub.line(), "-7");
     cli.run(&["pub", "news", ""]).expect(0);
     assert_eq!(sub.line(), "", "an empty message is a message");
     sub.finish().expect(0).says("created topic \"news\"");
@@ -550,6 +554,40 @@ fn members_of_a_shared_group_share_the_messages() {
     }
     assert_eq!(all.len(), 2_000, "no message went to both");
     assert_eq!(all.into_iter().collect::<BTreeSet<_>>(), (0..2_000).collect());
+}
+
+#[test]
+fn a_damaged_bus_is_named_and_goes_with_force() {
+    let cli = CliBus::new("cli-damage");
+    cli.run(&["pub", "good", "x"]).expect(0);
+    cli.run(&["pub", "bad", "x"]).expect(0);
+    let shorten = |path: &str| {
+        std::fs::File::options().write(true).open(cli.path().join(path)).unwrap().set_len(100).unwrap();
+    };
+    shorten("topics/bad/ring");
+    let ls = cli.run(&["ls"]).expect(1).says("\"bad\" cannot be read").says("100 bytes");
+    assert!(ls.out.contains("good"), "{}", ls.out);
+    cli.run(&["info", "bad"]).expect(6).says("down --force");
+    cli.run(&["pub", "bad", "x"]).expect(6);
+    cli.run(&["pub", "good", "x"]).expect(0);
+    shorten("bus");
+    cli.run(&["ls"]).expect(6);
+    cli.run(&["down"]).expect(6).says("down --force");
+    cli.run(&["down", "--force"]).expect(0);
+    cli.bus.assert_gone();
+}
+
+#[test]
+fn files_deleted_under_a_reader_are_reported_once() {
+    let cli = CliBus::new("cli-unlink");
+    let mut sub = cli.start(&["sub", "a", "-q"]);
+    cli.wait_for_readers("a", 1);
+    std::fs::remove_dir_all(cli.path()).unwrap();
+    sub.wait_for_remark("its files have been deleted");
+    sub.signal(Signal::TERM);
+    let ran = sub.finish().expect(0);
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    cli.bus.assert_gone();
 }
 
 #[test]

@@ -20,8 +20,9 @@ pub(crate) struct Args {
     /// Topic; created for plain bytes if there is none
     topic: String,
     /// The message; left out, each line of standard input is one
+    #[arg(allow_negative_numbers = true)]
     message: Option<String>,
-    /// Publish this file as one message
+    /// Publish this file as one message; `-` is standard input
     #[arg(long, short, value_name = "FILE", conflicts_with = "message")]
     file: Option<PathBuf>,
     /// Lane, by name or number [default: normal]
@@ -45,7 +46,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     Place::check_topic(&args.topic)?;
     let signals = Signals::catch()?;
     // Read before anything is created: a file that is not there leaves nothing behind.
-    let file = args.file.as_deref().map(read_file).transpose()?;
+    let file = args.file.as_deref().map(|path| read_file(path, &signals)).transpose()?;
     let bus = place.join(&args.service, true)?;
     let existed = place.view()?.topic_names().contains(&args.topic);
     let topic = bus.topic::<Bytes>(&args.topic)?;
@@ -80,7 +81,13 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     outcome
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
+fn read_file(path: &Path, signals: &Signals) -> Result<Vec<u8>, Failure> {
+    if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        let mut input = Interruptible { signals, stdin: std::io::stdin().lock() };
+        input.read_to_end(&mut bytes).map_err(|error| Failure::input("standard input", &error))?;
+        return if signals.raised() { Err(signals.interrupted()) } else { Ok(bytes) };
+    }
     std::fs::read(path).map_err(|error| Failure::input(path.display(), &error))
 }
 
