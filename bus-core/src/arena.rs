@@ -284,7 +284,8 @@ impl Allocator {
     pub fn grown(&mut self) {
         debug_assert!(self.active + 1 < self.geometry.segments());
         self.active += 1;
-        let (bytes, base) = (self.geometry.segment_bytes(self.active), self.geometry.segment_base(self.active));
+        let (bytes, base) =
+            (self.geometry.segment_bytes(self.active), self.geometry.segment_base(self.active));
         self.segments[self.active] = Segment::new(bytes, base);
     }
 

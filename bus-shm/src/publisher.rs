@@ -919,6 +919,16 @@ fn claim_entry(bus: &BusInner, core: &TopicCore) -> Result<(u16, HolderWord), At
             return Ok((index as u16, live));
         }
     }
+    // As in a one-producer lane: succeed one that has left, whose unread messages stay in arenas of their own.
+    for index in 0..count {
+        let Some(word) = core.ring_word(ring::producer_state(index)) else { break };
+        let seen = HolderWord::unpack(word.load(Ordering::Acquire));
+        if seen.state == producer::RETIRED
+            && let Some(live) = group::change(word, seen, seen.next(producer::LIVE, bus.me()))
+        {
+            return Ok((index as u16, live));
+        }
+    }
     // A live holder can be asked to leave; of the others, unread messages are left, which only their readers can end.
     let live = (0..count).find_map(|index| {
         let seen = HolderWord::unpack(core.ring_word(ring::producer_state(index))?.load(Ordering::Acquire));

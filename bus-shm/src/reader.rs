@@ -383,12 +383,14 @@ impl LaneReader {
         {
             return Ok(found);
         }
-        // A mark has six bits of the incarnation; with many short-lived producers it may mean one of 64 before, or more.
-        for earlier in mark.map_or_else(Vec::new, |_| repair::arenas(&self.core, index, self.lane)) {
+        // The message may be of a predecessor under this entry. A slot of one producer tells six bits of the incarnation; a
+        // word of many tells none, but the cell itself says of which sequence it is.
+        for earlier in repair::arenas(&self.core, index, self.lane) {
             if tag.wrapping_sub(earlier).cast_signed() > 0
-                && tag.wrapping_sub(earlier) & 0x3f == 0
+                && (mark.is_none() || tag.wrapping_sub(earlier) & 0x3f == 0)
                 && self.attach_arena(index, earlier).is_ok()
                 && let Some(found) = self.try_cell(sequence, producer, mark, cell)
+                && producer_tag(found.0.producer, earlier) == earlier
             {
                 return Ok(found);
             }

@@ -162,15 +162,15 @@ fn unlink_arenas(topic: &TopicCore, index: usize, last: u32) {
     }
 }
 
-/// One-producer lanes: unlinks the arenas of former producers whose messages are no longer to be kept. Each arena has a mark
-/// of its own, since producers may follow each other faster than messages go; whoever finds an arena left sets it.
-fn unlink_passed_arenas(topic: &TopicCore, current: HolderWord) {
-    let of_lane = |lane| arenas(topic, 0, lane).into_iter().map(move |tag| (tag, lane));
+/// Unlinks the arenas of an entry's former producers whose messages are no longer to be kept. Each arena has a mark of its
+/// own, since producers may follow each other faster than messages go; whoever finds an arena left sets it.
+fn unlink_passed_arenas(topic: &TopicCore, index: usize, current: HolderWord) {
+    let of_lane = |lane| arenas(topic, index, lane).into_iter().map(move |tag| (tag, lane));
     for (tag, lane) in (0..topic.lanes()).flat_map(of_lane) {
         if current.tag.wrapping_sub(tag).cast_signed() <= 0 {
             continue;
         }
-        let path = topic.dir().arena(0, tag, lane);
+        let path = topic.dir().arena(index, tag, lane);
         let attached = Region::attach(&path, arena::MAGIC, Access::Write, Some(PAGE_BYTES));
         let Ok((region, _)) = attached else { continue };
         let Some(mark) = region.look(arena::RETIRED_AT) else { continue };
@@ -205,12 +205,15 @@ pub(crate) fn reclaim_producers(topic: &TopicCore, keep: Keep) -> usize {
     for index in 0..topic.config().producers as usize {
         let Some(word) = topic.ring_word(ring::producer_state(index)) else { continue };
         let seen = HolderWord::unpack(word.load(Ordering::Acquire));
-        if topic.config().one_producer() {
-            unlink_passed_arenas(topic, seen);
-        }
         let marks: Vec<_> = (0..topic.lanes())
             .filter_map(|lane| topic.ring_word(ring::producer_retire_at(index, lane)))
             .collect();
+        // A live producer's entry has marks only if it succeeded another whose messages were unread.
+        let succeeded =
+            seen.state == producer::LIVE && marks.iter().any(|mark| mark.load(Ordering::Acquire) != 0);
+        if topic.config().one_producer() || succeeded {
+            unlink_passed_arenas(topic, index, seen);
+        }
         if seen.state != producer::RETIRED {
             continue;
         }

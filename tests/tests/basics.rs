@@ -359,3 +359,30 @@ fn a_batch_can_wait_for_more_while_it_holds_some() {
     assert_eq!(batch.ack(), 2);
     assert!(bus.now_ns() > 0);
 }
+
+#[test]
+fn more_short_lived_publishers_than_places_leave_their_messages_behind() {
+    let test = TestBus::new("short-lived");
+    let bus = test.open("basics");
+    let topic = bus.topic_builder::<Words>("a").producers(4).capacity(256).with_group("g").open().unwrap();
+    let publish = |number| topic.publisher().unwrap().publish(&Words::numbered(number)).unwrap();
+    for number in 0..150 {
+        assert_eq!(publish(number), number);
+    }
+    let mut subscriber = topic.group("g").join().unwrap();
+    for number in 0..150 {
+        let message = subscriber.receive().unwrap();
+        assert!(message.value().unwrap().is_numbered(number));
+        message.ack();
+    }
+    // What is read and has left the ring goes, whoever published it.
+    for number in 150..1_000 {
+        publish(number);
+        subscriber.receive().unwrap().ack();
+    }
+    let left = std::fs::read_dir(test.path().join("topics/a"))
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("arena-"))
+        .count();
+    assert!(left <= 260, "{left} arenas for at most 256 messages in the ring");
+}
