@@ -35,6 +35,8 @@ use std::time::{Duration, Instant};
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(1);
 /// Pauses between two looks at the gate while a publisher spins for room.
 const ROOM_PAUSES: u32 = 64;
+/// A publisher that finds the lane full goes on when one slot in so many is free.
+const ROOM_SHARE: i64 = 8;
 /// How often it looks before it sleeps.
 const ROOM_LOOKS: u32 = 32;
 /// Longest sleep before the groups that hold the lane are asked whether they live.
@@ -418,7 +420,7 @@ impl RawPublisher {
         let LaneRing::Spsc(ring) = self.lanes[lane].ring else { unreachable!("the caller has matched it") };
         let sequence = self.lanes[lane].next;
         let mut since = None;
-        while !self.has_room(lane, sequence, |publisher, s| publisher.core.recompute_gate_at(lane, s)) {
+        while !self.has_room(lane, sequence, |publisher, s| gate_with_room(&publisher.core, lane, s)) {
             self.wait_for_room(lane, FullOf::Ring, &mut since, deadline)?;
         }
         let fits = source.least_bytes().max(self.lanes[lane].expected_bytes) <= ring.inline_bytes();
@@ -579,7 +581,7 @@ impl RawPublisher {
                 hint,
                 CellName { producer: entry, cell: cell.cell },
                 cached_gate,
-                |s| core.recompute_gate_at(lane, s),
+                |s| gate_with_room(core, lane, s),
                 // Relaxed: the slot's compare-and-swap publishes it.
                 |s| {
                     let tag = cell_tag(s, cell.block.position_bytes, cell.granule_shift);
@@ -809,7 +811,7 @@ impl RawPublisher {
         let LaneRing::Spsc(ring) = self.lanes[lane].ring else { unreachable!("the caller has matched it") };
         let sequence = self.lanes[lane].next;
         let mut since = None;
-        while !self.has_room(lane, sequence, |publisher, s| publisher.core.recompute_gate_at(lane, s)) {
+        while !self.has_room(lane, sequence, |publisher, s| gate_with_room(&publisher.core, lane, s)) {
             if let Err(error) = self.wait_for_room(lane, FullOf::Ring, &mut since, deadline) {
                 if let Some(arena) = &mut self.lanes[lane].arena {
                     arena.rollback(cell.block);
@@ -882,6 +884,29 @@ impl Drop for Loan<'_> {
             arena.rollback(cell.block);
         }
     }
+}
+
+/// The gate, computed when the private copy leaves no room for `s`. If the lane is nearly full and its readers move, waits a
+/// moment for them to make more room: a publisher that asks for their cursors at every message takes those lines
+/// away from them at every message, and slows down the very readers that it waits for.
+#[cold]
+fn gate_with_room(core: &TopicCore, lane: usize, s: u64) -> u64 {
+    let capacity = i64::from(core.config().capacity);
+    let mut gate = core.recompute_gate_at(lane, s);
+    for _ in 0..ROOM_LOOKS {
+        if capacity - distance(s, gate) >= capacity / ROOM_SHARE {
+            break;
+        }
+        for _ in 0..ROOM_PAUSES {
+            spin_pause();
+        }
+        let now = core.recompute_gate_at(lane, s);
+        if now == gate {
+            break;
+        }
+        gate = now;
+    }
+    gate
 }
 
 /// Takes a free producer entry. A one-producer topic has one, taken over only after proof of its holder's death.
