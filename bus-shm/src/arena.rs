@@ -256,15 +256,6 @@ impl ArenaView {
         self.covers(start + HEADER_BYTES as u64 + body_bytes(header)).then_some(header)
     }
 
-    /// Asks for the first lines of a cell that will be read soon.
-    #[inline]
-    pub(crate) fn prefetch(&self, cell: u32) {
-        let start = layout::SEGMENTS as u64 + (u64::from(cell) << self.geometry.granule_shift);
-        let first = self.region.base().wrapping_add(start as usize);
-        prefetch::for_reading(first);
-        prefetch::for_reading(first.wrapping_add(LINE_BYTES));
-    }
-
     /// After copying from a cell: is the copy whole? `tag` is the publication word that was copied with it.
     pub(crate) fn intact(&self, cell: u32, tag: u64) -> bool {
         let offset = u64::from(cell) << self.geometry.granule_shift;

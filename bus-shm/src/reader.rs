@@ -15,13 +15,10 @@ use bus_core::header::{
 use bus_core::holder::HolderWord;
 use bus_core::layout::{groups, ring};
 use bus_core::owner::{OwnerWord, Owners, state};
-use bus_core::ring::{Poll, ReadAhead, Slot, mpmc};
+use bus_core::ring::{Poll, ReadAhead, Slot};
 use bus_core::seq::{distance, earlier, later};
 use bus_core::sync::{AtomicU64, Ordering, fence};
 use std::sync::Arc;
-
-/// How many messages ahead of the one that is handed out a streaming reader asks for cells.
-const PREFETCH_COUNT: u64 = 6;
 
 /// What stands at the reader's position.
 pub(crate) enum Found {
@@ -262,10 +259,7 @@ impl LaneReader {
     fn locate(&mut self, sequence: u64) -> Result<(Header, *const u8), Failure> {
         match self.ring {
             LaneRing::Mpmc(ring) => match ring.slot(sequence) {
-                Slot::Filled(name) => {
-                    self.prefetch(ring, sequence.wrapping_add(PREFETCH_COUNT));
-                    self.cell(sequence, name.producer, None, name.cell)
-                }
+                Slot::Filled(name) => self.cell(sequence, name.producer, None, name.cell),
                 _ => Err(self.corrupt("a reliable reader was overtaken")),
             },
             LaneRing::Spsc(ring) => match ring.slot(sequence) {
@@ -309,17 +303,6 @@ impl LaneReader {
         }
         finding.payload = self.copy.as_ptr().cast();
         Ok(())
-    }
-
-    /// Asks for the cell of a message of the known run: slot and cell are two misses, one behind the other.
-    #[inline]
-    fn prefetch(&self, ring: mpmc::Ring<'static>, sequence: u64) {
-        if self.ahead.known_count() > PREFETCH_COUNT
-            && let Slot::Filled(name) = ring.slot(sequence)
-            && let Some(Some((_, view))) = self.arenas.get(usize::from(name.producer))
-        {
-            view.prefetch(name.cell);
-        }
     }
 
     /// Header and payload of a cell, everything that they say of themselves checked.
