@@ -498,10 +498,9 @@ impl LaneReader {
 
     pub(crate) fn acknowledge_claim(&mut self, owners: &Owners<'_>, sequence: u64, claim: OwnerWord) -> bool {
         let Some(low_water) = self.low_water else { return false };
-        // The walk stops at the first message that nobody has finished, so this bound only has to be late enough. What others
-        // have finished beyond it is left to the walk of whoever has nothing to do.
-        let end = later(self.ahead.next(), sequence.wrapping_add(1));
-        self.unwalked = true;
+        // The walk stops at the first message that nobody has finished, so the bound only has to be late enough: others may
+        // have finished messages that this member has not come to.
+        let end = sequence.wrapping_add(u64::from(self.core.config().capacity));
         owners.acknowledge(sequence, claim, low_water, end)
     }
 
