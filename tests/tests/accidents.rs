@@ -1159,9 +1159,11 @@ fn forked_parent(mut role: Role) {
     let mut subscriber = topic.group("g").join().unwrap();
     publisher.publish(&Words::numbered(0)).unwrap();
     let message = subscriber.receive().unwrap();
-    // SAFETY: the child only sleeps until it is killed.
+    // SAFETY: the child only sleeps until it is killed, or until its time is over.
     let child = unsafe { libc::fork() };
     if child == 0 {
+        // SAFETY: takes a number; alarms are not inherited.
+        unsafe { libc::alarm(30) };
         loop {
             // SAFETY: waits for a signal.
             unsafe { libc::pause() };
