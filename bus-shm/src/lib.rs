@@ -21,7 +21,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What is promised, and what is lost when a process dies: docs/guarantees in README.md; how it is kept: ARCHITECTURE.md.
+//! What is promised, and what is lost when a process dies, stands in README.md; how it is kept, in ARCHITECTURE.md.
 //!
 //! It is not for several machines, not a database (memory is gone after a reboot), and not for processes of different users.
 #![deny(unsafe_code)]
