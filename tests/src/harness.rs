@@ -262,9 +262,12 @@ impl Agent {
     pub fn wait_until_parked(&self) {
         let is_parked = |task: &PathBuf| {
             let name = std::fs::read_to_string(task.join("comm")).unwrap_or_default();
-            let call = std::fs::read_to_string(task.join("syscall")).unwrap_or_default();
-            let number = call.split(' ').next().and_then(|number| number.parse().ok());
-            name.trim_end() == ROLE_THREAD && number == Some(libc::SYS_futex)
+            let is_in_futex = match std::fs::read_to_string(task.join("syscall")) {
+                Ok(call) => call.starts_with(&format!("{} ", libc::SYS_futex)),
+                // Where that is not told, any sleep will do.
+                Err(_) => state_of(task) == Some('S'),
+            };
+            name.trim_end() == ROLE_THREAD && is_in_futex
         };
         eventually("the child is parked", || self.threads().iter().any(is_parked));
     }

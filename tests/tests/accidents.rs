@@ -1,6 +1,6 @@
 //! Bad input and accidents: each ends in an error that says what is wrong, and leaves nothing behind.
 
-use bus_core::layout::ring;
+use bus_core::layout::{groups, ring, superblock};
 use bus_shm::directory::BusDir;
 use bus_shm::error::FullOf;
 use bus_shm::inspect::BusView;
@@ -520,7 +520,15 @@ fn a_region_with_a_damaged_beginning_is_refused_with_the_reason() {
                 ("larger", "bytes where"),
                 ("missing", "No such file"),
                 ("random", "does not begin like a region"),
+                ("table", "has the impossible value"),
             ] {
+                // Only these grow a table beside the words that say how long it is.
+                let table = match file.to_str() {
+                    Some("bus") => superblock::at::PARTICIPANTS_RESERVED,
+                    Some("topics/t/groups") => groups::at::RESERVED,
+                    _ if damage == "table" => continue,
+                    _ => 0,
+                };
                 let test = TestBus::new("damaged");
                 copy(&template.path(), &test.path());
                 let path = test.path().join(&file);
@@ -533,6 +541,7 @@ fn a_region_with_a_damaged_beginning_is_refused_with_the_reason() {
                     "byte order" => bytes[12..16].reverse(),
                     "version" => bytes[8] = 2,
                     "larger" => bytes[20] = 1,
+                    "table" => bytes[table] = 200,
                     "random" => Random(7).fill(&mut bytes),
                     _ => {}
                 }
