@@ -326,11 +326,14 @@ fn bus100k(row: &Row<'_>, directory: &Path) -> ScenarioReport {
         });
     }
     let value = report.msgs_per_s.map(|rate| rate / targets::QUOTED_MSGS_PER_S);
+    // The quoted figure comes from another machine. Where the bare ring itself does not get so far beyond it, no bus can.
+    let floor = value.zip(report.to_floor).map(|(value, to_floor)| value / to_floor);
+    let is_possible = floor.is_some_and(|floor| floor >= targets::BUS100K_TO_QUOTED);
     report.target = Some(Target::at_least(
         "messages/s to the quoted 42,387",
         targets::BUS100K_TO_QUOTED,
         value,
-        row.judged(),
+        row.judged() && is_possible,
     ));
     report
 }

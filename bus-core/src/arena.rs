@@ -142,6 +142,8 @@ struct Segment {
     chunk_shift: u32,
     position: u64,
     limit: u64,
+    /// Up to where a block that begins at `position` may reach: the limit, or the end of this revolution.
+    window_end: u64,
     /// One more than the last sequence in the chunk; 0 = never used.
     chunk_end: [u64; CHUNKS],
     /// Position of the oldest block that has been cut off but not published, or of the padding before it.
@@ -159,9 +161,28 @@ impl Segment {
             chunk_shift,
             position: 0,
             limit: capacity,
+            window_end: capacity,
             chunk_end: [0; CHUNKS],
             pending: None,
             cut_end: 0,
+        }
+    }
+
+    /// To be called whenever the limit has moved, or the position other than by a block.
+    fn set_window(&mut self) {
+        let revolution_end = (self.position & !(self.capacity - 1)) + self.capacity;
+        self.window_end = self.limit.min(revolution_end);
+    }
+
+    /// The block from `position_bytes` to `end_bytes` is published as `sequence`.
+    #[inline]
+    fn note_published(&mut self, position_bytes: u64, end_bytes: u64, sequence: u64) {
+        let mut chunk = self.chunk(position_bytes);
+        let last = self.chunk(end_bytes - 1);
+        self.chunk_end[chunk] = sequence.wrapping_add(1);
+        while chunk != last {
+            chunk = (chunk + 1) % CHUNKS;
+            self.chunk_end[chunk] = sequence.wrapping_add(1);
         }
     }
 
@@ -191,9 +212,13 @@ pub struct Horizon {
 #[derive(Clone, Debug)]
 pub struct Allocator {
     geometry: Geometry,
-    segments: [Segment; ARENA_SEGMENTS_MAX],
+    /// Where blocks come from now.
+    current: Segment,
+    /// The segments before it, by index.
+    older: [Segment; ARENA_SEGMENTS_MAX],
     /// Segments `first..active` are drained and not written any more.
     first: usize,
+    /// Index of the current segment.
     active: usize,
     may_grow: bool,
 }
@@ -201,9 +226,9 @@ pub struct Allocator {
 impl Allocator {
     /// An arena whose segment 0 is reserved.
     pub fn new(geometry: Geometry) -> Self {
-        let mut segments = [Segment::new(0, 0); ARENA_SEGMENTS_MAX];
-        segments[0] = Segment::new(geometry.segment_bytes(0), 0);
-        Self { geometry, segments, first: 0, active: 0, may_grow: true }
+        let current = Segment::new(geometry.segment_bytes(0), 0);
+        let older = [Segment::new(0, 0); ARENA_SEGMENTS_MAX];
+        Self { geometry, current, older, first: 0, active: 0, may_grow: true }
     }
 
     /// Its sizes.
@@ -215,9 +240,7 @@ impl Allocator {
     /// [`Allocator::commit`].
     #[inline]
     pub fn span_here(&self, want_bytes: u64) -> Option<Span> {
-        let segment = &self.segments[self.active];
-        let offset = segment.position & (segment.capacity - 1);
-        let fits = segment.position + want_bytes <= segment.limit && offset + want_bytes <= segment.capacity;
+        let fits = self.current.position + want_bytes <= self.current.window_end;
         fits.then(|| self.describe(None))
     }
 
@@ -231,13 +254,12 @@ impl Allocator {
 
     #[inline]
     fn describe(&self, new_limit: Option<u64>) -> Span {
-        let segment = &self.segments[self.active];
-        let offset = segment.position & (segment.capacity - 1);
+        let segment = &self.current;
         Span {
             segment: self.active,
-            offset_bytes: segment.base + offset,
+            offset_bytes: segment.base + (segment.position & (segment.capacity - 1)),
             position_bytes: segment.position,
-            len_bytes: (segment.limit - segment.position).min(segment.capacity - offset),
+            len_bytes: segment.window_end - segment.position,
             new_limit,
         }
     }
@@ -249,7 +271,7 @@ impl Allocator {
         }
         let may_grow = self.may_grow && self.active + 1 < self.geometry.segments();
         let total = self.geometry.segment_base(self.active + 1);
-        let segment = &mut self.segments[self.active];
+        let segment = &mut self.current;
         if want_bytes > segment.capacity / 2 {
             return Err(Shortage::Grow { segment: self.active + 1 });
         }
@@ -277,16 +299,21 @@ impl Allocator {
         segment.position += pad;
         let new_limit = (limit != segment.limit).then_some(limit);
         segment.limit = limit;
+        segment.set_window();
         Ok(self.describe(new_limit))
     }
 
     /// The segment after the active one is reserved; blocks come from it now.
     pub fn grown(&mut self) {
         debug_assert!(self.active + 1 < self.geometry.segments());
-        self.active += 1;
-        let (bytes, base) =
-            (self.geometry.segment_bytes(self.active), self.geometry.segment_base(self.active));
-        self.segments[self.active] = Segment::new(bytes, base);
+        let next = self.active + 1;
+        let new = Segment::new(self.geometry.segment_bytes(next), self.geometry.segment_base(next));
+        self.older[self.active] = core::mem::replace(&mut self.current, new);
+        self.active = next;
+    }
+
+    fn segment_mut(&mut self, index: usize) -> &mut Segment {
+        if index == self.active { &mut self.current } else { &mut self.older[index] }
     }
 
     /// Whether there is memory to grow with. While there is none the arena lives with what it has, and says for which
@@ -299,7 +326,7 @@ impl Allocator {
     #[inline]
     pub fn commit(&mut self, used_bytes: u64) -> Block {
         let used_bytes = self.geometry.round_up(used_bytes);
-        let segment = &mut self.segments[self.active];
+        let segment = &mut self.current;
         let position_bytes = segment.position;
         debug_assert!(used_bytes > 0 && position_bytes + used_bytes <= segment.limit);
         segment.position += used_bytes;
@@ -311,35 +338,45 @@ impl Allocator {
     /// `block` was published as `sequence`. Blocks are published in the order in which they were cut off.
     #[inline]
     pub fn published(&mut self, block: Block, sequence: u64) {
-        let segment = &mut self.segments[block.segment];
+        let segment = self.segment_mut(block.segment);
         let next = block.position_bytes + block.used_bytes;
-        let mut chunk = segment.chunk(block.position_bytes);
-        let last = segment.chunk(next - 1);
-        segment.chunk_end[chunk] = sequence.wrapping_add(1);
-        while chunk != last {
-            chunk = (chunk + 1) % CHUNKS;
-            segment.chunk_end[chunk] = sequence.wrapping_add(1);
-        }
+        segment.note_published(block.position_bytes, next, sequence);
         segment.pending = (next < segment.cut_end).then_some(next);
+    }
+
+    /// [`Allocator::commit`] and [`Allocator::published`] in one, for a message that was written into the last span and
+    /// published at once. No other block may be cut off and unpublished.
+    #[inline]
+    pub fn commit_published(&mut self, used_bytes: u64, sequence: u64) {
+        debug_assert!(self.current.pending.is_none());
+        let position_bytes = self.current.position;
+        let next = position_bytes + self.geometry.round_up(used_bytes);
+        self.current.position = next;
+        self.current.cut_end = next;
+        self.current.note_published(position_bytes, next, sequence);
     }
 
     /// Takes back `block`, and all that were cut off after it, unpublished.
     pub fn rollback(&mut self, block: Block) {
-        let segment = &mut self.segments[block.segment];
+        let first_later = block.segment + 1;
+        let segment = self.segment_mut(block.segment);
         segment.position = block.position_bytes;
         segment.cut_end = block.previous_end;
         segment.pending = segment.pending.filter(|&pending| pending < block.previous_end);
-        for later in &mut self.segments[block.segment + 1..=self.active] {
+        segment.set_window();
+        for index in first_later..=self.active {
+            let later = self.segment_mut(index);
             if let Some(pending) = later.pending.take() {
                 later.position = pending;
                 later.cut_end = pending;
+                later.set_window();
             }
         }
     }
 
     /// Offset and length of the active segment's memory that no block has ever touched. `None` after its first revolution.
     pub fn never_used(&self) -> Option<(u64, u64)> {
-        let segment = &self.segments[self.active];
+        let segment = &self.current;
         (segment.position < segment.capacity).then(|| {
             (self.geometry.segment_base(self.active) + segment.position, segment.capacity - segment.position)
         })
@@ -351,7 +388,7 @@ impl Allocator {
         if self.first >= self.active {
             return None;
         }
-        let segment = &self.segments[self.first];
+        let segment = &self.older[self.first];
         if segment.pending.is_some() || segment.chunk_end.iter().any(|&end| distance(end, gate) > 0) {
             return None;
         }

@@ -14,6 +14,7 @@
 //! that it has not been overwritten (see [`crate::arena`]).
 
 use crate::sync::{AtomicU64, Ordering};
+use bytemuck::{Pod, Zeroable};
 
 /// Words of a header.
 pub const HEADER_WORDS: usize = 4;
@@ -40,7 +41,10 @@ pub mod flags {
 pub const TYPE_BYTES: u8 = 255;
 
 /// What a header says, apart from its publication word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// Its fields lie as they do in the words, so that it is loaded and stored as words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
 pub struct Header {
     /// Bytes of the payload, without header and extension.
     pub len_bytes: u32,
@@ -57,40 +61,34 @@ pub struct Header {
 }
 
 impl Header {
-    /// Word 1 as it lies in memory.
-    #[inline]
-    pub const fn pack_description(&self) -> u64 {
-        self.len_bytes as u64
-            | (self.producer as u64) << 32
-            | (self.kind as u64) << 48
-            | (self.flags as u64) << 56
-    }
-
     /// Stores all words but the publication word.
     ///
     /// Relaxed: readers see these words only through the publication word (slot) or the slot word (cell), whose
     /// Release store follows.
     #[inline]
-    pub fn store(&self, words: &[AtomicU64]) {
-        words[1].store(self.pack_description(), Ordering::Relaxed);
-        words[2].store(self.stamp_ns, Ordering::Relaxed);
-        words[3].store(self.reference, Ordering::Relaxed);
+    pub fn store(self, words: &[AtomicU64]) {
+        let words = &words[..HEADER_WORDS];
+        let [description, stamp, reference]: [u64; HEADER_WORDS - 1] = bytemuck::cast(self);
+        words[1].store(description, Ordering::Relaxed);
+        words[2].store(stamp, Ordering::Relaxed);
+        words[3].store(reference, Ordering::Relaxed);
     }
 
     /// Loads all words but the publication word. The caller has acquired the publication.
     #[inline]
     pub fn load(words: &[AtomicU64]) -> Self {
-        let description = words[1].load(Ordering::Relaxed);
-        Self {
-            len_bytes: description as u32,
-            producer: (description >> 32) as u16,
-            kind: (description >> 48) as u8,
-            flags: (description >> 56) as u8,
-            stamp_ns: words[2].load(Ordering::Relaxed),
-            reference: words[3].load(Ordering::Relaxed),
-        }
+        let words = &words[..HEADER_WORDS];
+        bytemuck::cast([
+            words[1].load(Ordering::Relaxed),
+            words[2].load(Ordering::Relaxed),
+            words[3].load(Ordering::Relaxed),
+        ])
     }
 }
+
+// The words are described by their bits, which is this order of bytes; the preamble of every file says the machine's.
+#[cfg(target_endian = "big")]
+compile_error!("shmbus knows little-endian machines only");
 
 /// What a header says of its producer: the entry, and six bits of the entry's incarnation. In a one-producer lane a
 /// successor publishes while messages of its predecessor are unread; the bits tell whose arena a slot refers to.
@@ -112,10 +110,10 @@ pub const fn producer_tag(mark: u16, current: u32) -> u32 {
     current.wrapping_sub(back)
 }
 
-/// Publication word of a cell: `position` is counted in bytes, `granule_shift` is the arena's.
+/// Publication word of a cell that begins `granule` granules after its segment's first use.
 #[inline]
-pub const fn cell_tag(sequence: u64, position_bytes: u64, granule_shift: u32) -> u64 {
-    (sequence.wrapping_add(1) & 0xffff_ffff) | (position_bytes >> granule_shift) << 32
+pub const fn cell_tag(sequence: u64, granule: u32) -> u64 {
+    (sequence.wrapping_add(1) & 0xffff_ffff) | (granule as u64) << 32
 }
 
 /// Does this publication word of a cell name `sequence`?
@@ -154,9 +152,9 @@ mod tests {
 
     #[test]
     fn a_tag_names_one_sequence() {
-        let tag = cell_tag(41, 4096, 6);
+        let tag = cell_tag(41, 64);
         assert!(tag_names(tag, 41) && !tag_names(tag, 42));
         assert_eq!(tag >> 32, 64);
-        assert!(tag_names(cell_tag(u64::MAX, 0, 6), u64::MAX));
+        assert!(tag_names(cell_tag(u64::MAX, 0), u64::MAX));
     }
 }

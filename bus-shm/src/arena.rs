@@ -7,9 +7,9 @@ use crate::region::{Access, Region, reserve};
 use crate::sys::file;
 use crate::sys::prefetch::{self, LINE_BYTES};
 use bus_core::arena::{Allocator, Block, Geometry, Horizon, Shortage, Span, is_intact, raise_limit};
-use bus_core::header::{HEADER_BYTES, HEADER_WORDS, Header};
+use bus_core::header::{HEADER_BYTES, HEADER_WORDS, Header, cell_tag};
 use bus_core::layout::{Preamble, arena as layout};
-use bus_core::sync::AtomicU64;
+use bus_core::sync::{AtomicU64, Ordering};
 use std::mem::MaybeUninit;
 
 /// How many messages ahead a producer asks for its lines.
@@ -45,13 +45,29 @@ pub(crate) enum NoRoom {
 }
 
 /// A message that is complete but for its sequence.
-pub(crate) struct Cell {
-    /// Granule at which it begins.
+#[derive(Clone, Copy)]
+pub(crate) struct Draft {
+    /// Granule of the arena at which it begins.
     pub(crate) cell: u32,
-    pub(crate) block: Block,
+    /// Its position in the segment, in granules: what the cell's tag says.
+    granule: u32,
     pub(crate) header: &'static [AtomicU64; HEADER_WORDS],
     pub(crate) len_bytes: usize,
-    pub(crate) granule_shift: u32,
+}
+
+impl Draft {
+    /// Writes for which sequence it is.
+    #[inline]
+    pub(crate) fn address(&self, sequence: u64) {
+        // Relaxed: what publishes the slot publishes it.
+        self.header[0].store(cell_tag(sequence, self.granule), Ordering::Relaxed);
+    }
+}
+
+/// A draft, and the memory that has been cut off for it.
+pub(crate) struct Cell {
+    pub(crate) draft: Draft,
+    pub(crate) block: Block,
 }
 
 impl ProducerArena {
@@ -72,15 +88,16 @@ impl ProducerArena {
         Ok(Self { region, allocator: Allocator::new(geometry) })
     }
 
-    /// Writes a message of probably `want_bytes` where there is room right away.
+    /// Writes a message of probably `want_bytes` where there is room right away. Nothing is taken: either it is published
+    /// and [`ProducerArena::commit_published`], or it is as if it had never been.
     #[inline]
-    pub(crate) fn write_here<S: Source>(
+    pub(crate) fn draft<S: Source>(
         &mut self,
         source: &S,
         want_bytes: usize,
         max_bytes: usize,
         header: Header,
-    ) -> Option<Cell> {
+    ) -> Option<Draft> {
         let bytes = HEADER_BYTES + want_bytes;
         let span = self.allocator.span_here(bytes as u64)?;
         if bytes <= PREFETCH_BYTES_MAX {
@@ -94,6 +111,12 @@ impl ProducerArena {
             prefetch::for_writing(ahead.wrapping_add(LINE_BYTES));
         }
         self.fill(source, span, max_bytes, header)
+    }
+
+    /// The draft was published as `sequence`.
+    #[inline]
+    pub(crate) fn commit_published(&mut self, len_bytes: usize, sequence: u64) {
+        self.allocator.commit_published((HEADER_BYTES + len_bytes) as u64, sequence);
     }
 
     /// The same, moving the limit, or growing the file if `may_grow` and that is what it takes. `Ok(None)`: it is longer than
@@ -122,11 +145,14 @@ impl ProducerArena {
         {
             raise_limit(word, limit);
         }
-        Ok(self.fill(source, span, max_bytes, header))
+        Ok(self.fill(source, span, max_bytes, header).map(|draft| {
+            let block = self.allocator.commit((HEADER_BYTES + draft.len_bytes) as u64);
+            Cell { draft, block }
+        }))
     }
 
     #[inline]
-    fn fill<S: Source>(&mut self, source: &S, span: Span, max_bytes: usize, header: Header) -> Option<Cell> {
+    fn fill<S: Source>(&mut self, source: &S, span: Span, max_bytes: usize, header: Header) -> Option<Draft> {
         let room = (span.len_bytes as usize - HEADER_BYTES).min(max_bytes);
         // SAFETY: the allocator hands out each byte to one message at a time, inside of what is reserved; only this
         // handle, which is borrowed mutably, writes to the arena, and readers are kept away by the gate. The words
@@ -141,12 +167,11 @@ impl ProducerArena {
         let len_bytes = source.fill(payload)?;
         Header { len_bytes: len_bytes as u32, ..header }.store(words);
         let granule_shift = self.allocator.geometry().granule_shift;
-        Some(Cell {
+        Some(Draft {
             cell: (span.offset_bytes >> granule_shift) as u32,
-            block: self.allocator.commit((HEADER_BYTES + len_bytes) as u64),
+            granule: (span.position_bytes >> granule_shift) as u32,
             header: words,
             len_bytes,
-            granule_shift,
         })
     }
 
@@ -236,24 +261,25 @@ impl ArenaView {
         end_bytes <= self.file_bytes
     }
 
-    /// Header words of a cell; behind them, inside of the file, lie `body_bytes` bytes, as computed from those words. `None`
-    /// if that leaves the file.
+    /// Header words of a cell. `None` if they leave the file.
     ///
     /// The reference is good for as long as the view is kept, which is the subscriber's affair.
     #[inline]
-    pub(crate) fn cell(
-        &mut self,
-        cell: u32,
-        body_bytes: impl FnOnce(&[AtomicU64; HEADER_WORDS]) -> u64,
-    ) -> Option<&'static [AtomicU64; HEADER_WORDS]> {
+    pub(crate) fn header_words(&mut self, cell: u32) -> Option<&'static [AtomicU64; HEADER_WORDS]> {
         let start = layout::SEGMENTS as u64 + (u64::from(cell) << self.geometry.granule_shift);
         if !self.covers(start + HEADER_BYTES as u64) {
             return None;
         }
         // SAFETY: the header is inside of the file and of the mapping, aligned to a granule, and every bit pattern is a
         // word; the subscriber that asks owns this view, and keeps it for as long as it hands the words out.
-        let header = unsafe { &*self.region.base().add(start as usize).cast::<[AtomicU64; HEADER_WORDS]>() };
-        self.covers(start + HEADER_BYTES as u64 + body_bytes(header)).then_some(header)
+        Some(unsafe { &*self.region.base().add(start as usize).cast::<[AtomicU64; HEADER_WORDS]>() })
+    }
+
+    /// Are there `body_bytes` bytes behind the header of a cell?
+    #[inline]
+    pub(crate) fn has_body(&mut self, cell: u32, body_bytes: u64) -> bool {
+        let start = layout::SEGMENTS as u64 + (u64::from(cell) << self.geometry.granule_shift);
+        self.covers(start + HEADER_BYTES as u64 + body_bytes)
     }
 
     /// After copying from a cell: is the copy whole? `tag` is the publication word that was copied with it.

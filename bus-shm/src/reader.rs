@@ -38,6 +38,16 @@ pub(crate) struct Finding {
     pub(crate) times: u8,
 }
 
+impl Finding {
+    /// Before anything is found.
+    pub(crate) const NONE: Self = Self {
+        sequence: 0,
+        header: Header { len_bytes: 0, producer: 0, kind: 0, flags: 0, stamp_ns: 0, reference: 0 },
+        payload: core::ptr::dangling(),
+        times: 0,
+    };
+}
+
 /// A reader's state in one lane.
 pub(crate) struct LaneReader {
     lane: usize,
@@ -247,46 +257,44 @@ impl LaneReader {
         if self.copies || distance(sequence, self.reliable_from) < 0 {
             return self.take_copy(sequence, finding);
         }
-        let times = self.hand_out(sequence);
-        let (header, payload) = self.locate(sequence)?;
+        finding.sequence = sequence;
+        finding.times = self.hand_out(sequence);
+        self.locate(sequence, finding)?;
         self.ahead.advance();
-        *finding = Finding { sequence, header, payload, times };
         Ok(Found::Message)
     }
 
     /// Where a message lies that is kept for this reader, everything that it says of itself checked.
     #[inline(always)]
-    fn locate(&mut self, sequence: u64) -> Result<(Header, *const u8), Failure> {
+    fn locate(&mut self, sequence: u64, finding: &mut Finding) -> Result<(), Failure> {
         match self.ring {
-            LaneRing::Mpmc(ring) => match ring.slot(sequence) {
-                Slot::Filled(name) => self.cell(sequence, name.producer, None, name.cell),
-                _ => Err(self.corrupt("a reliable reader was overtaken")),
-            },
-            LaneRing::Spsc(ring) => match ring.slot(sequence) {
-                Slot::Filled(words) => {
+            LaneRing::Mpmc(ring) => {
+                if let Slot::Filled(name) = ring.slot(sequence) {
+                    return self.cell(sequence, name.producer, None, name.cell, finding);
+                }
+            }
+            LaneRing::Spsc(ring) => {
+                if let Slot::Filled(words) = ring.slot(sequence) {
                     let header = Header::load(words);
                     if header.flags & flags::ARENA != 0 {
-                        let mark = header.producer;
-                        return self.cell(
-                            sequence,
-                            producer_entry(mark),
-                            Some(mark),
-                            header.reference as u32,
-                        );
+                        let (mark, cell) = (header.producer, header.reference as u32);
+                        return self.cell(sequence, producer_entry(mark), Some(mark), cell, finding);
                     }
-                    let payload = words[HEADER_WORDS..].as_ptr().cast::<u8>();
                     if header.len_bytes as usize > ring.inline_bytes() {
                         return Err(self.corrupt("a length that leaves its slot"));
                     }
-                    Ok((header, payload))
+                    finding.header = header;
+                    finding.payload = words[HEADER_WORDS..].as_ptr().cast::<u8>();
+                    return Ok(());
                 }
-                _ => Err(self.corrupt("a reliable reader was overtaken")),
-            },
+            }
         }
+        Err(self.corrupt("a reliable reader was overtaken"))
     }
 
     /// Copies a message that was found in place, and checks that it was this message all the while: for readers who do not
     /// trust that its publisher leaves it alone.
+    #[inline(never)]
     pub(crate) fn copy(&mut self, finding: &mut Finding) -> Result<(), Failure> {
         let len_bytes = finding.header.len_bytes as usize;
         // SAFETY: the reader has checked that the payload is inside of the mapping; slots and cells are whole lines, so
@@ -297,8 +305,9 @@ impl LaneReader {
         copy_words(words, len_bytes, &mut self.copy);
         // RECHECK: the copy comes before the second look, as in `spsc::Ring::still`.
         fence(Ordering::Acquire);
-        let (header, payload) = self.locate(finding.sequence)?;
-        if header != finding.header || payload != finding.payload {
+        let mut again = *finding;
+        self.locate(finding.sequence, &mut again)?;
+        if again.header != finding.header || again.payload != finding.payload {
             return Err(self.corrupt("a message that changed while it was copied"));
         }
         finding.payload = self.copy.as_ptr().cast();
@@ -306,18 +315,22 @@ impl LaneReader {
     }
 
     /// Header and payload of a cell, everything that they say of themselves checked.
-    #[inline]
+    #[inline(always)]
     fn cell(
         &mut self,
         sequence: u64,
         producer: u16,
         mark: Option<u16>,
         cell: u32,
-    ) -> Result<(Header, *const u8), Failure> {
-        if let Some(found) = self.try_cell(sequence, producer, mark, cell) {
-            return Ok(found);
+        finding: &mut Finding,
+    ) -> Result<(), Failure> {
+        if let Some((header, payload)) = self.try_cell(sequence, producer, mark, cell) {
+            finding.header = header;
+            finding.payload = payload;
+            return Ok(());
         }
-        self.cell_slow(sequence, producer, mark, cell)
+        (finding.header, finding.payload) = self.cell_slow(sequence, producer, mark, cell)?;
+        Ok(())
     }
 
     #[inline]
@@ -332,15 +345,16 @@ impl LaneReader {
         if mark.is_some_and(|mark| producer_tag(mark, *tag) != *tag) {
             return None;
         }
-        let max_bytes = self.max_bytes;
-        let words = view.cell(cell, |words| body_bytes(words, max_bytes))?;
+        let words = view.header_words(cell)?;
         let header = Header::load(words);
+        let extension = if header.flags & flags::EXTENSION != 0 { EXTENSION_LEN } else { 0 };
         // A view of a former producer's arena shows in the tag.
         (tag_names(words[0].load(Ordering::Relaxed), sequence)
-            && header.len_bytes <= max_bytes
-            && producer_entry(header.producer) == producer)
-            // The payload follows the header.
-            .then_some((header, words.as_ptr_range().end.cast::<u8>()))
+            && header.len_bytes <= self.max_bytes
+            && producer_entry(header.producer) == producer
+            && view.has_body(cell, u64::from(header.len_bytes) + extension))
+        // The payload follows the header.
+        .then_some((header, words.as_ptr_range().end.cast::<u8>()))
     }
 
     /// The arena is not mapped yet, or the producer entry has changed hands: maps the one that is meant.
@@ -439,7 +453,11 @@ impl LaneReader {
     }
 
     fn copy_cell(&mut self, sequence: u64, producer: u16, mark: Option<u16>, cell: u32) -> Option<Header> {
-        let (header, payload) = self.cell(sequence, producer, mark, cell).ok()?;
+        let Finding { header, payload, .. } = {
+            let mut found = Finding::NONE;
+            self.cell(sequence, producer, mark, cell, &mut found).ok()?;
+            found
+        };
         let (_, view) = self.arenas.get(usize::from(producer))?.as_ref()?;
         let body_words = (header.len_bytes as usize).div_ceil(8);
         // SAFETY: the view has checked that the body is inside of the file; blocks are whole granules, so rounding
@@ -455,7 +473,7 @@ impl LaneReader {
         (tag_names(tag, sequence) && view.intact(cell, tag)).then_some(header)
     }
 
-    /// One member: everything up to `sequence` is done.
+    /// One member: everything up to `sequence` is done. Without a group it means nothing.
     #[inline]
     pub(crate) fn acknowledge(&mut self, sequence: u64) {
         let next = sequence.wrapping_add(1);
@@ -563,7 +581,10 @@ impl LaneReader {
             },
             LaneRing::Mpmc(ring) => match ring.slot(sequence) {
                 Slot::Filled(name) => {
-                    self.cell(sequence, name.producer, None, name.cell).ok().map(|(header, _)| header)
+                    let mut found = Finding::NONE;
+                    self.cell(sequence, name.producer, None, name.cell, &mut found)
+                        .ok()
+                        .map(|()| found.header)
                 }
                 _ => None,
             },
@@ -584,15 +605,6 @@ impl LaneReader {
         }
         low
     }
-}
-
-/// Bytes behind a header, as it says: payload and extension; no more than is allowed, so that a hostile length is refused
-/// by its value and not by arithmetic.
-#[inline]
-fn body_bytes(words: &[AtomicU64], max_bytes: u32) -> u64 {
-    let header = Header::load(words);
-    let extension = if header.flags & flags::EXTENSION != 0 { EXTENSION_LEN } else { 0 };
-    u64::from(header.len_bytes.min(max_bytes)) + extension
 }
 
 /// Copies `len_bytes` of words that others may store to meanwhile.

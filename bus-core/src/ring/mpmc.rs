@@ -115,26 +115,25 @@ impl<'a> Ring<'a> {
         }
     }
 
+    /// What the slot of `s` holds if `s` is the lane's end and everything is as it nearly always is: this slot is one lap
+    /// behind, and its predecessor is of its own.
+    #[inline]
+    fn is_end(&self, s: u64) -> Option<u64> {
+        // OBSERVE, of the slot and of its predecessor: the chain that reading ahead rests on.
+        let seen = self.word(s).load(Ordering::Acquire);
+        let before = s.wrapping_sub(1);
+        let predecessor = self.word(before).load(Ordering::Acquire);
+        (seen >> LAP_SHIFT == self.lap(s).wrapping_sub(1) & LAP_MASK
+            && predecessor >> LAP_SHIFT == self.lap(before))
+        .then_some(seen)
+    }
+
     /// Is `s` the lane's end? If so, what its slot holds now, else where to look next.
     ///
     /// Slots alone decide, and in a lane that only publishers wrote each answer leads nearer to the end, from anywhere.
-    #[inline]
     fn look_for_end(&self, s: u64) -> Result<u64, u64> {
-        // OBSERVE, of the slot and of its predecessor: the chain that reading ahead rests on.
+        // OBSERVE, as in `is_end`.
         let seen = self.word(s).load(Ordering::Acquire);
-        // The common case in few steps: this slot is one lap behind, and its predecessor is of its own.
-        let before = s.wrapping_sub(1);
-        let predecessor = self.word(before).load(Ordering::Acquire);
-        if seen >> LAP_SHIFT == self.lap(s).wrapping_sub(1) & LAP_MASK
-            && predecessor >> LAP_SHIFT == self.lap(before)
-        {
-            return Ok(seen);
-        }
-        self.look_further(s, seen)
-    }
-
-    /// The rest of [`Ring::look_for_end`].
-    fn look_further(&self, s: u64, seen: u64) -> Result<u64, u64> {
         let ahead = self.laps_ahead(seen, s);
         if ahead >= 0 {
             // Filled, or a lap and more further: the slot tells how far the lane has come at least.
@@ -158,7 +157,6 @@ impl<'a> Ring<'a> {
 
     /// How many looks in a row may lead nowhere before the words must contradict each other. Honest ones lead to the end
     /// within two laps, and start again only when others publish a lap meanwhile.
-    #[inline]
     fn looks_max(&self) -> u64 {
         4 * self.capacity() + (1 << 16)
     }
@@ -177,11 +175,33 @@ impl<'a> Ring<'a> {
         hint: &AtomicU64,
         name: CellName,
         cached_gate: &mut u64,
-        mut recompute_gate: impl FnMut(u64) -> u64,
+        recompute_gate: impl FnMut(u64) -> u64,
         mut address: impl FnMut(u64),
     ) -> Result<u64, Refused> {
         // Relaxed: only advice. What it advises is checked against the slots themselves.
-        let mut s = hint.load(Ordering::Relaxed);
+        let s = hint.load(Ordering::Relaxed);
+        if distance(s, *cached_gate) < self.slots.len() as i64
+            && let Some(seen) = self.is_end(s)
+        {
+            address(s);
+            if self.place(s, seen, name, hint) {
+                return Ok(s);
+            }
+        }
+        self.publish_further(s, hint, name, cached_gate, recompute_gate, address)
+    }
+
+    /// The rest of [`Ring::publish`]: bad advice, no room by the caller's copy of the gate, or another producer was quicker.
+    #[inline(never)]
+    fn publish_further(
+        &self,
+        mut s: u64,
+        hint: &AtomicU64,
+        name: CellName,
+        cached_gate: &mut u64,
+        mut recompute_gate: impl FnMut(u64) -> u64,
+        mut address: impl FnMut(u64),
+    ) -> Result<u64, Refused> {
         let mut looks_count = 0;
         loop {
             let seen = match self.look_for_end(s) {
@@ -200,19 +220,27 @@ impl<'a> Ring<'a> {
                 }
             }
             address(s);
-            let new = (name.cell as u64 & (CELLS_MAX - 1))
-                | (name.producer as u64 & ((1 << PRODUCER_BITS) - 1)) << CELL_BITS
-                | self.lap(s) << LAP_SHIFT;
-            // PUBLISH: Release publishes the cell, Acquire chains to the predecessor's producer. A failure
-            // needs nothing: the word is loaded again.
-            let word = self.word(s);
-            if word.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                // Relaxed: advice. A stopped producer may store it late and move it back.
-                hint.store(s.wrapping_add(1), Ordering::Relaxed);
+            if self.place(s, seen, name, hint) {
                 return Ok(s);
             }
             looks_count = 0;
         }
+    }
+
+    /// The one step that claims `s` and publishes `name` there. False: its slot no longer holds what was `seen`.
+    #[inline]
+    fn place(&self, s: u64, seen: u64, name: CellName, hint: &AtomicU64) -> bool {
+        let new = (name.cell as u64 & (CELLS_MAX - 1))
+            | (name.producer as u64 & ((1 << PRODUCER_BITS) - 1)) << CELL_BITS
+            | self.lap(s) << LAP_SHIFT;
+        // PUBLISH: Release publishes the cell, Acquire chains to the predecessor's producer. A failure
+        // needs nothing: the word is loaded again.
+        let placed = self.word(s).compare_exchange(seen, new, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if placed {
+            // Relaxed: advice. A stopped producer may store it late and move it back.
+            hint.store(s.wrapping_add(1), Ordering::Relaxed);
+        }
+        placed
     }
 
     /// The sequence that the next message will get, found from the advice in `hint`. Everything before it is published

@@ -18,7 +18,8 @@ struct Arena {
 
 impl Arena {
     fn fill(&self, sequence: u64, position_bytes: u64) {
-        self.block[0].store(cell_tag(sequence, position_bytes, GEOMETRY.granule_shift), Ordering::Relaxed);
+        self.block[0]
+            .store(cell_tag(sequence, (position_bytes >> GEOMETRY.granule_shift) as u32), Ordering::Relaxed);
         self.block[1].store(sequence, Ordering::Relaxed);
         self.block[2].store(sequence, Ordering::Relaxed);
     }

@@ -28,7 +28,7 @@ use crate::sys::process::ForkMark;
 use crate::topic::{Kinds, Topic, TopicCore};
 use crate::wait::{Wait, Waiter};
 use bus_core::doorbell::{Barrier, Doorbell};
-use bus_core::header::{Header, TYPE_BYTES};
+use bus_core::header::TYPE_BYTES;
 use bus_core::holder::HolderWord;
 use bus_core::lane::{Lane, Picker};
 use bus_core::layout::{groups, owners, wake};
@@ -49,16 +49,7 @@ struct Delivery {
 }
 
 impl Delivery {
-    const NONE: Self = Self {
-        lane: 0,
-        found: Finding {
-            sequence: 0,
-            header: Header { len_bytes: 0, producer: 0, kind: 0, flags: 0, stamp_ns: 0, reference: 0 },
-            payload: core::ptr::dangling(),
-            times: 0,
-        },
-        claim: None,
-    };
+    const NONE: Self = Self { lane: 0, found: Finding::NONE, claim: None };
 }
 
 /// An error on its way out of the hot path: one pointer, so that results without an error stay in registers.
@@ -269,8 +260,9 @@ impl RawSubscriber {
             match found.inspect_err(|_| self.give_back(lane, claim))? {
                 Found::Message => {
                     self.current.lane = lane;
-                    self.current.claim = claim;
+                    // Without one it stays as it was made: a subscriber's membership never becomes, or ceases to be, shared.
                     if let Some(claim) = claim {
+                        self.current.claim = Some(claim);
                         self.current.found.times = claim.attempts;
                     }
                     if self.copied {
@@ -393,37 +385,50 @@ impl RawSubscriber {
     }
 
     /// Everything up to this message (one member), or this message (shared), is done.
-    #[inline]
     fn acknowledge(&mut self, delivery: &Delivery) -> bool {
-        self.acknowledge_parts(delivery.lane, delivery.found.sequence, delivery.claim)
+        if self.fork.is_child() {
+            return false;
+        }
+        match delivery.claim {
+            None => {
+                self.lanes[delivery.lane].acknowledge(delivery.found.sequence);
+                self.ring_space_bell();
+                true
+            }
+            Some(claim) => self.acknowledge_claim(delivery.lane, delivery.found.sequence, claim),
+        }
     }
 
     /// [`RawSubscriber::acknowledge`] of the message that was handed out last.
     #[inline]
     fn acknowledge_current(&mut self) -> bool {
-        self.acknowledge_parts(self.current.lane, self.current.found.sequence, self.current.claim)
-    }
-
-    #[inline]
-    fn acknowledge_parts(&mut self, lane: usize, sequence: u64, claim: Option<OwnerWord>) -> bool {
         if self.fork.is_child() {
             return false;
         }
-        let reader = &mut self.lanes[lane];
-        let kept = match (&self.membership, claim) {
-            (Membership::Shared(_, owners), Some(claim)) => {
-                reader.acknowledge_claim(&owners[lane], sequence, claim)
-            }
-            (Membership::Tap, _) => return true,
-            _ => {
-                reader.acknowledge(sequence);
-                true
-            }
-        };
+        let Delivery { lane, ref found, claim } = self.current;
+        if let Some(claim) = claim {
+            return self.acknowledge_claim(lane, found.sequence, claim);
+        }
+        self.lanes[lane].acknowledge(found.sequence);
+        self.ring_space_bell();
+        true
+    }
+
+    /// Shared: this message is done. False if the group had given it to another member meanwhile.
+    #[inline(never)]
+    fn acknowledge_claim(&mut self, lane: usize, sequence: u64, claim: OwnerWord) -> bool {
+        let Membership::Shared(_, owners) = &self.membership else { return false };
+        let kept = self.lanes[lane].acknowledge_claim(&owners[lane], sequence, claim);
+        self.ring_space_bell();
+        kept
+    }
+
+    /// A publisher may wait for what was just finished.
+    #[inline]
+    fn ring_space_bell(&self) {
         self.space_bell.ring(self.barrier, || {
             futex::wake_all(self.space_bell.word());
         });
-        kept
     }
 
     /// Gives a message back: it comes again, marked.
@@ -612,9 +617,7 @@ impl Drop for RawSubscriber {
             }
         }
         // Room may have been made for those who wait.
-        self.space_bell.ring(self.barrier, || {
-            futex::wake_all(self.space_bell.word());
-        });
+        self.ring_space_bell();
     }
 }
 

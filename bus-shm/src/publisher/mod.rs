@@ -5,6 +5,11 @@
 //! Until that last step nothing is claimed, so whatever fails before leaves nothing behind.
 #![allow(unsafe_code)]
 
+mod entry;
+mod loan;
+
+pub use loan::Loan;
+
 use crate::arena::{Cell, NoRoom, ProducerArena, Source};
 use crate::bus::BusInner;
 use crate::error::{AttachError, BatchError, Full, FullOf, PublishError};
@@ -18,12 +23,12 @@ use crate::wait;
 use bus_core::arena::{Horizon, Shortage};
 use bus_core::doorbell::{Barrier, Doorbell};
 use bus_core::group;
-use bus_core::header::{HEADER_BYTES, HEADER_WORDS, Header, TYPE_BYTES, cell_tag, flags, producer_mark};
-use bus_core::holder::{HolderWord, producer};
+use bus_core::header::{HEADER_WORDS, Header, TYPE_BYTES, producer_mark};
+use bus_core::holder::HolderWord;
 use bus_core::lane::Lane;
 use bus_core::layout::{groups, ring, wake};
 use bus_core::limits::LANES_MAX;
-use bus_core::ring::mpmc::{CellName, Refused};
+use bus_core::ring::mpmc::{self, CellName, Refused};
 use bus_core::seq::distance;
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering, spin_pause};
 use std::marker::PhantomData;
@@ -125,7 +130,8 @@ pub(crate) struct RawPublisher {
     lanes: Vec<LanePublisher>,
     default_lane: usize,
     entry: u16,
-    kind: u8,
+    /// What is the same in the headers of all its messages.
+    header: Header,
     max_bytes: usize,
     clock: Option<Clock>,
     deadline: Duration,
@@ -289,7 +295,7 @@ impl RawPublisher {
         bus.check_usable()?;
         // A mapping of its own, writable: the topic handle's stays read-only.
         let core = Arc::new(TopicCore::attach(bus.dir(), topic.core.name(), Role::Publisher)?);
-        let (entry, live) = claim_entry(&bus, &core)?;
+        let (entry, live) = entry::claim_entry(&bus, &core)?;
         let lanes: Result<Vec<_>, AttachError> = (0..core.lanes())
             .map(|lane| {
                 let ring = core.lane_ring(lane)?;
@@ -310,6 +316,14 @@ impl RawPublisher {
             .collect();
         let config = *core.config();
         let lanes = lanes?;
+        let header = Header {
+            len_bytes: 0,
+            producer: producer_mark(entry, live.tag),
+            kind: topic.kinds.own.unwrap_or(TYPE_BYTES),
+            flags: 0,
+            stamp_ns: 0,
+            reference: 0,
+        };
         Ok(Self {
             default_lane: match lanes.len() {
                 LANES_MAX => Lane::NORMAL.index(),
@@ -317,7 +331,7 @@ impl RawPublisher {
             },
             lanes,
             entry,
-            kind: topic.kinds.own.unwrap_or(TYPE_BYTES),
+            header,
             max_bytes: config.message_bytes as usize,
             clock: (config.flags & ring::FLAG_STAMPS != 0).then(|| bus.clock()),
             deadline: DEADLINE_DEFAULT,
@@ -347,46 +361,59 @@ impl RawPublisher {
         }
         let stamp_ns = self.clock.as_mut().map_or(0, Clock::now_ns);
         let sequence = match self.lanes[lane].ring {
-            LaneRing::Mpmc(_) => {
-                let cell = match self.write_cell_here(lane, source, stamp_ns) {
-                    Some(cell) => cell,
-                    None => self.write_cell(lane, source, stamp_ns, deadline)?,
-                };
-                self.publish_cell(lane, cell, deadline)
-            }
-            LaneRing::Spsc(_) => self.publish_slot(lane, source, stamp_ns, deadline),
-        }?;
+            LaneRing::Mpmc(ring) => match self.publish_here(lane, ring, source, stamp_ns) {
+                Some(sequence) => sequence,
+                None => self.publish_slowly(lane, source, stamp_ns, deadline)?,
+            },
+            LaneRing::Spsc(_) => self.publish_slot(lane, source, stamp_ns, deadline)?,
+        };
         if ring_bell {
             self.ring_bell();
         }
         Ok(sequence)
     }
 
-    /// Writes a message into the arena where there is room for it right away, which is nearly always.
+    /// Many producers: publishes where arena and lane have room right away, which is nearly always.
     #[inline]
-    fn write_cell_here<S: Source>(&mut self, lane: usize, source: &S, stamp_ns: u64) -> Option<Cell> {
-        let header = self.header(stamp_ns);
-        let max_bytes = self.max_bytes;
-        let lane = &mut self.lanes[lane];
-        let want = source.least_bytes().max(lane.expected_bytes);
+    fn publish_here<S: Source>(
+        &mut self,
+        lane: usize,
+        ring: mpmc::Ring<'static>,
+        source: &S,
+        stamp_ns: u64,
+    ) -> Option<u64> {
+        let (max_bytes, producer) = (self.max_bytes, self.entry);
+        let header = Header { stamp_ns, ..self.header };
+        let core = &self.core;
+        let this = &mut self.lanes[lane];
+        let want = source.least_bytes().max(this.expected_bytes);
         if want > max_bytes {
             return None;
         }
-        let cell = lane.arena.as_mut()?.write_here(source, want, max_bytes, header)?;
-        lane.expected_bytes = cell.len_bytes;
-        Some(cell)
+        let arena = this.arena.as_mut()?;
+        let draft = arena.draft(source, want, max_bytes, header)?;
+        let name = CellName { producer, cell: draft.cell };
+        let recompute = |s| gate_with_room(core, lane, s);
+        let address = move |s| draft.address(s);
+        let sequence = ring.publish(this.hint, name, &mut this.cached_gate, recompute, address).ok()?;
+        this.next = sequence.wrapping_add(1);
+        this.expected_bytes = draft.len_bytes;
+        arena.commit_published(draft.len_bytes, sequence);
+        Some(sequence)
     }
 
-    #[inline]
-    fn header(&self, stamp_ns: u64) -> Header {
-        Header {
-            len_bytes: 0,
-            producer: producer_mark(self.entry, self.live.tag),
-            kind: self.kind,
-            flags: 0,
-            stamp_ns,
-            reference: 0,
-        }
+    /// The same with everything that may have to happen first: growing the arena, waiting for room.
+    #[cold]
+    #[inline(never)]
+    fn publish_slowly<S: Source>(
+        &mut self,
+        lane: usize,
+        source: &S,
+        stamp_ns: u64,
+        deadline: Duration,
+    ) -> Result<u64, Failure> {
+        let cell = self.write_cell(lane, source, stamp_ns, deadline)?;
+        self.publish_cell(lane, &cell, deadline)
     }
 
     #[inline]
@@ -424,7 +451,7 @@ impl RawPublisher {
             self.wait_for_room(lane, FullOf::Ring, &mut since, deadline)?;
         }
         let fits = source.least_bytes().max(self.lanes[lane].expected_bytes) <= ring.inline_bytes();
-        let header = self.header(stamp_ns);
+        let header = Header { stamp_ns, ..self.header };
         if fits {
             let words = ring.begin(sequence);
             let body = &words[HEADER_WORDS..];
@@ -482,10 +509,11 @@ impl RawPublisher {
         // Whether `want` is a guess that may be too much.
         let mut is_guess = false;
         loop {
-            let (header, max_bytes, horizon) = (self.header(stamp_ns), self.max_bytes, self.horizon(lane));
+            let (max_bytes, horizon) = (self.max_bytes, self.horizon(lane));
+            let header = Header { stamp_ns, ..self.header };
             match self.arena(lane)?.write(source, want, max_bytes, header, (horizon, may_grow)) {
                 Ok(Some(cell)) => {
-                    self.lanes[lane].expected_bytes = cell.len_bytes;
+                    self.lanes[lane].expected_bytes = cell.draft.len_bytes;
                     return Ok(cell);
                 }
                 // Tried again with more before it is measured: that takes an allocation.
@@ -569,8 +597,7 @@ impl RawPublisher {
     }
 
     /// Many producers: puts the cell's name into the next free slot.
-    #[inline]
-    fn publish_cell(&mut self, lane: usize, cell: Cell, deadline: Duration) -> Result<u64, Failure> {
+    fn publish_cell(&mut self, lane: usize, cell: &Cell, deadline: Duration) -> Result<u64, Failure> {
         let mut since = None;
         loop {
             let entry = self.entry;
@@ -579,14 +606,10 @@ impl RawPublisher {
             let core = &self.core;
             let outcome = ring.publish(
                 hint,
-                CellName { producer: entry, cell: cell.cell },
+                CellName { producer: entry, cell: cell.draft.cell },
                 cached_gate,
                 |s| gate_with_room(core, lane, s),
-                // Relaxed: the slot's compare-and-swap publishes it.
-                |s| {
-                    let tag = cell_tag(s, cell.block.position_bytes, cell.granule_shift);
-                    cell.header[0].store(tag, Ordering::Relaxed);
-                },
+                |s| cell.draft.address(s),
             );
             match outcome {
                 Ok(sequence) => {
@@ -742,148 +765,6 @@ impl RawPublisher {
         }
         true
     }
-
-    fn loan(&mut self, lane: usize, len_bytes: usize) -> Result<Loan<'_>, PublishError> {
-        if lane >= self.lanes.len() || self.bus.is_forked() || self.state.load(Ordering::Relaxed) != 0 {
-            return Err(self.unusable(lane));
-        }
-        let stamp_ns = self.clock.as_mut().map_or(0, Clock::now_ns);
-        let cell = self.write_cell(lane, &Blank(len_bytes), stamp_ns, self.deadline)?;
-        Ok(Loan { publisher: self, lane, cell: Some(cell) })
-    }
-}
-
-/// A payload that the caller fills in later. Memory of a file is never uninitialised, so there is nothing to write.
-struct Blank(usize);
-
-impl Source for Blank {
-    const KIND: &'static str = "loan";
-
-    fn least_bytes(&self) -> usize {
-        self.0
-    }
-
-    fn fill(&self, memory: &mut [MaybeUninit<u8>]) -> Option<usize> {
-        (memory.len() >= self.0).then_some(self.0)
-    }
-
-    fn measure(&self, _: usize) -> Option<usize> {
-        Some(self.0)
-    }
-}
-
-/// Payload memory in the bus, to be filled and published. It dereferences to the bytes, which hold whatever the memory
-/// held before.
-pub struct Loan<'p> {
-    publisher: &'p mut RawPublisher,
-    lane: usize,
-    cell: Option<Cell>,
-}
-
-impl std::fmt::Debug for Loan<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Loan").field("len_bytes", &self.len()).finish_non_exhaustive()
-    }
-}
-
-impl Loan<'_> {
-    /// Publishes it, waiting for room up to the publisher's deadline. Returns the sequence.
-    ///
-    /// # Errors
-    /// See [`Publisher::publish_to`].
-    pub fn publish(mut self) -> Result<u64, PublishError> {
-        let (lane, deadline) = (self.lane, self.publisher.deadline);
-        if self.publisher.fork.is_child() {
-            return Err(self.publisher.unusable(lane));
-        }
-        let Some(cell) = self.cell.take() else { unreachable!("a loan is published once") };
-        let sequence = match self.publisher.lanes[lane].ring {
-            LaneRing::Mpmc(_) => self.publisher.publish_cell(lane, cell, deadline)?,
-            LaneRing::Spsc(_) => self.publisher.publish_loaned_slot(lane, &cell, deadline)?,
-        };
-        self.publisher.ring_bell();
-        Ok(sequence)
-    }
-}
-
-impl RawPublisher {
-    fn publish_loaned_slot(&mut self, lane: usize, cell: &Cell, deadline: Duration) -> Result<u64, Failure> {
-        let LaneRing::Spsc(ring) = self.lanes[lane].ring else { unreachable!("the caller has matched it") };
-        let sequence = self.lanes[lane].next;
-        let mut since = None;
-        while !self.has_room(lane, sequence, |publisher, s| gate_with_room(&publisher.core, lane, s)) {
-            if let Err(error) = self.wait_for_room(lane, FullOf::Ring, &mut since, deadline) {
-                if let Some(arena) = &mut self.lanes[lane].arena {
-                    arena.rollback(cell.block);
-                }
-                return Err(error);
-            }
-        }
-        self.name_cell_in_slot(lane, ring, sequence, cell);
-        Ok(sequence)
-    }
-
-    /// One producer: publishes a slot that names a cell.
-    fn name_cell_in_slot(
-        &mut self,
-        lane: usize,
-        ring: bus_core::ring::spsc::Ring<'static>,
-        sequence: u64,
-        cell: &Cell,
-    ) {
-        let tag = cell_tag(sequence, cell.block.position_bytes, cell.granule_shift);
-        // Relaxed: the slot's publication word publishes it.
-        cell.header[0].store(tag, Ordering::Relaxed);
-        let header =
-            Header { flags: flags::ARENA, reference: u64::from(cell.cell), ..Header::load(cell.header) };
-        header.store(ring.begin(sequence));
-        let lane = &mut self.lanes[lane];
-        ring.commit(sequence, lane.hint);
-        lane.next = sequence.wrapping_add(1);
-        // Back to the slot once messages fit again.
-        if cell.len_bytes <= ring.inline_bytes() {
-            lane.expected_bytes = 0;
-        }
-        if let Some(arena) = &mut lane.arena {
-            arena.published(cell.block, sequence);
-        }
-    }
-}
-
-impl std::ops::Deref for Loan<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        let Some(cell) = &self.cell else { return &[] };
-        // SAFETY: the cell's body follows its header for `len_bytes`; it is this publisher's alone until it is published,
-        // and memory of a file is always initialised.
-        unsafe {
-            core::slice::from_raw_parts(cell.header.as_ptr().cast::<u8>().add(HEADER_BYTES), cell.len_bytes)
-        }
-    }
-}
-
-impl std::ops::DerefMut for Loan<'_> {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        let Some(cell) = &self.cell else { return &mut [] };
-        // SAFETY: as above; the loan is borrowed mutably.
-        unsafe {
-            core::slice::from_raw_parts_mut(
-                cell.header.as_ptr().cast::<u8>().cast_mut().add(HEADER_BYTES),
-                cell.len_bytes,
-            )
-        }
-    }
-}
-
-impl Drop for Loan<'_> {
-    fn drop(&mut self) {
-        if let Some(cell) = self.cell.take()
-            && let Some(arena) = &mut self.publisher.lanes[self.lane].arena
-        {
-            arena.rollback(cell.block);
-        }
-    }
 }
 
 /// The gate, computed when the private copy leaves no room for `s`. If the lane is nearly full and its readers move, waits a
@@ -907,66 +788,6 @@ fn gate_with_room(core: &TopicCore, lane: usize, s: u64) -> u64 {
         gate = now;
     }
     gate
-}
-
-/// Takes a free producer entry. A one-producer topic has one, taken over only after proof of its holder's death.
-fn claim_entry(bus: &BusInner, core: &TopicCore) -> Result<(u16, HolderWord), AttachError> {
-    let count = core.config().producers as usize;
-    for keep in [Keep::Retained, Keep::Unread] {
-        for index in 0..count {
-            let Some(word) = core.ring_word(ring::producer_state(index)) else { break };
-            let mut seen = HolderWord::unpack(word.load(Ordering::Acquire));
-            if seen.state == producer::LIVE && bus.participants().is_dead(seen.holder) {
-                repair::retire(core, index, word, seen);
-                seen = HolderWord::unpack(word.load(Ordering::Acquire));
-            }
-            // The successor in a one-producer lane takes the entry while its predecessor's messages are still unread:
-            // the old arenas keep their names, which carry the predecessor's tag.
-            let free = seen.state == producer::FREE || (count == 1 && seen.state == producer::RETIRED);
-            if free && let Some(live) = group::change(word, seen, seen.next(producer::LIVE, bus.me())) {
-                if count == 1 {
-                    repair::reclaim_producers(core, Keep::Retained);
-                }
-                return Ok((index as u16, live));
-            }
-        }
-        // Nothing free: give up what late readers could still ask for, and at last only what nobody waits for.
-        if keep == Keep::Retained || count > 1 {
-            repair::reclaim_producers(core, keep);
-        }
-    }
-    for index in 0..count {
-        let Some(word) = core.ring_word(ring::producer_state(index)) else { break };
-        let seen = HolderWord::unpack(word.load(Ordering::Acquire));
-        if seen.state == producer::FREE
-            && let Some(live) = group::change(word, seen, seen.next(producer::LIVE, bus.me()))
-        {
-            return Ok((index as u16, live));
-        }
-    }
-    // As in a one-producer lane: succeed one that has left, whose unread messages stay in arenas of their own.
-    for index in 0..count {
-        let Some(word) = core.ring_word(ring::producer_state(index)) else { break };
-        let seen = HolderWord::unpack(word.load(Ordering::Acquire));
-        if seen.state == producer::RETIRED
-            && let Some(live) = group::change(word, seen, seen.next(producer::LIVE, bus.me()))
-        {
-            return Ok((index as u16, live));
-        }
-    }
-    // A live holder can be asked to leave; of the others, unread messages are left, which only their readers can end.
-    let live = (0..count).find_map(|index| {
-        let seen = HolderWord::unpack(core.ring_word(ring::producer_state(index))?.load(Ordering::Acquire));
-        (seen.state == producer::LIVE).then_some(seen.holder)
-    });
-    let holder = match live {
-        Some(holder) => {
-            let (pid, service) = bus.participants().describe(holder);
-            format!("{service} (pid {pid})")
-        }
-        None => "unread messages of a publisher that has left".into(),
-    };
-    Err(AttachError::ProducerLimit { topic: core.name().to_owned(), max: count as u32, holder })
 }
 
 impl Drop for RawPublisher {

@@ -1,0 +1,155 @@
+//! Payload memory lent to the caller before it is published.
+#![allow(unsafe_code)]
+
+use super::{Failure, RawPublisher, gate_with_room};
+use crate::arena::{Cell, Source};
+use crate::error::{FullOf, PublishError};
+use crate::sys::clock::Clock;
+use crate::topic::LaneRing;
+use bus_core::header::{HEADER_BYTES, Header, flags};
+use bus_core::sync::Ordering;
+use std::mem::MaybeUninit;
+use std::time::Duration;
+
+/// A payload that the caller fills in later. Memory of a file is never uninitialised, so there is nothing to write.
+struct Blank(usize);
+
+impl Source for Blank {
+    const KIND: &'static str = "loan";
+
+    fn least_bytes(&self) -> usize {
+        self.0
+    }
+
+    fn fill(&self, memory: &mut [MaybeUninit<u8>]) -> Option<usize> {
+        (memory.len() >= self.0).then_some(self.0)
+    }
+
+    fn measure(&self, _: usize) -> Option<usize> {
+        Some(self.0)
+    }
+}
+
+/// Payload memory in the bus, to be filled and published. It dereferences to the bytes, which hold whatever the memory
+/// held before.
+pub struct Loan<'p> {
+    publisher: &'p mut RawPublisher,
+    lane: usize,
+    cell: Option<Cell>,
+}
+
+impl std::fmt::Debug for Loan<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loan").field("len_bytes", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl Loan<'_> {
+    /// Publishes it, waiting for room up to the publisher's deadline. Returns the sequence.
+    ///
+    /// # Errors
+    /// See [`Publisher::publish_to`].
+    pub fn publish(mut self) -> Result<u64, PublishError> {
+        let (lane, deadline) = (self.lane, self.publisher.deadline);
+        if self.publisher.fork.is_child() {
+            return Err(self.publisher.unusable(lane));
+        }
+        let Some(cell) = self.cell.take() else { unreachable!("a loan is published once") };
+        let sequence = match self.publisher.lanes[lane].ring {
+            LaneRing::Mpmc(_) => self.publisher.publish_cell(lane, &cell, deadline)?,
+            LaneRing::Spsc(_) => self.publisher.publish_loaned_slot(lane, &cell, deadline)?,
+        };
+        self.publisher.ring_bell();
+        Ok(sequence)
+    }
+}
+
+impl RawPublisher {
+    pub(super) fn loan(&mut self, lane: usize, len_bytes: usize) -> Result<Loan<'_>, PublishError> {
+        if lane >= self.lanes.len() || self.bus.is_forked() || self.state.load(Ordering::Relaxed) != 0 {
+            return Err(self.unusable(lane));
+        }
+        let stamp_ns = self.clock.as_mut().map_or(0, Clock::now_ns);
+        let cell = self.write_cell(lane, &Blank(len_bytes), stamp_ns, self.deadline)?;
+        Ok(Loan { publisher: self, lane, cell: Some(cell) })
+    }
+
+    fn publish_loaned_slot(&mut self, lane: usize, cell: &Cell, deadline: Duration) -> Result<u64, Failure> {
+        let LaneRing::Spsc(ring) = self.lanes[lane].ring else { unreachable!("the caller has matched it") };
+        let sequence = self.lanes[lane].next;
+        let mut since = None;
+        while !self.has_room(lane, sequence, |publisher, s| gate_with_room(&publisher.core, lane, s)) {
+            if let Err(error) = self.wait_for_room(lane, FullOf::Ring, &mut since, deadline) {
+                if let Some(arena) = &mut self.lanes[lane].arena {
+                    arena.rollback(cell.block);
+                }
+                return Err(error);
+            }
+        }
+        self.name_cell_in_slot(lane, ring, sequence, cell);
+        Ok(sequence)
+    }
+
+    /// One producer: publishes a slot that names a cell.
+    pub(super) fn name_cell_in_slot(
+        &mut self,
+        lane: usize,
+        ring: bus_core::ring::spsc::Ring<'static>,
+        sequence: u64,
+        cell: &Cell,
+    ) {
+        cell.draft.address(sequence);
+        let (reference, filled) = (u64::from(cell.draft.cell), Header::load(cell.draft.header));
+        let header = Header { flags: flags::ARENA, reference, ..filled };
+        header.store(ring.begin(sequence));
+        let lane = &mut self.lanes[lane];
+        ring.commit(sequence, lane.hint);
+        lane.next = sequence.wrapping_add(1);
+        // Back to the slot once messages fit again.
+        if cell.draft.len_bytes <= ring.inline_bytes() {
+            lane.expected_bytes = 0;
+        }
+        if let Some(arena) = &mut lane.arena {
+            arena.published(cell.block, sequence);
+        }
+    }
+}
+
+impl std::ops::Deref for Loan<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let Some(cell) = &self.cell else { return &[] };
+        // SAFETY: the cell's body follows its header for `len_bytes`; it is this publisher's alone until it is published,
+        // and memory of a file is always initialised.
+        unsafe {
+            core::slice::from_raw_parts(
+                cell.draft.header.as_ptr().cast::<u8>().add(HEADER_BYTES),
+                cell.draft.len_bytes,
+            )
+        }
+    }
+}
+
+impl std::ops::DerefMut for Loan<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let Some(cell) = &self.cell else { return &mut [] };
+        // SAFETY: as above; the loan is borrowed mutably.
+        unsafe {
+            core::slice::from_raw_parts_mut(
+                cell.draft.header.as_ptr().cast::<u8>().cast_mut().add(HEADER_BYTES),
+                cell.draft.len_bytes,
+            )
+        }
+    }
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        if let Some(cell) = self.cell.take()
+            && let Some(arena) = &mut self.publisher.lanes[self.lane].arena
+        {
+            arena.rollback(cell.block);
+        }
+    }
+}
