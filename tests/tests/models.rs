@@ -382,6 +382,7 @@ mod owners {
         rejects: true,
         kills: 1,
         reuses: 0,
+        expiries: 0,
         unproven: false,
     };
     /// One message that kills whoever works on it.
@@ -411,6 +412,30 @@ mod owners {
     fn with_a_member_that_was_wrongly_taken_for_dead() {
         holds("owners, mistaken", &MISTAKEN);
         holds("owners, mistaken, rejects", &OwnerWords { messages: 1, rejects: true, ..MISTAKEN });
+    }
+
+    #[test]
+    fn with_claims_taken_back_from_slow_members() {
+        let slow = OwnerWords { kills: 0, expiries: 2, entries: 1, ..TWO };
+        holds("owners, slow members", &slow);
+        holds("owners, slow and dead members", &OwnerWords { messages: 1, kills: 1, ..slow });
+    }
+
+    #[test]
+    fn breaks_when_a_failure_is_written_into_a_claimed_entry() {
+        let slow = OwnerWords { kills: 0, expiries: 1, entries: 1, ..TWO };
+        breaks("owners, amend in place", &OwnerWords { variant: Variant::AmendInPlace, ..slow });
+    }
+
+    #[test]
+    fn breaks_when_repair_does_not_compare() {
+        let two = OwnerWords { messages: 1, repairers: 2, entries: 1, ..TWO };
+        breaks("owners, blind release", &OwnerWords { variant: Variant::BlindRelease, ..two });
+    }
+
+    #[test]
+    fn breaks_when_the_commit_comes_before_the_entry_is_staged() {
+        breaks("owners, commit early", &OwnerWords { variant: Variant::CommitEarly, ..TWO });
     }
 
     #[test]

@@ -8,10 +8,12 @@
 //! **State and who writes it.** One owner word a message and one state word an entry of the store, both
 //! changed by compare-and-swap on the value seen, by members and repairers. An owner word is free, claimed
 //! (by which member, with a nonce and the number of attempts), released (keeping nonce and attempts), parked
-//! (in which filling of which entry) or done. An entry is free, being filled, staged, waiting, claimed or
-//! dead; its state word has an incarnation that every new filling counts. Its contents are plain stores of
-//! the member that fills it. `low_water` is raised by anyone. Hand-outs, acknowledgements and purges are
-//! counted by the observer.
+//! (in which filling of which entry) or done. An entry is free, being filled, staged, waiting, claimed,
+//! being amended or dead; its state word has the number of attempts and an incarnation that every filling
+//! and every claim counts. Its contents, which say what becomes of it once it is committed, are plain stores
+//! of the member that fills or amends it: those two states end by their member's own step or by its death,
+//! while a claim may be taken back from a member that lives and is slow. `low_water` is raised by anyone.
+//! Hand-outs, acknowledgements and purges are counted by the observer.
 //!
 //! **Left out.** Laps (every message is published from the start), delays before a retry, the read before a
 //! compare-and-swap that depends on no other word, wrapping of nonces and incarnations, weak memory (the
@@ -34,7 +36,12 @@
 //! filling for the one that was committed, and makes an entry valid whose message is still somebody's; or a
 //! slow repairer, which means a filling that was abandoned since, finishes a message whose entry is only
 //! staged, and if its member dies now the message is lost. [`Variant::WaitWhenFull`]: a member that finds the
-//! store full waits for room, while all entries wait for a member.
+//! store full waits for room, while all entries wait for a member. [`Variant::BlindRelease`]: a repairer
+//! releases a dead member's claim by a store; another one did so before, and the message was claimed and
+//! acknowledged since. [`Variant::CommitEarly`]: the message is parked in an entry that is still being
+//! filled; its member dies, and whoever helps finds nothing staged. [`Variant::AmendInPlace`]: a member
+//! writes the failure into an entry that it believes to be its own; its claim was taken back meanwhile, and
+//! the entry holds another message.
 
 use super::explorer::{Model, Step, Successors};
 
@@ -57,6 +64,12 @@ pub enum Variant {
     NoIncarnation,
     /// A member that finds no free entry does nothing else until there is one.
     WaitWhenFull,
+    /// A dead member's claim is released by a store instead of a compare-and-swap.
+    BlindRelease,
+    /// The owner word is parked before the entry is staged.
+    CommitEarly,
+    /// A failed retry is written into the entry while it is only claimed.
+    AmendInPlace,
 }
 
 /// A bounded run of one variant.
@@ -80,6 +93,8 @@ pub struct OwnerWords {
     pub kills: u8,
     /// How many dead members' indices may be given to new processes.
     pub reuses: u8,
+    /// How many claims may be taken back from members that live and are slow.
+    pub expiries: u8,
     /// Members 0 and 1 have the same index; 1 starts when 0, which is alive, has been taken for dead.
     pub unproven: bool,
 }
@@ -119,6 +134,7 @@ enum Mark {
     Staged,
     Waiting,
     Claimed,
+    Amending,
     Dead,
 }
 
@@ -127,8 +143,12 @@ struct Entry {
     mark: Mark,
     member: u8,
     incarnation: u8,
-    message: u8,
     attempts: u8,
+    /// Contents: the message, whether it becomes a dead letter, and the message (plus one) whose failure was
+    /// written here last.
+    message: u8,
+    verdict: bool,
+    note: u8,
 }
 
 /// Where a member is.
@@ -153,6 +173,10 @@ enum At {
     Advance,
     RetryHandOut,
     Retrying,
+    /// Claimed an entry whose attempts are used up.
+    Bury,
+    Amend,
+    Settle,
     Dead,
 }
 
@@ -178,6 +202,8 @@ enum Repair {
     Staged(u8, Entry),
     /// Found it not committed.
     Abandon(u8, Entry),
+    /// The broken variant's release: what to store into which message's word.
+    Release(u8, Owner),
     /// Found this message parked so.
     Parked(u8, Owner),
     /// Is to make this entry valid and finish the message.
@@ -196,6 +222,7 @@ pub struct State {
     repairs: [Repair; REPAIRERS],
     kills: u8,
     reuses: u8,
+    expiries: u8,
     handed: [u8; MESSAGES],
     acknowledged: [u8; MESSAGES],
     purged: [bool; MESSAGES],
@@ -218,7 +245,7 @@ impl State {
     fn is_valid(&self, entry: usize) -> bool {
         let Entry { mark, message, incarnation, .. } = self.entries[entry];
         match mark {
-            Mark::Waiting | Mark::Claimed | Mark::Dead => true,
+            Mark::Waiting | Mark::Claimed | Mark::Amending | Mark::Dead => true,
             Mark::Staged => self.owners[usize::from(message)] == parked(entry as u8, incarnation),
             Mark::Free | Mark::Filling => false,
         }
@@ -246,8 +273,13 @@ impl OwnerWords {
 
     /// What a staged entry becomes: its contents say so, for others may have to do it.
     fn validated(&self, entry: Entry) -> Entry {
-        let mark = if self.exhausted(entry.attempts) { Mark::Dead } else { Mark::Waiting };
+        let mark = if entry.verdict { Mark::Dead } else { Mark::Waiting };
         Entry { mark, member: 0, ..entry }
+    }
+
+    /// Whether a claim of this member may be taken back although it lives.
+    fn expires(&self, state: &State, member: u8) -> bool {
+        state.expiries < self.expiries && state.members[usize::from(member)].at != At::Dead
     }
 
     /// Whether a parked owner word means this filling of the entry, as far as it can tell.
@@ -291,12 +323,15 @@ impl OwnerWords {
         for entry in 0..self.entries {
             let seen = state.entries[entry];
             if seen.mark == Mark::Waiting {
-                let attempts = (seen.attempts + 1).min(self.attempts_max);
-                let held = Entry { mark: Mark::Claimed, member: self.index(who), attempts, ..seen };
+                let spent = self.exhausted(seen.attempts);
+                let attempts =
+                    if spent { seen.attempts } else { (seen.attempts + 1).min(self.attempts_max) };
+                let (member, incarnation) = (self.index(who), seen.incarnation + 1);
+                let held = Entry { mark: Mark::Claimed, member, incarnation, attempts, ..seen };
                 let mut next = state.clone();
                 next.entries[entry] = held;
                 next.claimant[usize::from(seen.message)] = who as u8;
-                let at = At::RetryHandOut;
+                let at = if spent { At::Bury } else { At::RetryHandOut };
                 let message = seen.message;
                 next.members[who] =
                     Member { at, message, entry: entry as u8, held, kept, ..Member::default() };
@@ -366,27 +401,30 @@ impl OwnerWords {
                         let member = self.index(who);
                         let filling = Entry { mark: Mark::Filling, member, incarnation, ..Entry::default() };
                         n.entries[entry] = filling;
-                        *m = Member { at: At::Copy, entry: entry as u8, ..*m };
+                        let at = if self.variant == Variant::CommitEarly { At::Commit } else { At::Copy };
+                        *m = Member { at, entry: entry as u8, held: filling, ..*m };
                     });
                 }
             }
             At::Copy => go("copies into the entry message", me.message, &|n, m| {
                 let entry = &mut n.entries[usize::from(m.entry)];
                 let Owner::Claimed { attempts, .. } = m.claim else { return };
-                *entry = Entry { message: m.message, attempts, ..*entry };
+                let verdict = self.exhausted(attempts);
+                *entry = Entry { message: m.message, attempts, verdict, note: 0, ..*entry };
                 m.at = At::Stage;
             }),
             At::Stage => go("stages the entry", me.entry, &|n, m| {
                 let entry = &mut n.entries[usize::from(m.entry)];
                 entry.mark = Mark::Staged;
-                *m = Member { at: At::Commit, held: *entry, ..*m };
+                let at = if self.variant == Variant::CommitEarly { At::Validate } else { At::Commit };
+                *m = Member { at, held: *entry, ..*m };
             }),
             At::Commit => go("commits the parking of message", me.message, &|n, m| {
                 let direct = self.variant == Variant::ParkToDone;
                 if n.owners[message] == m.claim {
                     n.owners[message] =
                         if direct { Owner::Done } else { parked(m.entry, m.held.incarnation) };
-                    m.at = At::Validate;
+                    m.at = if self.variant == Variant::CommitEarly { At::Copy } else { At::Validate };
                 } else {
                     m.at = At::Unstage;
                 }
@@ -422,19 +460,38 @@ impl OwnerWords {
             }),
             At::Retrying => {
                 go("acknowledges the entry of message", me.message, &|n, m| {
-                    if n.entries[usize::from(m.entry)] == m.held {
-                        n.entries[usize::from(m.entry)] = freed(m.held);
+                    if swap_entry(n, m.entry, m.held, freed(m.held)) {
                         n.acknowledge(m.message, who);
                     }
                     *m = idle;
                 });
                 if self.limited() {
-                    go("rejects the entry of message", me.message, &|n, m| {
-                        swap_entry(n, m.entry, m.held, self.validated(m.held));
-                        *m = idle;
+                    go("begins to amend the entry of message", me.message, &|n, m| {
+                        let amending = Entry { mark: Mark::Amending, ..m.held };
+                        if self.variant == Variant::AmendInPlace {
+                            m.at = At::Amend;
+                        } else if swap_entry(n, m.entry, m.held, amending) {
+                            *m = Member { at: At::Amend, held: amending, ..*m };
+                        } else {
+                            *m = idle;
+                        }
                     });
                 }
             }
+            At::Amend => go("writes down the failure of message", me.message, &|n, m| {
+                let verdict = self.exhausted(m.held.attempts);
+                let entry = &mut n.entries[usize::from(m.entry)];
+                *entry = Entry { note: m.message + 1, verdict, ..*entry };
+                *m = Member { at: At::Settle, held: Entry { verdict, ..m.held }, ..*m };
+            }),
+            At::Settle => go("lets go of the entry of message", me.message, &|n, m| {
+                swap_entry(n, m.entry, m.held, self.validated(m.held));
+                *m = idle;
+            }),
+            At::Bury => go("makes a dead letter of message", me.message, &|n, m| {
+                swap_entry(n, m.entry, m.held, Entry { mark: Mark::Dead, member: 0, ..m.held });
+                *m = idle;
+            }),
             At::Absent | At::Dead => {}
         }
     }
@@ -454,9 +511,19 @@ impl OwnerWords {
                     if mistaken {
                         next.members[1].at = At::Idle;
                     }
+                    let released = Owner::Released { nonce, attempts };
                     if mistaken || self.is_dead(state, member) {
-                        next.owners[message] = Owner::Released { nonce, attempts };
-                        push("releases message", message, next);
+                        if self.variant == Variant::BlindRelease {
+                            next.repairs[who] = Repair::Release(message as u8, released);
+                            push("finds claimed by a dead member message", message, next);
+                        } else {
+                            next.owners[message] = released;
+                            push("releases message", message, next);
+                        }
+                    } else if self.expires(state, member) {
+                        next.expiries += 1;
+                        next.owners[message] = released;
+                        push("has waited long enough for message", message, next);
                     }
                 }
                 seen @ Owner::Parked { .. } => {
@@ -468,10 +535,16 @@ impl OwnerWords {
         }
         for entry in 0..self.entries {
             let seen = state.entries[entry];
+            let mut next = state.clone();
+            if seen.mark == Mark::Claimed && self.expires(state, seen.member) {
+                next.expiries += 1;
+                swap_entry(&mut next, entry as u8, seen, waiting(seen));
+                push("has waited long enough for the entry", entry, next);
+                continue;
+            }
             if !self.is_dead(state, seen.member) {
                 continue;
             }
-            let mut next = state.clone();
             match seen.mark {
                 Mark::Filling => {
                     next.entries[entry] = freed(seen);
@@ -481,8 +554,9 @@ impl OwnerWords {
                     next.repairs[who] = Repair::Staged(entry as u8, seen);
                     push("finds staged by a dead member the entry", entry, next);
                 }
-                Mark::Claimed => {
-                    next.entries[entry] = self.validated(seen);
+                // Whoever claims it next sees whether its attempts are used up.
+                Mark::Claimed | Mark::Amending => {
+                    next.entries[entry] = waiting(seen);
                     push("releases the entry", entry, next);
                 }
                 Mark::Free | Mark::Waiting | Mark::Dead => {}
@@ -512,6 +586,10 @@ impl OwnerWords {
             Repair::Abandon(entry, seen) => {
                 swap_entry(&mut next, entry, seen, freed(seen));
                 ("frees the entry, if it is the same, of message", seen.message, Repair::Idle)
+            }
+            Repair::Release(message, released) => {
+                next.owners[usize::from(message)] = released;
+                ("releases, whatever it is by now, message", message, Repair::Idle)
             }
             Repair::Parked(message, owner) => {
                 let Owner::Parked { entry, .. } = owner else { return };
@@ -544,7 +622,7 @@ impl OwnerWords {
                 let claimed =
                     |owner: &Owner| matches!(owner, Owner::Claimed { member, .. } if *member == index);
                 let used = |entry: &Entry| {
-                    let owned = matches!(entry.mark, Mark::Filling | Mark::Staged | Mark::Claimed);
+                    let owned = !matches!(entry.mark, Mark::Free | Mark::Waiting | Mark::Dead);
                     owned && entry.member == index
                 };
                 let named = state.owners.iter().any(claimed) || state.entries.iter().any(used);
@@ -578,12 +656,21 @@ fn parked(entry: u8, incarnation: u8) -> Owner {
     Owner::Parked { entry, incarnation }
 }
 
-/// Compare-and-swap of an entry's state word, which its contents follow.
-fn swap_entry(next: &mut State, entry: u8, seen: Entry, new: Entry) {
+/// A claimed entry that nobody has any more.
+fn waiting(entry: Entry) -> Entry {
+    Entry { mark: Mark::Waiting, member: 0, ..entry }
+}
+
+/// Compare-and-swap of an entry's state word. The contents stay, and are forgotten with the message.
+fn swap_entry(next: &mut State, entry: u8, seen: Entry, new: Entry) -> bool {
     let place = &mut next.entries[usize::from(entry)];
-    if (place.mark, place.member, place.incarnation) == (seen.mark, seen.member, seen.incarnation) {
-        *place = new;
+    let word = |entry: &Entry| (entry.mark, entry.member, entry.incarnation, entry.attempts);
+    let same = word(place) == word(&seen);
+    if same {
+        let Entry { mark, member, incarnation, attempts, .. } = new;
+        *place = if mark == Mark::Free { new } else { Entry { mark, member, incarnation, attempts, ..*place } };
     }
+    same
 }
 
 /// A parked message whose entry is valid is done.
@@ -646,7 +733,14 @@ impl Model for OwnerWords {
             let working = |member: &&Member| {
                 matches!(member.at, At::Working | At::Retrying) && usize::from(member.message) == message
             };
-            if !self.unproven && state.members.iter().filter(working).count() > 1 {
+            let noted = |entry: &Entry| {
+                usize::from(entry.message) == message && entry.note != 0 && entry.note != entry.message + 1
+            };
+            let kept = (0..self.entries).filter(|&entry| state.is_valid(entry));
+            if kept.map(|entry| state.entries[entry]).any(|entry| noted(&entry)) {
+                return Some(format!("the entry of message {message} tells another one's failure"));
+            }
+            if !self.unproven && self.expiries == 0 && state.members.iter().filter(working).count() > 1 {
                 return Some(format!("two live members hold message {message}"));
             }
         }
@@ -655,7 +749,7 @@ impl Model for OwnerWords {
 
     fn goal(&self, state: &State) -> bool {
         let alive = state.members[..self.members].iter().any(|member| member.at != At::Dead);
-        let open = |entry: &Entry| matches!(entry.mark, Mark::Filling | Mark::Staged | Mark::Claimed);
+        let open = |entry: &Entry| !matches!(entry.mark, Mark::Free | Mark::Waiting | Mark::Dead);
         !alive || (usize::from(state.low_water) == self.messages && !state.entries.iter().any(open))
     }
 }
