@@ -5,7 +5,9 @@
 use std::time::Instant;
 
 use tests::model::explorer::{Model, Verdict, explore};
-use tests::model::{doorbell, gate, lossy, owner, publish, single_producer, takeover, two_phase};
+use tests::model::{
+    aside_due, aside_one, doorbell, gate, lossy, owner, publish, single_producer, takeover, two_phase,
+};
 
 /// No model may have more states than this: the tests are to stay quick and small.
 const STATES_MAX: usize = 4_000_000;
@@ -535,5 +537,57 @@ mod one_member {
     fn breaks_when_leaves_count() {
         let leaves = Takeover { leaves: true, ..SINGLE };
         breaks("takeover, leaves count", &Takeover { variant: Variant::LeaveCounted, ..leaves });
+    }
+}
+
+mod aside_of_one {
+    use super::aside_one::{AsideOne, Variant};
+    use super::*;
+
+    const ONE: AsideOne =
+        AsideOne { variant: Variant::Correct, batch: 1, drops: true, members: 2, repairers: 1, entries: 2 };
+    const BATCH: AsideOne = AsideOne { batch: 2, ..ONE };
+
+    #[test]
+    fn with_deaths_and_batches() {
+        holds("aside of one, one at a time", &ONE);
+        holds("aside of one, batches", &BATCH);
+        let deaths = AsideOne { members: 3, ..BATCH };
+        holds("aside of one, two deaths", &deaths);
+        holds("aside of one, two deaths, one entry", &AsideOne { entries: 1, ..deaths });
+        holds("aside of one, two repairers", &AsideOne { repairers: 2, ..BATCH });
+    }
+
+    #[test]
+    fn with_a_full_store() {
+        holds("aside of one, one entry for two", &AsideOne { entries: 1, ..BATCH });
+    }
+
+    #[test]
+    fn breaks_when_the_order_is_another() {
+        for variant in [Variant::SettleLate, Variant::CommitEarly, Variant::ValidEarly, Variant::AttemptAfter]
+        {
+            breaks(&format!("aside of one, {variant:?}"), &AsideOne { variant, ..BATCH });
+        }
+    }
+}
+
+mod aside_hint {
+    use super::aside_due::{AsideDue, Variant};
+    use super::*;
+
+    const TWO: AsideDue = AsideDue { variant: Variant::Correct, times: [1, 2, 0], scanners: 2, again: 1 };
+
+    #[test]
+    fn nothing_is_forgotten() {
+        holds("aside hint, two entries", &TWO);
+        holds("aside hint, three entries", &AsideDue { times: [2, 1, 1], scanners: 1, ..TWO });
+    }
+
+    #[test]
+    fn breaks_when_the_order_is_another() {
+        for variant in [Variant::LowerFirst, Variant::NoRest, Variant::ClearLast] {
+            breaks(&format!("aside hint, {variant:?}"), &AsideDue { variant, ..TWO });
+        }
     }
 }

@@ -17,8 +17,12 @@
 //! | [`gate`] | the gate against groups that join, leave, die or are evicted |
 //! | [`owner`] | who works on which message in a group of many members, and the entries put aside |
 //! | [`takeover`] | a group of one member: deaths counted, redeliveries marked, dead letters |
+//! | [`aside_one`] | a group of one member: messages put aside, committed by its cursor |
+//! | [`aside_due`] | whether an entry that waits is ever forgotten |
 //! | [`doorbell`] | parking and waking under total store order |
 
+pub mod aside_due;
+pub mod aside_one;
 pub mod doorbell;
 pub mod explorer;
 pub mod gate;

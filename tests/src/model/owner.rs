@@ -324,8 +324,7 @@ impl OwnerWords {
             let seen = state.entries[entry];
             if seen.mark == Mark::Waiting {
                 let spent = self.exhausted(seen.attempts);
-                let attempts =
-                    if spent { seen.attempts } else { (seen.attempts + 1).min(self.attempts_max) };
+                let attempts = if spent { seen.attempts } else { (seen.attempts + 1).min(self.attempts_max) };
                 let (member, incarnation) = (self.index(who), seen.incarnation + 1);
                 let held = Entry { mark: Mark::Claimed, member, incarnation, attempts, ..seen };
                 let mut next = state.clone();
@@ -668,7 +667,8 @@ fn swap_entry(next: &mut State, entry: u8, seen: Entry, new: Entry) -> bool {
     let same = word(place) == word(&seen);
     if same {
         let Entry { mark, member, incarnation, attempts, .. } = new;
-        *place = if mark == Mark::Free { new } else { Entry { mark, member, incarnation, attempts, ..*place } };
+        *place =
+            if mark == Mark::Free { new } else { Entry { mark, member, incarnation, attempts, ..*place } };
     }
     same
 }
