@@ -6,8 +6,8 @@
 //!
 //! Read in this order: [`layout`] (what lies where and who may write it), [`seq`] and [`header`]
 //! (what a message is), [`ring`] (how it is published and read), [`gate`] and [`group`] (why nothing unread is
-//! overwritten), [`owner`] (how members of one group share it), [`arena`] (where payloads live),
-//! [`doorbell`] (how a sleeping reader is woken).
+//! overwritten), [`owner`] (how members of one group share it), [`aside`] and [`retry`] (what is tried again later, and
+//! when), [`arena`] (where payloads live), [`doorbell`] (how a sleeping reader is woken).
 //!
 //! What it is not: a queue for threads of one process. Inside one process a channel of the standard library
 //! is simpler and needs no cursors.
@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arena;
+pub mod aside;
 pub mod doorbell;
 pub mod gate;
 pub mod group;
@@ -25,6 +26,7 @@ pub mod layout;
 pub mod limits;
 pub mod name;
 pub mod owner;
+pub mod retry;
 pub mod ring;
 pub mod seq;
 pub mod sync;

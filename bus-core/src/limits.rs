@@ -56,3 +56,17 @@ pub const READ_HOLD_PAUSES: u32 = 32;
 pub const STARVATION_GUARD_DEFAULT: u32 = 256;
 /// Handing a message out this often ends in a dead letter rather than in another death.
 pub const ATTEMPTS_MAX: u8 = 255;
+/// How often a message is handed out before it is a dead letter, unless set.
+pub const ATTEMPTS_DEFAULT: u8 = 10;
+/// How long a member of a shared group may be silent about a message before another gets it, unless set.
+pub const ACK_WAIT_DEFAULT_MS: u32 = 30_000;
+/// Entries of a group's aside store: the owner word of a parked message names one in 16 bits.
+pub const ASIDE_ENTRIES_MAX: u32 = 1 << 16;
+/// Entries of a group's aside store unless set: 8 MiB of address space, of which 12 KiB are backed at first.
+pub const ASIDE_ENTRIES_DEFAULT: u32 = 16_384;
+/// Most payload bytes inside an entry of an aside store; with the record they are eight cache lines.
+pub const ASIDE_INLINE_BYTES_MAX: u32 = 256;
+/// Delay before a message is tried for the second time, unless set. Each further one is twice as long.
+pub const RETRY_FIRST_DEFAULT_MS: u32 = 100;
+/// Longest such delay, unless set.
+pub const RETRY_MAX_DEFAULT_MS: u32 = 30_000;

@@ -22,6 +22,13 @@
 //! The attempt is counted by the claim, before the payload is handed out. `attempts` saturates and `nonce` wraps; both
 //! are needed, or a member that was stopped for 256 attempts could acknowledge for another.
 //!
+//! A claim ends by its member's own step, by its death, or by `ack_wait`: whoever has seen the same CLAIMED word for that
+//! long releases it. A member that needs more time counts the nonce up, which makes it another word. Who has used
+//! up its attempts is claimed once more without counting, not handed out, and parked as a dead letter.
+//!
+//! PARKED holds `low_water` until the store's entry is valid. That step is anyone's ([`crate::aside`]), so a walk takes a
+//! function that does it: nobody waits for the member that parked.
+//!
 //! Acknowledging and walking is Dekker's pattern between two members (`ACK-WALK`): each stores DONE and then looks
 //! whether its predecessor is DONE; without a full fence between the two, both can miss the other and
 //! `low_water` stays behind for ever.
@@ -194,11 +201,41 @@ impl<'a> Owners<'a> {
     /// Finishes a message and moves `low_water` over everything finished. False: the claim had been lost.
     #[inline]
     pub fn acknowledge(&self, sequence: u64, mine: OwnerWord, low_water: &AtomicU64, end: u64) -> bool {
+        self.acknowledge_with(sequence, mine, low_water, end, |_, _| false)
+    }
+
+    /// [`Owners::acknowledge`] with a walk that gets past parked messages, see [`Owners::walk_with`].
+    #[inline]
+    pub fn acknowledge_with(
+        &self,
+        sequence: u64,
+        mine: OwnerWord,
+        low_water: &AtomicU64,
+        end: u64,
+        finish: impl FnMut(u64, OwnerWord) -> bool,
+    ) -> bool {
         let done = self.settle(sequence, mine, OwnerWord { state: state::DONE, ..mine });
         if done {
-            self.walk(low_water, end);
+            self.walk_with(low_water, end, finish);
         }
         done
+    }
+
+    /// A message that has used up its attempts, as [`Owners::claim`] found it, is the caller's: not to hand it out, but to
+    /// park it as a dead letter. The attempts stay as they are.
+    pub fn claim_exhausted(&self, sequence: u64, seen: OwnerWord, member: u16) -> Option<OwnerWord> {
+        if seen.state != state::RELEASED {
+            return None;
+        }
+        let nonce = seen.nonce.wrapping_add(1);
+        let mine = OwnerWord { state: state::CLAIMED, member, nonce, ..seen };
+        self.settle(sequence, seen, mine).then_some(mine)
+    }
+
+    /// Asks for more time: whoever watches the claim begins anew. `None`: it had been lost.
+    pub fn extend(&self, sequence: u64, mine: OwnerWord) -> Option<OwnerWord> {
+        let again = OwnerWord { nonce: mine.nonce.wrapping_add(1), ..mine };
+        (mine.state == state::CLAIMED && self.settle(sequence, mine, again)).then_some(again)
     }
 
     /// Gives a message back unfinished; its attempts stay counted. False: the claim had been lost.
@@ -211,6 +248,13 @@ impl<'a> Owners<'a> {
         self.settle(sequence, mine, mine.parked(entry))
     }
 
+    /// Marks a parked message as done. The caller has made its entry valid, or seen that somebody did. False: it was not
+    /// parked so any more.
+    pub fn finish_parked(&self, sequence: u64, parked: OwnerWord) -> bool {
+        let done = OwnerWord { state: state::DONE, ..parked };
+        parked.state == state::PARKED && self.settle(sequence, parked, done)
+    }
+
     /// Repair, after proof of death: what a dead member had claimed is released. Anybody may call it, any number of times.
     pub fn release_of_dead(&self, sequence: u64, dead_member: u16) -> bool {
         let seen = self.look(sequence);
@@ -219,14 +263,33 @@ impl<'a> Owners<'a> {
 
     /// Moves `low_water` over the finished prefix, at most to `end`. Idle members call it before they park, and
     /// repair after a death: the member that finished the first gap may have died before its own walk.
+    ///
+    /// It ends at a parked message; [`Owners::walk_with`] does not.
     pub fn walk(&self, low_water: &AtomicU64, end: u64) -> u64 {
+        self.walk_with(low_water, end, |_, _| false)
+    }
+
+    /// [`Owners::walk`] that gets past parked messages: `finish` makes the entry valid that the word names, marks the message
+    /// as done ([`crate::aside::Store::finish_parked`]), and returns whether it could.
+    #[inline]
+    pub fn walk_with(
+        &self,
+        low_water: &AtomicU64,
+        end: u64,
+        mut finish: impl FnMut(u64, OwnerWord) -> bool,
+    ) -> u64 {
         // ACK-WALK: between this member's DONE and its look at the others'.
         fence(Ordering::SeqCst);
         let mut from = low_water.load(Ordering::Acquire);
         let mut l = from;
         while distance(end, l) > 0 {
-            if self.look(l).state == state::DONE {
+            let seen = self.look(l);
+            if seen.state == state::DONE {
                 l = l.wrapping_add(1);
+                continue;
+            }
+            // A function that says that it did and did not must not keep the walk here.
+            if seen.state == state::PARKED && finish(l, seen) && self.look(l) != seen {
                 continue;
             }
             // Not finished, or so long ago that the word is in use again: then others have gone past it, without having
@@ -384,7 +447,43 @@ mod tests {
         assert_eq!(owners.walk(&low_water, 1), 0);
         let parked = owners.look(0);
         assert_eq!((parked.state, parked.parked_entry()), (state::PARKED, entry));
-        assert!(owners.settle(0, parked, OwnerWord { state: state::DONE, ..parked }));
-        assert_eq!(owners.walk(&low_water, 1), 1);
+        assert_eq!(owners.walk_with(&low_water, 1, |_, _| true), 0, "it says so and has done nothing");
+        let next = mine(owners.claim(1, 2, 3, &low_water));
+        assert!(owners.acknowledge_with(1, next, &low_water, 2, |sequence, seen| {
+            assert_eq!((sequence, seen), (0, parked));
+            owners.finish_parked(sequence, seen)
+        }));
+        assert_eq!(low_water.load(Ordering::Relaxed), 2, "over both");
+        assert!(!owners.finish_parked(0, parked), "once");
+    }
+
+    #[test]
+    fn who_asks_for_more_time_has_another_word() {
+        let memory = memory();
+        let owners = Owners::attach(&memory).unwrap();
+        let low_water = AtomicU64::new(0);
+        let seen = mine(owners.claim(0, 1, 3, &low_water));
+        let longer = owners.extend(0, seen).unwrap();
+        assert_eq!(longer.attempts, seen.attempts);
+        assert!(!owners.release(0, seen), "an observer that saw the word before");
+        assert!(owners.extend(0, seen).is_none());
+        assert!(owners.release(0, longer), "an observer that saw this one long enough");
+        assert!(!owners.acknowledge(0, longer, &low_water, 1), "too late");
+    }
+
+    #[test]
+    fn a_message_that_is_worn_out_is_claimed_without_counting() {
+        let memory = memory();
+        let owners = Owners::attach(&memory).unwrap();
+        let low_water = AtomicU64::new(0);
+        let first = mine(owners.claim(0, 1, 1, &low_water));
+        assert_eq!(owners.claim_exhausted(0, first, 2), None, "in hand");
+        assert!(owners.release(0, first));
+        let Claim::Exhausted(seen) = owners.claim(0, 2, 1, &low_water) else { panic!("worn out") };
+        let last = owners.claim_exhausted(0, seen, 2).unwrap();
+        assert_eq!((last.attempts, last.member), (1, 2));
+        assert_eq!(owners.claim_exhausted(0, seen, 3), None, "one of them");
+        assert!(owners.release_of_dead(0, 2), "it died before it parked the message");
+        assert!(matches!(owners.claim(0, 3, 1, &low_water), Claim::Exhausted(again) if again.attempts == 1));
     }
 }

@@ -565,8 +565,13 @@ mod aside_of_one {
 
     #[test]
     fn breaks_when_the_order_is_another() {
-        for variant in [Variant::SettleLate, Variant::CommitEarly, Variant::ValidEarly, Variant::AttemptAfter]
-        {
+        for variant in [
+            Variant::SettleLate,
+            Variant::CommitEarly,
+            Variant::ValidEarly,
+            Variant::AttemptAfter,
+            Variant::JoinBatch,
+        ] {
             breaks(&format!("aside of one, {variant:?}"), &AsideOne { variant, ..BATCH });
         }
     }

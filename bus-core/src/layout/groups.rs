@@ -31,13 +31,46 @@ pub mod state {
 }
 
 /// Bits of an entry's `kind` word.
+///
+/// ```text
+/// bit   0           1        2        8..16          32..64
+///       ephemeral   shared   yields   attempts_max   stall limit (yields) or ack_wait (shared), ms
+/// ```
 pub mod kind {
+    use crate::limits::ATTEMPTS_DEFAULT;
+
     /// Goes when its member goes.
     pub const EPHEMERAL: u64 = 1;
     /// Many members share it by owner words.
     pub const SHARED: u64 = 1 << 1;
     /// Lets go instead of holding others back for longer than its stall limit (milliseconds in bits 32..64).
     pub const YIELDS: u64 = 1 << 2;
+
+    /// How often a message is handed out before it is a dead letter.
+    pub const fn attempts_max(kind: u64) -> u8 {
+        match (kind >> 8) as u8 {
+            // A group from before it was said.
+            0 => ATTEMPTS_DEFAULT,
+            attempts => attempts,
+        }
+    }
+
+    /// The word with this many attempts, at least one.
+    pub const fn with_attempts_max(kind: u64, attempts: u8) -> u64 {
+        let attempts = if attempts == 0 { 1 } else { attempts };
+        kind & !(0xff << 8) | (attempts as u64) << 8
+    }
+
+    /// How long a member of a shared group may be silent about a message before another gets it, in ms. 0: for ever. A
+    /// group that is not shared has none.
+    pub const fn ack_wait_ms(kind: u64) -> u32 {
+        if kind & SHARED == 0 { 0 } else { (kind >> 32) as u32 }
+    }
+
+    /// The word of a shared group with this wait; another's is left as it is, its bits mean something else.
+    pub const fn with_ack_wait_ms(kind: u64, wait_ms: u32) -> u64 {
+        if kind & SHARED == 0 { kind } else { kind & 0xffff_ffff | (wait_ms as u64) << 32 }
+    }
 }
 
 /// Byte offsets in the file's first 256 bytes.
@@ -113,6 +146,9 @@ pub mod in_lane {
     pub const RELEASES: usize = 40;
     /// One-member group: messages before it have been handed out before. Only grows; stored by the member.
     pub const MARKED: usize = 48;
+    /// Lane 0's line only, for the whole group: CLOCK_MONOTONIC ns at which the earliest entry that waits in the aside
+    /// store is due, 0 for none. A hint: see [`crate::aside`].
+    pub const ASIDE_DUE: usize = 56;
 }
 
 /// Byte offset of a lane line.
@@ -123,3 +159,20 @@ pub const fn lane(index: usize, lane: usize) -> usize {
 const _: () = assert!(size_of::<Preamble>() <= at::GENERATION);
 const _: () = assert!(ENTRY_BYTES == 384);
 const _: () = assert!(footprint_bytes(ENTRIES_FIRST) == 4096);
+const _: () = assert!(in_lane::ASIDE_DUE + 8 == LINE_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::kind::*;
+
+    #[test]
+    fn settings_do_not_touch_each_other() {
+        let shared = with_ack_wait_ms(with_attempts_max(SHARED, 255), u32::MAX);
+        assert_eq!((attempts_max(shared), ack_wait_ms(shared), shared & 7), (255, u32::MAX, SHARED));
+        let less = with_ack_wait_ms(with_attempts_max(shared, 0), 0);
+        assert_eq!((attempts_max(less), ack_wait_ms(less), less & 7), (1, 0, SHARED));
+        let yields = YIELDS | 5_000 << 32;
+        assert_eq!(with_ack_wait_ms(yields, 7), yields, "its stall limit");
+        assert_eq!((attempts_max(yields), ack_wait_ms(yields)), (10, 0));
+    }
+}

@@ -12,6 +12,7 @@
 #![cfg(loom)]
 
 mod arena;
+mod aside;
 mod doorbell;
 mod gate;
 mod owner;
