@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             picture[picture.len() - 1]
         );
         // From now on the memory may be used again.
-        message.ack();
+        message.ack()?;
     }
 
     // A loan that is dropped was never there.

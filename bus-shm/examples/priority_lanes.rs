@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     while let Some(command) = robot.try_receive()? {
         let text = command.value()?.text.to_string();
         println!("{:<8} {text}", command.lane().name(topic.lanes()));
-        command.ack();
+        command.ack()?;
         // Somebody presses the button while the robot is at its first step.
         if text == "step 1" {
             publisher.publish_to(Lane::CRITICAL, &Command { text: "stop".into() })?;

@@ -8,6 +8,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut inbox = bus_shm::Bus::open("demo")?.topic::<Email>("email.received")?.group("reasoner").join()?;
     let message = inbox.receive()?;
     println!("received {:?}", message.value()?.subject.as_str());
-    message.ack();
+    message.ack()?;
     Ok(())
 }

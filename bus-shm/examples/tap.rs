@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         publisher.publish(&tick.to_le_bytes())?;
         let message = trader.receive()?;
         assert_eq!(message.payload(), tick.to_le_bytes());
-        message.ack();
+        message.ack()?;
         traded += 1;
     }
 
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut shown = 0;
     while let Some(message) = display.try_receive()? {
         assert_eq!(message.payload(), message.sequence().to_le_bytes());
-        message.ack();
+        message.ack()?;
         shown += 1;
     }
     println!("the trader received all {traded}");

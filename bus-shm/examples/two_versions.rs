@@ -51,13 +51,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let message = old_reader.receive()?;
     let value = message.value()?;
     println!("old reader: x {} y {}", value.x, value.y);
-    message.ack();
+    message.ack()?;
     assert!(old_reader.try_receive()?.is_none());
 
     let message = new_reader.receive()?;
     let value = message.value()?;
     println!("new reader: x {} y {} z {}", value.x, value.y, value.z);
-    message.ack();
+    message.ack()?;
 
     // A new program that has to read both joins twice, once through a handle of each version.
     let both = bus.topic_builder::<old::Position>(TOPIC).accepts::<new::Position>().open()?;

@@ -348,6 +348,10 @@ impl BusInner {
         self.me
     }
 
+    pub(crate) fn service(&self) -> &str {
+        &self.service
+    }
+
     pub(crate) fn participants(&self) -> &Participants {
         &self.participants
     }

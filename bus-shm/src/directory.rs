@@ -166,6 +166,10 @@ impl TopicDir {
         self.0.join(format!("owners-{entry}"))
     }
 
+    pub(crate) fn aside(&self, entry: usize) -> PathBuf {
+        self.0.join(format!("aside-{entry}"))
+    }
+
     pub(crate) fn arena(&self, producer: usize, tag: u32, lane: usize) -> PathBuf {
         self.0.join(format!("arena-{producer}.{tag}-{lane}"))
     }

@@ -499,10 +499,60 @@ pub struct BatchError {
     pub source: PublishError,
 }
 
+/// A message was settled by somebody to whom it no longer belongs: its time was up, or its member was thought dead, and the
+/// group has given it to another. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotOwner(Box<NotOwnerDetails>);
+
+/// Which message it was.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "topic {topic:?}, lane {lane}, sequence {sequence}: group {group:?} has given this message to another member; what was done about it may be done twice"
+)]
+pub struct NotOwnerDetails {
+    /// The topic.
+    pub topic: String,
+    /// The group.
+    pub group: String,
+    /// The lane.
+    pub lane: u8,
+    /// The message.
+    pub sequence: u64,
+}
+
+impl NotOwner {
+    pub(crate) fn new(topic: &str, group: &str, lane: u8, sequence: u64) -> Self {
+        Self(Box::new(NotOwnerDetails { topic: topic.into(), group: group.into(), lane, sequence }))
+    }
+
+    /// Which message it was.
+    pub fn details(&self) -> &NotOwnerDetails {
+        &self.0
+    }
+}
+
 /// No message could be received.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReceiveError {
+    /// The message that was to be settled belongs to another member by now.
+    #[error(transparent)]
+    NotOwner(#[from] NotOwner),
+    /// A message of a batch could not be put aside: the group's store has no room. It is still part of the batch.
+    #[error(
+        "topic {topic:?}, lane {lane}, sequence {sequence}: the store of group {group:?} for retries and dead letters is full; purge its dead letters, or let its retries run"
+    )]
+    AsideFull {
+        /// The topic.
+        topic: String,
+        /// The group.
+        group: String,
+        /// The lane.
+        lane: u8,
+        /// The message.
+        sequence: u64,
+    },
     /// The bytes are no archive of the type that they claim to be. The message has been passed over.
     #[error(
         "topic {topic:?}, lane {lane}, sequence {sequence}: {len} bytes are not a valid {kind}; its publisher (producer {producer}) is broken or of another build"

@@ -11,7 +11,7 @@ use bus_core::group::{self, Handed, LaneJoin};
 use bus_core::holder::HolderWord;
 use bus_core::layout::groups::{self, KEY_EPHEMERAL, in_entry, in_lane, kind, state};
 use bus_core::layout::{PAGE_BYTES, Preamble, owners};
-use bus_core::limits::{GROUP_NAME_BYTES_MAX, GROUPS_MAX};
+use bus_core::limits::{ACK_WAIT_DEFAULT_MS, ATTEMPTS_DEFAULT, GROUP_NAME_BYTES_MAX, GROUPS_MAX};
 use bus_core::name::{check_dotted, key};
 use bus_core::sync::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -64,6 +64,12 @@ pub(crate) fn display_name(core: &TopicCore, entry: usize) -> String {
     } else {
         core.group_name(entry)
     }
+}
+
+/// What a new named group is like.
+pub(crate) fn kind_bits(shared: bool) -> u64 {
+    let bits = if shared { kind::SHARED } else { 0 };
+    kind::with_ack_wait_ms(kind::with_attempts_max(bits, ATTEMPTS_DEFAULT), ACK_WAIT_DEFAULT_MS)
 }
 
 /// How long to wait for another process that is putting the group's cursors in place.
@@ -145,7 +151,9 @@ fn try_ephemeral(
             repair::release_group(core, entry, seen.holder);
         }
         if let Some(reserved) = group::reserve(word, bus.me()) {
-            let mut bits = kind::EPHEMERAL;
+            // The group that had the entry before is gone, and with it what waited for it.
+            repair::empty_aside(core, entry, bus.me(), bus.participants());
+            let mut bits = kind::with_attempts_max(kind::EPHEMERAL, ATTEMPTS_DEFAULT);
             if let Some(limit) = wanted.yields {
                 bits |= kind::YIELDS | (limit.as_millis().min(u128::from(u32::MAX)) as u64) << 32;
             }
@@ -190,9 +198,9 @@ fn try_named(
     let entry = find_named(core, name)?;
     let word = word_of(core, entry, in_entry::STATE)?;
     let seen = HolderWord::unpack(word.load(Ordering::Acquire));
-    let bits = if wanted.shared { kind::SHARED } else { 0 };
+    let bits = kind_bits(wanted.shared);
     let in_use = matches!(seen.state, state::ACTIVE | state::HELD);
-    if in_use && core.group_number(entry, in_entry::KIND) & kind::SHARED != bits {
+    if in_use && (core.group_number(entry, in_entry::KIND) ^ bits) & kind::SHARED != 0 {
         let theirs = if wanted.shared { "a group of one member" } else { "shared by many members" };
         return Err(AttachError::GroupKind { topic: core.name().into(), group: name.into(), theirs });
     }

@@ -17,7 +17,7 @@
 //! let mut subscriber = topic.group("reasoner").join()?;
 //! let message = subscriber.receive()?;
 //! println!("{}", message.value()?.text);
-//! message.ack();
+//! message.ack()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -27,7 +27,9 @@
 #![deny(unsafe_code)]
 
 mod arena;
+mod aside;
 pub mod bus;
+pub mod dead_letters;
 pub mod directory;
 pub mod error;
 mod group;
@@ -47,7 +49,7 @@ mod wait;
 
 pub use bus::{Bus, BusBuilder};
 pub use bus_core::lane::Lane;
-pub use error::{AttachError, BusError, PublishError, ReceiveError, RegionError, TopicError};
+pub use error::{AttachError, BusError, NotOwner, PublishError, ReceiveError, RegionError, TopicError};
 pub use lease::ParticipantInfo;
 pub use payload::{Bytes, Message, Speak, TypeIdentity};
 pub use publisher::{Loan, Publisher};

@@ -73,8 +73,6 @@ pub(crate) struct LaneReader {
     marks: Option<&'static AtomicU64>,
     released: Option<&'static AtomicU64>,
     releases_seen: u64,
-    /// Shared: this member has acknowledged something since its last walk to the lane's end.
-    unwalked: bool,
     copy: Vec<u128>,
     core: Arc<TopicCore>,
 }
@@ -99,7 +97,6 @@ impl LaneReader {
             marks: None,
             released: None,
             releases_seen: 0,
-            unwalked: false,
             copy: Vec::new(),
             core,
         })
@@ -446,6 +443,7 @@ impl LaneReader {
         self.seek(until);
         if let Some(low_water) = self.low_water
             && self.copies
+            && distance(until, self.reliable_from) > 0
         {
             group::acknowledge(low_water, until);
         }
@@ -478,7 +476,7 @@ impl LaneReader {
     pub(crate) fn acknowledge(&mut self, sequence: u64) {
         let next = sequence.wrapping_add(1);
         if let Some(low_water) = self.low_water
-            && (self.copies || distance(next, self.reliable_from) > 0)
+            && distance(next, self.reliable_from) > 0
         {
             group::acknowledge(low_water, next);
         }
@@ -514,12 +512,19 @@ impl LaneReader {
         self.released.map_or(self.releases_seen, |released| released.load(Ordering::Acquire))
     }
 
-    pub(crate) fn acknowledge_claim(&mut self, owners: &Owners<'_>, sequence: u64, claim: OwnerWord) -> bool {
+    /// Shared: a message is done. `finish` gets the walk past parked ones.
+    pub(crate) fn acknowledge_claim(
+        &mut self,
+        owners: &Owners<'_>,
+        sequence: u64,
+        claim: OwnerWord,
+        finish: impl FnMut(u64, OwnerWord) -> bool,
+    ) -> bool {
         let Some(low_water) = self.low_water else { return false };
         // The walk stops at the first message that nobody has finished, so the bound only has to be late enough: others may
         // have finished messages that this member has not come to.
         let end = sequence.wrapping_add(u64::from(self.core.config().capacity));
-        owners.acknowledge(sequence, claim, low_water, end)
+        owners.acknowledge_with(sequence, claim, low_water, end, finish)
     }
 
     pub(crate) fn release_claim(&mut self, owners: &Owners<'_>, sequence: u64, claim: OwnerWord) -> bool {
@@ -541,9 +546,6 @@ impl LaneReader {
     pub(crate) fn look_back(&mut self, owners: &Owners<'_>) -> bool {
         let releases = self.releases();
         if releases == self.releases_seen {
-            if self.unwalked {
-                self.walk(owners);
-            }
             return false;
         }
         self.releases_seen = releases;
@@ -561,11 +563,17 @@ impl LaneReader {
     }
 
     /// Shared: moves the group's cursor over what is finished.
-    pub(crate) fn walk(&mut self, owners: &Owners<'_>) {
-        self.unwalked = false;
+    pub(crate) fn walk(&self, owners: &Owners<'_>, finish: impl FnMut(u64, OwnerWord) -> bool) {
         if let Some(low_water) = self.low_water {
-            owners.walk(low_water, self.ring.end(self.hint));
+            owners.walk_with(low_water, self.ring.end(self.hint), finish);
         }
+    }
+
+    /// One member: is it among messages that were handed out before? Then one at a time is handed out and settled, so
+    /// that a death is counted for the message that caused it.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.marks.is_some()
+            && self.low_water.is_some_and(|low| distance(low.load(Ordering::Relaxed), self.marked) < 0)
     }
 
     /// Header of a message, if it is still there. Moves the reader's position.
@@ -608,7 +616,7 @@ impl LaneReader {
 }
 
 /// Copies `len_bytes` of words that others may store to meanwhile.
-fn copy_words(words: &[AtomicU64], len_bytes: usize, copy: &mut Vec<u128>) {
+pub(crate) fn copy_words(words: &[AtomicU64], len_bytes: usize, copy: &mut Vec<u128>) {
     copy.clear();
     let mut pairs = words[..len_bytes.div_ceil(8)].chunks(2);
     copy.extend(pairs.by_ref().map(|pair| {

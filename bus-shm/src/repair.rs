@@ -1,11 +1,13 @@
 //! What is done about the dead. Each step is one compare-and-swap that anybody may try, any number of times, after proof of
 //! death; the supervisor only does it sooner. Every function here leaves a healthy topic as it was.
 
+use crate::aside::AsideFile;
 use crate::directory::BusDir;
 use crate::lease::Participants;
 use crate::region::{Access, Region};
 use crate::sys::futex;
 use crate::topic::{Role, TopicCore};
+use bus_core::aside::AsideClaim;
 use bus_core::group;
 use bus_core::holder::{Holder, HolderWord, producer};
 use bus_core::layout::{PAGE_BYTES, arena, groups, ring};
@@ -41,19 +43,61 @@ fn sweep_topic(topic: &TopicCore, dead: Holder) {
 /// A group entry that `dead` held: an ephemeral one goes, a named one holds on without a member.
 pub(crate) fn release_group(topic: &TopicCore, entry: usize, dead: Holder) -> bool {
     let Some(word) = topic.group_word(entry, groups::in_entry::STATE) else { return false };
-    let seen = HolderWord::unpack(word.load(Ordering::Acquire));
-    if seen.holder != dead {
-        return false;
+    // Again while others change it: a publisher may let the group go at this moment.
+    loop {
+        let seen = HolderWord::unpack(word.load(Ordering::Acquire));
+        if seen.holder != dead {
+            return false;
+        }
+        let kind = topic.group_number(entry, groups::in_entry::KIND);
+        let next = match seen.state {
+            // Where a group starts that died in STARTING is not known; it never got anything.
+            groups::state::JOINING | groups::state::STARTING | groups::state::EVICTED => groups::state::FREE,
+            groups::state::ACTIVE if kind & groups::kind::EPHEMERAL != 0 => groups::state::FREE,
+            groups::state::ACTIVE => groups::state::HELD,
+            _ => return false,
+        };
+        if seen.state == groups::state::ACTIVE {
+            settle_one_member(topic, entry, dead);
+        }
+        if group::change(word, seen, seen.with_state(next)).is_some() {
+            return true;
+        }
     }
-    let kind = topic.group_number(entry, groups::in_entry::KIND);
-    let next = match seen.state {
-        // Where a group starts that died in STARTING is not known; it never got anything.
-        groups::state::JOINING | groups::state::STARTING | groups::state::EVICTED => groups::state::FREE,
-        groups::state::ACTIVE if kind & groups::kind::EPHEMERAL != 0 => groups::state::FREE,
-        groups::state::ACTIVE => groups::state::HELD,
-        _ => return false,
-    };
-    group::change(word, seen, seen.with_state(next)).is_some()
+}
+
+/// What a dead member of a group of one had begun to put aside is finished or undone: before the group's entry leaves its hands,
+/// since a successor moves the cursor, which tells the two apart.
+fn settle_one_member(topic: &TopicCore, entry: usize, dead: Holder) {
+    let Some(file) = aside_of(topic, entry) else { return };
+    let Some(store) = file.store(topic, entry) else { return };
+    store.settle_one_member(|holder| holder == dead, |lane| low_water(topic, entry, lane));
+    store.census();
+}
+
+/// A group's cursor in a lane that an entry names.
+fn low_water(topic: &TopicCore, entry: usize, lane: u8) -> Option<&AtomicU64> {
+    let lane = usize::from(lane);
+    if lane < topic.lanes() { topic.group_lane_word(entry, lane, groups::in_lane::LOW_WATER) } else { None }
+}
+
+fn aside_of(topic: &TopicCore, entry: usize) -> Option<AsideFile> {
+    AsideFile::attach(topic.dir(), entry, topic.epoch(), Access::Write).ok().flatten()
+}
+
+/// A new group without a name gets an entry that another such group had: what waits there waits for nobody. Dead letters stay
+/// until somebody purges them.
+pub(crate) fn empty_aside(topic: &TopicCore, entry: usize, me: Holder, participants: &Participants) {
+    let Some(file) = aside_of(topic, entry) else { return };
+    let Some(store) = file.store(topic, entry) else { return };
+    store.settle_one_member(|holder| participants.is_dead(holder), |lane| low_water(topic, entry, lane));
+    for index in 0..store.len() {
+        let Some(word) = store.look(index) else { break };
+        if let AsideClaim::Mine(held) | AsideClaim::Exhausted(held) = store.claim(index, word, me, u8::MAX) {
+            file.clear(store, held, me);
+        }
+    }
+    store.census();
 }
 
 /// What dead members of a shared group had claimed goes to others. True if there was anything. `is_dead` is asked about a
@@ -64,35 +108,47 @@ fn release_claims(topic: &TopicCore, entry: usize, mut is_dead: impl FnMut(u16) 
     }
     let Ok(region) = topic.attach_owners(entry) else { return false };
     let capacity = topic.config().capacity;
-    let mut released = 0;
+    let owners = |lane: u8| {
+        let lane = usize::from(lane);
+        let offset = bus_core::layout::owners::words(lane, capacity);
+        if lane < topic.lanes() { Owners::attach(region.look_words(offset, capacity as usize)?) } else { None }
+    };
+    let mut changed = false;
     for lane in 0..topic.lanes() {
-        let Some(words) =
-            region.look_words(bus_core::layout::owners::words(lane, capacity), capacity as usize)
-        else {
-            break;
-        };
         let (Some(owners), Some(low_water), Some(releases)) = (
-            Owners::attach(words),
+            owners(lane as u8),
             topic.group_lane_word(entry, lane, groups::in_lane::LOW_WATER),
             topic.group_lane_word(entry, lane, groups::in_lane::RELEASES),
         ) else {
             break;
         };
-        let end = topic.end(lane);
         let from = low_water.load(Ordering::Acquire);
-        for index in 0..distance(end, from).clamp(0, i64::from(capacity)) as u64 {
+        for index in 0..distance(topic.end(lane), from).clamp(0, i64::from(capacity)) as u64 {
             let sequence = from.wrapping_add(index);
             let seen = owners.look(sequence);
             if seen.state == owner::state::CLAIMED && is_dead(seen.member) && owners.release(sequence, seen) {
                 // Release: whoever sees the count sees the word RELEASED.
                 releases.fetch_add(1, Ordering::Release);
-                released += 1;
+                changed = true;
             }
         }
-        // The dead member may have finished the first gap without walking over it.
-        owners.walk(low_water, end);
     }
-    released > 0
+    let file = aside_of(topic, entry);
+    let store = file.as_ref().and_then(|file| file.store(topic, entry));
+    if let Some(store) = store {
+        changed |= store.settle_shared(|holder| is_dead(holder.participant), owners).any();
+        store.census();
+    }
+    // The dead member may have finished the first gap, or parked it, without walking over it.
+    for lane in 0..topic.lanes() {
+        let low_water = topic.group_lane_word(entry, lane, groups::in_lane::LOW_WATER);
+        if let (Some(owners), Some(low_water)) = (owners(lane as u8), low_water) {
+            owners.walk_with(low_water, topic.end(lane), |sequence, seen| {
+                store.is_some_and(|store| store.finish_parked(&owners, lane as u8, sequence, seen))
+            });
+        }
+    }
+    changed
 }
 
 /// Claims of dead members, repaired on the spot: for a member that waits for messages, or a publisher that waits for room,

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::bus::BusInner;
+use crate::dead_letters::{self, DeadLetterNotice};
 use crate::directory::{BusDir, TopicDir};
 use crate::error::{AttachError, BusError, RegionError, TopicError};
 use crate::payload::{Speak, TypeIdentity};
@@ -324,6 +325,8 @@ pub struct TopicBuilder<T> {
     bus: Arc<BusInner>,
     name: String,
     create: bool,
+    /// A topic of the bus itself, whose name begins with `_`.
+    reserved: bool,
     capacity: Option<u32>,
     lanes: Option<u32>,
     producers: Option<u32>,
@@ -342,6 +345,7 @@ impl<T: Speak> TopicBuilder<T> {
             bus,
             name: name.to_owned(),
             create: true,
+            reserved: false,
             capacity: None,
             lanes: None,
             producers: None,
@@ -358,6 +362,12 @@ impl<T: Speak> TopicBuilder<T> {
     /// Whether to create the topic if it does not exist. Default: yes.
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// The name may be one of those that the bus keeps for itself.
+    pub(crate) fn for_the_bus(mut self) -> Self {
+        self.reserved = true;
         self
     }
 
@@ -451,8 +461,13 @@ impl<T: Speak> TopicBuilder<T> {
     /// A name or option that is not allowed, an option that was set and differs from what exists, no type in common, no
     /// memory, or no supervisor to register it.
     pub fn open(self) -> Result<Topic<T>, TopicError> {
-        bus_core::name::check_topic(&self.name)
-            .map_err(|why| TopicError::Name { name: self.name.clone(), why })?;
+        // Those of the bus are made by the bus; anybody may read them.
+        let checked = if self.reserved || !self.create {
+            bus_core::name::check_dotted(&self.name, limits::TOPIC_NAME_BYTES_MAX)
+        } else {
+            bus_core::name::check_topic(&self.name)
+        };
+        checked.map_err(|why| TopicError::Name { name: self.name.clone(), why })?;
         for group in &self.groups {
             bus_core::name::check_dotted(&group.name, limits::GROUP_NAME_BYTES_MAX)
                 .map_err(|why| TopicError::Name { name: group.name.clone(), why })?;
@@ -614,6 +629,14 @@ impl<T: Speak> Topic<T> {
     /// See [`SubscriberBuilder::join`].
     pub fn tap(&self) -> Result<Subscriber<T>, AttachError> {
         self.subscriber().tap().join()
+    }
+
+    /// The topic on which this one's dead letters are announced: `_bus.dlq.<topic>`. Made if there is none yet.
+    ///
+    /// # Errors
+    /// As [`TopicBuilder::open`].
+    pub fn dead_letter_notices(&self) -> Result<Topic<DeadLetterNotice>, TopicError> {
+        dead_letters::notices(self.bus.clone(), self.name())
     }
 
     /// All options of a subscriber.

@@ -107,7 +107,7 @@ fn a_message_over_the_maximum_claims_nothing() {
             let error = publisher.publish(&Text { id: 1, text: "x".repeat(5_000) }).unwrap_err();
             assert!(matches!(error, PublishError::TooLarge { len: 5_016, max: 1_000, .. }), "{error}");
             assert_eq!(publisher.publish(&Text { id: 1, text: "x".repeat(500) }).unwrap(), round);
-            subscriber.receive().unwrap().ack();
+            subscriber.receive().unwrap().ack().unwrap();
         }
     }
 }
@@ -160,7 +160,7 @@ fn full_says_what_is_full_and_who_holds_it() {
                 Ok(_) => published += 1,
                 Err(error) => break error,
             }
-            quick.receive().unwrap().ack();
+            quick.receive().unwrap().ack().unwrap();
         };
         let PublishError::Full(full) = &error else { panic!("{error}") };
         assert_eq!(
@@ -173,7 +173,7 @@ fn full_says_what_is_full_and_who_holds_it() {
         publisher.publish_bytes(Lane::CRITICAL, &[2; 10_000]).unwrap();
         assert_eq!(slow.receive().unwrap().lane(), Lane::CRITICAL);
         for _ in 0..published {
-            slow.receive().unwrap().ack();
+            slow.receive().unwrap().ack().unwrap();
             if slow.lag_count(Lane::NORMAL) == 0 {
                 break;
             }
@@ -421,7 +421,7 @@ fn read_some(mut subscriber: Subscriber<Bytes>) -> Result<(), String> {
             Ok(Some(message)) => {
                 let sum = message.payload().iter().fold(0_u64, |sum, &byte| sum + u64::from(byte));
                 assert!(sum <= 255 * message.payload().len() as u64);
-                message.ack();
+                message.ack().unwrap();
             }
             Ok(None) => break,
             Err(error) => return Err(error.to_string()),
@@ -797,17 +797,17 @@ fn those_attached_go_on_when_the_directory_is_deleted() {
         for sequence in 0..100 {
             let message = subscriber.receive().unwrap();
             assert!(message.value().unwrap().is_numbered(sequence));
-            message.ack();
+            message.ack().unwrap();
             publisher.publish(&Words::numbered(sequence + 1)).unwrap();
         }
-        subscriber.receive().unwrap().ack();
+        subscriber.receive().unwrap().ack().unwrap();
         // Once: by whoever has nothing to do.
         let error = subscriber.receive_timeout(Duration::from_millis(1)).unwrap_err();
         let ReceiveError::BusUnlinked { path, .. } = &error else { panic!("{error}") };
         assert!(*path == test.path() && error.to_string().contains("RemoveIPC"), "{error}");
         assert!(subscriber.receive_timeout(Duration::from_millis(1)).unwrap().is_none());
         publisher.publish(&Words::numbered(1)).unwrap();
-        subscriber.receive().unwrap().ack();
+        subscriber.receive().unwrap().ack().unwrap();
         // Who comes now gets a bus of its own under the same name.
         let other = test.open("other");
         assert!(BusView::open(&test.name, None).unwrap().topic_names().is_empty());
@@ -833,7 +833,7 @@ fn a_publisher_that_waits_for_room_reports_a_deleted_directory_once() {
     assert!(matches!(&error, PublishError::BusUnlinked { path, .. } if *path == test.path()), "{error}");
     let error = publisher.publish(&Words::numbered(8)).unwrap_err();
     assert!(matches!(&error, PublishError::Full(_)), "{error}");
-    subscriber.receive().unwrap().ack();
+    subscriber.receive().unwrap().ack().unwrap();
     publisher.publish(&Words::numbered(8)).unwrap();
 }
 
@@ -849,7 +849,7 @@ fn those_attached_go_on_when_a_topics_file_is_deleted() {
         std::fs::remove_file(&path).unwrap();
         for sequence in 0..10 {
             publisher.publish(&Words::numbered(sequence)).unwrap();
-            subscriber.receive().unwrap().ack();
+            subscriber.receive().unwrap().ack().unwrap();
         }
         let error = subscriber.receive_timeout(Duration::from_millis(1)).unwrap_err();
         let ReceiveError::BusUnlinked { path: found, .. } = &error else { panic!("{error}") };
@@ -1097,7 +1097,7 @@ fn forker(mut role: Role) {
         }
         // What is in hand when the process forks is the parent's.
         let message = readers[0].receive().unwrap();
-        assert_eq!(in_fork(|| if message.ack() { Err("acknowledged".into()) } else { Ok(()) }), 0);
+        assert_eq!(in_fork(|| message.ack().map_or(Ok(()), |()| Err("acknowledged".into()))), 0);
         let batch = readers[1].receive_batch(5, 5, Duration::ZERO).unwrap();
         assert_eq!(in_fork(|| if batch.ack() > 0 { Err("acknowledged".into()) } else { Ok(()) }), 0);
         let loan = publisher.loan(Lane::NORMAL, 64).unwrap();
@@ -1197,7 +1197,7 @@ fn a_process_that_left_a_forked_child_behind_is_as_dead_as_any() {
     let mut subscriber = topic.group("g").join().unwrap();
     let message = subscriber.receive().unwrap();
     assert_eq!((message.sequence(), message.is_redelivered()), (0, true));
-    message.ack();
+    message.ack().unwrap();
     // The role is free too.
     bus.topic::<Words>("b").unwrap();
     assert!(bus.is_host());
@@ -1324,12 +1324,12 @@ fn small_memory(mut role: Role) {
         let mut subscriber = topic.group("g").join().unwrap();
         // Memory comes back in chunks.
         for _ in 0..10 {
-            subscriber.receive().unwrap().ack();
+            subscriber.receive().unwrap().ack().unwrap();
         }
         for _ in 0..500 {
             let message = subscriber.receive().unwrap();
             assert!(message.payload() == [1; 1_000]);
-            message.ack();
+            message.ack().unwrap();
             publisher.publish(&[1; 1_000]).unwrap();
         }
         // One that would need more than there is, and fits as soon as there is more.
@@ -1337,7 +1337,7 @@ fn small_memory(mut role: Role) {
         let PublishError::Region(region) = &error else { panic!("{error}") };
         expect_no_space(region, 64 << 10);
         while let Some(message) = subscriber.try_receive().unwrap() {
-            message.ack();
+            message.ack().unwrap();
         }
         publisher.publish(&[3; 10]).unwrap();
         std::fs::remove_file(&ballast).unwrap();
@@ -1345,7 +1345,7 @@ fn small_memory(mut role: Role) {
         let mut last = 0;
         while let Some(message) = subscriber.try_receive().unwrap() {
             last = message.payload().len();
-            message.ack();
+            message.ack().unwrap();
         }
         assert_eq!(last, 200_000);
     }

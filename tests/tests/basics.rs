@@ -21,7 +21,7 @@ fn what_is_published_is_read_in_order_and_acknowledged() {
                     assert_eq!(message.sequence(), read);
                     assert!(message.value().unwrap().is_numbered(read));
                     assert!(!message.is_redelivered());
-                    assert!(message.ack());
+                    message.ack().unwrap();
                     read += 1;
                 }
             }
@@ -48,7 +48,7 @@ fn long_messages_and_short_ones_share_a_topic() {
             let value = message.value().unwrap();
             assert_eq!((value.id.to_native(), value.text.len()), (round, len));
             assert!(value.text.bytes().all(|byte| byte == b'x'));
-            message.ack();
+            message.ack().unwrap();
         }
         let too_large = Text { id: 0, text: "x".repeat(2 << 20) };
         let error = publisher.publish(&too_large).unwrap_err();
@@ -74,12 +74,12 @@ fn a_full_ring_refuses_and_names_the_group_that_holds_it() {
         let PublishError::Full(full) = &error else { panic!("{error}") };
         assert_eq!((full.group.as_deref(), full.lag_count, full.limit), (Some("slow"), 8, 8));
         assert!(full.waited >= Duration::from_millis(30));
-        subscriber.receive().unwrap().ack();
+        subscriber.receive().unwrap().ack().unwrap();
         assert_eq!(publisher.publish(&Words::numbered(8)).unwrap(), 8);
         for sequence in 1..9 {
             let message = subscriber.receive().unwrap();
             assert!(message.value().unwrap().is_numbered(sequence), "nothing was overwritten");
-            message.ack();
+            message.ack().unwrap();
         }
     }
 }
@@ -97,7 +97,7 @@ fn a_message_dropped_without_acknowledgement_comes_again_marked() {
     drop(subscriber.receive().unwrap());
     let message = subscriber.receive().unwrap();
     assert_eq!((message.sequence(), message.is_redelivered()), (0, true));
-    message.ack();
+    message.ack().unwrap();
     let message = subscriber.receive().unwrap();
     assert_eq!((message.sequence(), message.is_redelivered()), (1, false));
 }
@@ -145,7 +145,7 @@ fn a_batch_dropped_without_acknowledgement_comes_again() {
     for sequence in 0..20 {
         let message = subscriber.receive().unwrap();
         assert_eq!((message.sequence(), message.is_redelivered()), (sequence, true));
-        message.ack();
+        message.ack().unwrap();
     }
     assert!(subscriber.try_receive().unwrap().is_none());
 }
@@ -162,7 +162,7 @@ fn every_group_sees_every_message_and_members_of_one_share_them() {
     let mut seen = [0_u32; 500];
     for sequence in 0..500 {
         publisher.publish(&Words::numbered(sequence)).unwrap();
-        alone.receive().unwrap().ack();
+        alone.receive().unwrap().ack().unwrap();
         let member = if sequence % 3 == 0 { &mut first } else { &mut second };
         let message = member.receive().unwrap();
         seen[message.sequence() as usize] += 1;
@@ -171,9 +171,9 @@ fn every_group_sees_every_message_and_members_of_one_share_them() {
             // The other member gets what was given back, marked.
             let message = first.receive().unwrap();
             assert!(message.is_redelivered() && message.attempts() == 2);
-            assert!(message.ack());
+            message.ack().unwrap();
         } else {
-            assert!(message.ack());
+            message.ack().unwrap();
         }
     }
     assert!(seen.iter().all(|&count| count == 1));
@@ -191,7 +191,7 @@ fn a_named_group_goes_on_where_it_stood() {
         publisher.publish(&Words::numbered(sequence)).unwrap();
     }
     for _ in 0..4 {
-        subscriber.receive().unwrap().ack();
+        subscriber.receive().unwrap().ack().unwrap();
     }
     let in_hand = subscriber.receive().unwrap();
     assert_eq!(in_hand.sequence(), 4);
@@ -203,7 +203,7 @@ fn a_named_group_goes_on_where_it_stood() {
     for sequence in 4..10 {
         let message = subscriber.receive().unwrap();
         assert_eq!((message.sequence(), message.is_redelivered()), (sequence, sequence == 4));
-        message.ack();
+        message.ack().unwrap();
     }
 }
 
@@ -223,7 +223,7 @@ fn without_a_group_the_last_messages_stay_readable() {
             let message = late.receive().unwrap();
             assert_eq!(message.sequence(), sequence);
             assert!(message.value().unwrap().is_numbered(sequence));
-            message.ack();
+            message.ack().unwrap();
         }
         assert_eq!(late.missed_count(), 0);
         assert!(late.try_receive().unwrap().is_none());
@@ -252,7 +252,7 @@ fn a_tap_never_holds_and_counts_what_it_missed() {
                     assert!(message.value().unwrap().is_numbered(message.sequence()));
                     expected = message.sequence() + 1;
                     read += 1;
-                    message.ack();
+                    message.ack().unwrap();
                 }
             }
         }
@@ -277,7 +277,7 @@ fn a_yielding_subscriber_holds_for_its_limit_and_then_misses() {
     let mut last = None;
     while let Some(message) = subscriber.try_receive().unwrap() {
         last = Some(message.sequence());
-        message.ack();
+        message.ack().unwrap();
     }
     assert_eq!(last, Some(29));
     let (_, from, until) = subscriber.take_missed().unwrap();
@@ -300,7 +300,7 @@ fn a_loan_is_filled_in_place_and_may_be_given_up() {
             assert_eq!(loan.publish().unwrap(), sequence);
             let message = subscriber.receive().unwrap();
             assert_eq!(message.payload(), &[sequence as u8; 1_000][..]);
-            message.ack();
+            message.ack().unwrap();
         }
     }
 }
@@ -320,7 +320,7 @@ fn a_copying_subscriber_reads_what_was_published() {
             assert!(!message.is_redelivered());
             let value = message.value().unwrap();
             assert_eq!((value.id.to_native(), value.text.len()), (id, len));
-            message.ack();
+            message.ack().unwrap();
         }
     }
 }
@@ -335,7 +335,7 @@ fn a_publisher_that_closes_waits_for_its_groups() {
     publisher.publish(&Words::numbered(0)).unwrap();
     assert!(!publisher.flush(Duration::from_millis(30)), "the group has not read it");
     let reader = std::thread::spawn(move || {
-        subscriber.receive().unwrap().ack();
+        subscriber.receive().unwrap().ack().unwrap();
         subscriber
     });
     assert!(publisher.close(Duration::from_secs(10)));
@@ -373,12 +373,12 @@ fn more_short_lived_publishers_than_places_leave_their_messages_behind() {
     for number in 0..150 {
         let message = subscriber.receive().unwrap();
         assert!(message.value().unwrap().is_numbered(number));
-        message.ack();
+        message.ack().unwrap();
     }
     // What is read and has left the ring goes, whoever published it.
     for number in 150..1_000 {
         publish(number);
-        subscriber.receive().unwrap().ack();
+        subscriber.receive().unwrap().ack().unwrap();
     }
     let left = std::fs::read_dir(test.path().join("topics/a"))
         .unwrap()

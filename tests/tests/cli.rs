@@ -273,7 +273,7 @@ fn lag_agrees_with_a_counting_consumer_to_the_message() {
                 if traffic.paused.load(Ordering::SeqCst) {
                     std::thread::sleep(Duration::from_millis(1));
                 } else if let Some(message) = subscriber.receive_timeout(Duration::from_millis(5)).unwrap() {
-                    message.ack();
+                    message.ack().unwrap();
                     traffic.finished.fetch_add(1, Ordering::SeqCst);
                     // Slower than the publisher, so that there is a lag.
                     if traffic.finished.load(Ordering::SeqCst).is_multiple_of(64) {

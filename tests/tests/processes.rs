@@ -140,7 +140,7 @@ fn reader(mut role: Role) {
         assert_eq!(message.sequence(), expected);
         assert!(!message.is_redelivered());
         let number = number(&message);
-        message.ack();
+        message.ack().unwrap();
         if number == LAST {
             break;
         }
@@ -166,7 +166,7 @@ fn member(mut role: Role) {
         let message = subscriber.receive().unwrap();
         assert_eq!(message.attempts(), 1);
         let number = number(&message);
-        assert!(message.ack());
+        message.ack().unwrap();
         if number == LAST {
             break;
         }
@@ -188,7 +188,7 @@ fn tap(mut role: Role) {
         let message = tap.receive().unwrap();
         let (sequence, number) = (message.sequence(), number(&message));
         read += 1;
-        message.ack();
+        message.ack().unwrap();
         if number == LAST {
             break sequence + 1;
         }
@@ -210,7 +210,7 @@ fn holder(mut role: Role) {
     let mut subscriber = if is_shared { builder.shared().join() } else { builder.join() }.unwrap();
     role.parent.tell("ready");
     for _ in 0..finished {
-        subscriber.receive().unwrap().ack();
+        subscriber.receive().unwrap().ack().unwrap();
     }
     let mut batch = subscriber.receive_batch(held, held, Duration::from_secs(20)).unwrap();
     while batch.next_message().unwrap().is_some() {}
@@ -227,7 +227,7 @@ fn sleeper(mut role: Role) {
     loop {
         let message = subscriber.receive().unwrap();
         role.parent.tell(monotonic_ns() - message.stamp_ns());
-        message.ack();
+        message.ack().unwrap();
     }
 }
 
@@ -281,7 +281,7 @@ fn churn(mut role: Role) {
         let topic = topic(&bus);
         let mut subscriber = topic.subscribe().unwrap();
         topic.publisher().unwrap().publish(&Words::numbered(1)).unwrap();
-        subscriber.receive().unwrap().ack();
+        subscriber.receive().unwrap().ack().unwrap();
     }
     role.parent.tell("done");
 }
@@ -308,7 +308,7 @@ fn stream(producers: u32, capacity: u32, processes: u64, each: u64) {
         assert_eq!(message.sequence(), expected);
         assert!(!message.is_redelivered());
         ledger.note(number(&message));
-        message.ack();
+        message.ack().unwrap();
     }
     for mut agent in agents {
         agent.line.expect("done");
@@ -416,11 +416,11 @@ fn a_named_group_is_taken_over_at_once_when_its_member_is_killed() {
             fastest = fastest.min(dead.elapsed());
             assert_eq!((message.sequence(), message.is_redelivered()), (3, true));
             assert!(message.value().unwrap().is_numbered(3));
-            message.ack();
+            message.ack().unwrap();
             for sequence in 4..10 {
                 let message = subscriber.receive().unwrap();
                 assert_eq!((message.sequence(), message.is_redelivered()), (sequence, sequence == 4));
-                message.ack();
+                message.ack().unwrap();
             }
         }
         assert!(fastest < AT_ONCE, "{fastest:?}");
@@ -443,7 +443,7 @@ fn what_a_killed_member_had_claimed_goes_to_another_member() {
             publisher.publish(&Words::numbered(5)).unwrap();
             let message = subscriber.receive().unwrap();
             assert_eq!((message.sequence(), message.is_redelivered()), (5, false));
-            message.ack();
+            message.ack().unwrap();
             assert!(subscriber.try_receive().unwrap().is_none());
             assert_eq!(subscriber.lag_count(Lane::NORMAL), 4, "the holder has 2, 3 and 4 in hand");
             agent.kill();
@@ -452,7 +452,8 @@ fn what_a_killed_member_had_claimed_goes_to_another_member() {
                 let message = subscriber.receive_timeout(Duration::from_secs(10)).unwrap().expect("released");
                 fastest = fastest.min(dead.elapsed());
                 assert_eq!((message.sequence(), message.attempts()), (sequence, 2));
-                assert!(message.is_redelivered() && message.ack());
+                assert!(message.is_redelivered());
+                message.ack().unwrap();
             }
             assert!(subscriber.try_receive().unwrap().is_none());
             assert_eq!(subscriber.lag_count(Lane::NORMAL), 0);
@@ -483,7 +484,7 @@ fn what_a_killed_publisher_had_published_is_delivered_and_others_go_on() {
             let message = subscriber.receive().unwrap();
             let number = number(&message);
             ledger.note(number);
-            message.ack();
+            message.ack().unwrap();
             if number >> 40 == index as u64 {
                 // What is read before its publisher has been told is not wrong, only quick.
                 accepted[index] = accepted[index].max(victim.line.hear_number() + 1);
@@ -498,7 +499,7 @@ fn what_a_killed_publisher_had_published_is_delivered_and_others_go_on() {
     while ledger.next[0] < 30_000 || (1..4).any(|index| ledger.next[index] < accepted[index]) {
         let message = subscriber.receive_timeout(Duration::from_secs(10)).unwrap().expect("nothing is lost");
         ledger.note(number(&message));
-        message.ack();
+        message.ack().unwrap();
     }
     for (index, &accepted) in accepted.iter().enumerate().skip(1) {
         let published = ledger.next[index];
@@ -511,7 +512,7 @@ fn what_a_killed_publisher_had_published_is_delivered_and_others_go_on() {
     let mut publisher = topic.publisher().unwrap();
     for sequence in 0..u64::from(topic.capacity()) {
         publisher.publish(&Words::numbered(sequence)).unwrap();
-        subscriber.receive().unwrap().ack();
+        subscriber.receive().unwrap().ack().unwrap();
     }
     drop(publisher);
     assert_eq!(arenas(&test, "t").len(), 1, "{:?}", arenas(&test, "t"));
@@ -532,7 +533,7 @@ fn the_only_producer_may_be_killed_at_any_moment_and_the_next_one_goes_on() {
         assert_eq!(message.sequence(), sequence);
         sequence += 1;
         ledger.note(number(&message));
-        message.ack();
+        message.ack().unwrap();
         true
     };
     for index in 0..12 {
@@ -577,7 +578,7 @@ fn a_stopped_publisher_stops_nobody() {
         let mut drain = |subscriber: &mut Subscriber<Words>| {
             while let Some(message) = subscriber.try_receive().unwrap() {
                 ledger.note(number(&message));
-                message.ack();
+                message.ack().unwrap();
             }
             ledger.next
         };
@@ -612,12 +613,12 @@ fn a_stopped_only_producer_goes_on_where_it_was() {
         for _ in 0..100 {
             let message = subscriber.receive().unwrap();
             ledger.note(number(&message));
-            message.ack();
+            message.ack().unwrap();
         }
         agent.stop();
         while let Some(message) = subscriber.try_receive().unwrap() {
             ledger.note(number(&message));
-            message.ack();
+            message.ack().unwrap();
         }
         assert!(subscriber.receive_timeout(Duration::from_millis(2)).unwrap().is_none());
         let busy = topic.publisher().unwrap_err();
@@ -636,11 +637,11 @@ fn a_stopped_subscriber_holds_the_ring_and_nothing_else() {
     publisher.publish(&Words::numbered(0)).unwrap();
     agent.line.expect("holding");
     agent.stop();
-    others.receive().unwrap().ack();
+    others.receive().unwrap().ack().unwrap();
     let capacity = u64::from(topic.capacity());
     for sequence in 1..capacity {
         publisher.publish(&Words::numbered(sequence)).unwrap();
-        others.receive().unwrap().ack();
+        others.receive().unwrap().ack().unwrap();
     }
     let error = publisher.publish(&Words::numbered(capacity)).unwrap_err();
     let PublishError::Full(full) = &error else { panic!("{error}") };
@@ -655,10 +656,10 @@ fn a_stopped_subscriber_holds_the_ring_and_nothing_else() {
     agent.join();
     let mut subscriber = topic.group("g").join().unwrap();
     // The urgent one first.
-    subscriber.receive().unwrap().ack();
+    subscriber.receive().unwrap().ack().unwrap();
     let message = subscriber.receive().unwrap();
     assert_eq!((message.sequence(), message.is_redelivered()), (0, true));
-    message.ack();
+    message.ack().unwrap();
     publisher.publish(&Words::numbered(capacity)).unwrap();
 }
 
@@ -677,7 +678,7 @@ fn a_stopped_member_keeps_only_what_it_has_in_hand() {
         publisher.publish(&Words::numbered(sequence)).unwrap();
         let message = subscriber.receive().unwrap();
         assert_eq!(message.sequence(), sequence);
-        assert!(message.ack());
+        message.ack().unwrap();
     }
     assert_eq!(subscriber.lag_count(Lane::NORMAL), 500, "the cursor waits for the first two");
     agent.go_on();
@@ -687,7 +688,7 @@ fn a_stopped_member_keeps_only_what_it_has_in_hand() {
     for sequence in 0..2 {
         let message = subscriber.receive().unwrap();
         assert_eq!((message.sequence(), message.attempts()), (sequence, 2));
-        assert!(message.ack());
+        message.ack().unwrap();
     }
     // Whoever has nothing to do moves the group's cursor over what others have finished.
     assert!(subscriber.try_receive().unwrap().is_none());
@@ -701,7 +702,7 @@ fn read_on(subscriber: &mut Subscriber<Words>, ledger: &mut Ledger, count: u64) 
         let begun = Instant::now();
         let message = subscriber.receive().unwrap();
         ledger.note(number(&message));
-        message.ack();
+        message.ack().unwrap();
         longest = longest.max(begun.elapsed());
     }
     longest
@@ -758,7 +759,7 @@ fn a_stopped_supervisor_is_reported_to_whoever_asks_it_for_something() {
     // What needs no supervisor goes on.
     let mut subscriber = topic(&bus).group("g").join().unwrap();
     publisher.publish(&Words::numbered(0)).unwrap();
-    subscriber.receive().unwrap().ack();
+    subscriber.receive().unwrap().ack().unwrap();
     chief.go_on();
     bus.topic::<Words>("other").unwrap();
 }
@@ -784,7 +785,7 @@ fn the_death_of_a_publisher_is_noticed_by_the_supervisor_that_comes_next() {
     assert_eq!(bus.participants().len(), 1);
     while let Some(message) = subscriber.try_receive().unwrap() {
         ledger.note(number(&message));
-        message.ack();
+        message.ack().unwrap();
     }
     assert!(ledger.count >= 500);
 }
@@ -915,12 +916,12 @@ fn a_one_producer_topic_is_taken_over_with_everything_unread() {
             assert_eq!(message.sequence(), sequence);
             let n = if sequence < first { sequence } else { 9_001 + 2 * (sequence - first) };
             assert!(message.payload() == bytes_of(n), "message {sequence}");
-            message.ack();
+            message.ack().unwrap();
         }
         // Read, it stays for those who come late, until the ring has gone round.
         for n in 0..u64::from(topic.capacity()) {
             publisher.publish(&bytes_of(4 * n)).unwrap();
-            subscriber.receive().unwrap().ack();
+            subscriber.receive().unwrap().ack().unwrap();
         }
         drop(publisher);
         assert!(arenas(&test, "one").iter().all(|name| !name.starts_with("arena-0.1-")), "reclaimed");
@@ -942,13 +943,13 @@ fn many_producers_one_after_the_other_leave_neither_their_messages_unreadable_no
     for n in 0..100 {
         let message = subscriber.receive().unwrap();
         assert!(message.payload() == bytes_of(n), "message {n}");
-        message.ack();
+        message.ack().unwrap();
     }
     for n in 100..600 {
         publish(n);
         let message = subscriber.receive().unwrap();
         assert!(message.payload() == bytes_of(n), "message {n}");
-        message.ack();
+        message.ack().unwrap();
         // Two of four messages need an arena, and 128 messages are kept for late readers.
         assert!(arenas(&test, "one").len() <= 2 + 128 / 2 + 2, "{}", arenas(&test, "one").len());
     }

@@ -143,11 +143,11 @@ fn exchange<T: Message>(publisher: &mut Publisher<T>, readers: &mut [Subscriber<
         publisher.publish(value).unwrap();
         let message = subscriber.receive().unwrap();
         message.value().unwrap();
-        message.ack();
+        message.ack().unwrap();
     }
     while let Some(message) = member.try_receive().unwrap() {
         message.value().unwrap();
-        message.ack();
+        message.ack().unwrap();
     }
 }
 
@@ -230,7 +230,7 @@ fn a_mebibyte_is_archived_in_place_and_read_in_place() {
             );
             let first = (&raw const archived.numbers[0]).cast::<u8>();
             assert!(message.payload().as_ptr_range().contains(&first));
-            message.ack();
+            message.ack().unwrap();
             first
         };
         let mut first = std::ptr::null();
@@ -268,10 +268,10 @@ fn quiet(mut role: Role) {
                 if let Some(subscriber) = subscriber {
                     let message = subscriber.try_receive().unwrap().unwrap();
                     assert!(message.value().unwrap().is_numbered(sequence));
-                    message.ack();
+                    message.ack().unwrap();
                 }
                 if let Some(message) = tap.try_receive().unwrap() {
-                    message.ack();
+                    message.ack().unwrap();
                 }
             }
         };
@@ -365,7 +365,7 @@ fn adaptive(mut role: Role) {
     for sequence in 0..count {
         let message = subscriber.receive().unwrap();
         assert!(message.value().unwrap().is_numbered(sequence));
-        message.ack();
+        message.ack().unwrap();
         if sequence == count / 10 {
             (begun, used) = (Instant::now(), thread_cpu_ns());
         }
@@ -405,7 +405,7 @@ fn an_invalid_archive_is_an_error_and_can_be_passed_over() {
         publisher.publish(&good).unwrap();
         let valid = subscriber.receive().unwrap();
         let archive = valid.payload().to_vec();
-        valid.ack();
+        valid.ack().unwrap();
         let mut broken = vec![vec![], vec![1], vec![0xfe; 64], archive[1..].to_vec(), archive[..20].to_vec()];
         // A string that is not where the archive says, or is none.
         let mut away = archive.clone();
@@ -427,7 +427,7 @@ fn an_invalid_archive_is_an_error_and_can_be_passed_over() {
             drop(message);
             let message = subscriber.receive().unwrap();
             assert!(message.sequence() == sequence && message.is_redelivered() && message.value().is_err());
-            message.ack();
+            message.ack().unwrap();
         }
         publisher.publish(&good).unwrap();
         let message = subscriber.receive().unwrap();
@@ -456,15 +456,15 @@ fn two_versions_are_in_flight_and_each_reader_says_what_it_reads() {
             for reader in [&mut skipping, &mut shared] {
                 let message = reader.receive().unwrap();
                 assert!(message.sequence() == 2 * n && message.value().unwrap().is_numbered(n));
-                message.ack();
+                message.ack().unwrap();
             }
             let message = newer.receive().unwrap();
             assert_eq!(
                 (message.sequence(), message.value().unwrap().more.to_native()),
                 (2 * n + 1, n as u32)
             );
-            message.ack();
-            strict.receive().unwrap().ack();
+            message.ack().unwrap();
+            strict.receive().unwrap().ack().unwrap();
             let error = strict.receive().unwrap_err();
             let ReceiveError::OtherType { sequence, found, reads, .. } = &error else { panic!("{error}") };
             assert!(*sequence == 2 * n + 1 && found.contains("Words v2") && reads.contains("Words v1"));
@@ -544,7 +544,7 @@ fn a_default_topic_takes_less_than_512_kib() {
         publisher.publish_to(Lane(lane), &Words::numbered(1)).unwrap();
     }
     for subscriber in &mut subscribers {
-        (0..3).for_each(|_| assert!(subscriber.receive().unwrap().ack()));
+        (0..3).for_each(|_| subscriber.receive().unwrap().ack().unwrap());
     }
     assert!(bytes() < 512 << 10, "{} with a publisher and a shared group in use", bytes());
     drop(publisher);

@@ -22,7 +22,7 @@ pub(crate) fn run(bus: &Bus, _: &Options) -> Outcome<Report> {
         let lane = if approved { Lane::NORMAL } else { Lane::CRITICAL };
         verdicts.publish_to(lane, &Verdict { ticket, approved, refund_cents })?;
         tally.count(plan.lane(), plan.sequence(), plan.is_redelivered());
-        plan.ack();
+        plan.ack()?;
         if ticket.closing {
             return Ok(Report::new(handled, tally));
         }

@@ -18,7 +18,7 @@ pub(crate) fn run(bus: &Bus, options: &Options) -> Outcome<Report> {
         let note = notes.receive()?;
         learned = learned.max(note.value()?.learned_count.to_native());
         tally.count(note.lane(), note.sequence(), note.is_redelivered());
-        note.ack();
+        note.ack()?;
     }
     requests.publish(&Request { number: sent, closing: true, text: String::new() })?;
     Ok(Report::new(sent, tally))

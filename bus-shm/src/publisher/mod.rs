@@ -660,6 +660,10 @@ impl RawPublisher {
             return Err(PublishError::BusUnlinked { topic: self.core.name().to_owned(), path }.into());
         }
         let first = since.is_none();
+        if first {
+            // A batch rings at its end, and the readers that it waits for may be asleep.
+            self.ring_bell();
+        }
         let begun = *since.get_or_insert_with(Instant::now);
         let gate = self.core.recompute_gate(lane);
         if distance(gate, self.lanes[lane].cached_gate) > 0 {

@@ -10,6 +10,7 @@
 //! | tap, and a group that yields | none, or let go | a checked copy | counted as missed |
 #![allow(unsafe_code)]
 
+mod late;
 mod options;
 mod received;
 
@@ -17,6 +18,7 @@ pub use options::{OtherTypes, Start, SubscriberBuilder};
 pub use received::{Batch, BatchItem, Received};
 
 use crate::bus::BusInner;
+use crate::dead_letters::Announcer;
 use crate::error::{AttachError, ReceiveError};
 use crate::group::{self, Joined, LaneStand, Wanted};
 use crate::payload::{Bytes, Speak, TypeIdentity};
@@ -27,6 +29,7 @@ use crate::sys::futex;
 use crate::sys::process::ForkMark;
 use crate::topic::{Kinds, Topic, TopicCore};
 use crate::wait::{Wait, Waiter};
+use bus_core::aside::Held;
 use bus_core::doorbell::{Barrier, Doorbell};
 use bus_core::header::TYPE_BYTES;
 use bus_core::holder::HolderWord;
@@ -36,7 +39,9 @@ use bus_core::limits::{ATTEMPTS_MAX, LANES_MAX};
 use bus_core::owner::{Claim, OwnerWord, Owners};
 use bus_core::ring::Poll;
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
+use std::cell::Cell;
 use std::marker::PhantomData;
+use late::{Late, Settings, Verdict};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,11 +50,26 @@ use std::time::{Duration, Instant};
 struct Delivery {
     lane: usize,
     found: Finding,
-    claim: Option<OwnerWord>,
+    proof: Proof,
+}
+
+/// What makes a message in hand this subscriber's.
+#[derive(Clone, Copy, Debug)]
+enum Proof {
+    /// Its place behind the group's cursor. A tap has no other.
+    Position,
+    /// The claim in a shared group.
+    Claim(OwnerWord),
+    /// The claim of an entry of the group's aside store.
+    Entry(Held),
+    /// It has been put aside, which counts once the batch that it is part of is acknowledged.
+    Staged(Held),
+    /// Nothing any more: it has been settled.
+    Settled,
 }
 
 impl Delivery {
-    const NONE: Self = Self { lane: 0, found: Finding::NONE, claim: None };
+    const NONE: Self = Self { lane: 0, found: Finding::NONE, proof: Proof::Position };
 }
 
 /// An error on its way out of the hot path: one pointer, so that results without an error stay in registers.
@@ -88,6 +108,9 @@ enum Membership {
     Shared(Joined, Vec<Owners<'static>>),
 }
 
+/// Why a message is a dead letter that nobody rejected.
+const WORN_OUT: &str = "handed out as often as is allowed, and never finished: its consumers died or gave it back";
+
 /// How often a member of a shared group that waits in vain asks whether the others live. The supervisor does it sooner, where
 /// there is one.
 const ASK_PERIOD: Duration = Duration::from_millis(500);
@@ -111,6 +134,10 @@ struct RawSubscriber {
     /// Runs that nobody has asked for yet: the first sequence, and the one after the last.
     missed: [Option<(u64, u64)>; LANES_MAX],
     batch: Vec<Delivery>,
+    /// The last message of the batch was found invalid.
+    item_is_invalid: Cell<bool>,
+    /// The group's aside store; a tap has none.
+    late: Option<Box<Late>>,
     /// When the other members of a shared group were last asked after.
     asked: Instant,
     /// The message that was handed out last.
@@ -142,7 +169,23 @@ impl<T> std::fmt::Debug for Subscriber<T> {
 impl RawSubscriber {
     fn join<T: Speak>(options: SubscriberBuilder<T>) -> Result<Self, AttachError> {
         let SubscriberBuilder {
-            topic, group, shared, tap, yields, start, wait, guard, other, copied, ..
+            topic,
+            group,
+            shared,
+            tap,
+            yields,
+            start,
+            wait,
+            guard,
+            other,
+            copied,
+            attempts_max,
+            ack_wait,
+            backoff,
+            handler,
+            dead_full,
+            aside_bound,
+            ..
         } = options;
         let Topic { bus, core, kinds, .. } = topic;
         bus.check_usable()?;
@@ -200,6 +243,22 @@ impl RawSubscriber {
             lanes.iter_mut().for_each(LaneReader::always_copy);
         }
         let entry = membership.entry();
+        let late = match entry {
+            None => None,
+            Some(entry) => {
+                let kind = late::settle_kind(&core, entry, attempts_max, ack_wait);
+                let settings = Settings {
+                    attempts_max: groups::kind::attempts_max(kind),
+                    backoff,
+                    handler: handler.unwrap_or_default(),
+                    dead_full,
+                    bound: aside_bound,
+                };
+                let announcer = Announcer::new(bus.clone(), core.clone(), entry);
+                let who = (entry, bus.me(), bus.service());
+                Some(Box::new(Late::new(&core, who, settings, announcer)?))
+            }
+        };
         let counter =
             |offset| entry.map(|entry| core.held_group_word(groups::entry(entry) + offset)).transpose();
         Ok(Self {
@@ -219,6 +278,8 @@ impl RawSubscriber {
             missed_count: 0,
             missed: [None; LANES_MAX],
             batch: Vec::new(),
+            item_is_invalid: Cell::new(false),
+            late,
             asked: Instant::now(),
             current: Delivery::NONE,
             participant: bus.me().participant,
@@ -246,24 +307,44 @@ impl RawSubscriber {
             self.check()?;
         }
         loop {
-            let Some(lane) = self.pick() else {
-                return if self.look_back() { continue } else { Ok(false) };
+            let lane = match self.pick_known() {
+                Some(lane) => lane,
+                None => {
+                    // Between two runs: has the time of something that failed before come?
+                    if self.late.as_ref().is_some_and(|late| late.has_work()) {
+                        if self.take_late()? {
+                            return Ok(true);
+                        }
+                        if self.is_paused() {
+                            return Ok(false);
+                        }
+                    }
+                    match self.pick() {
+                        Some(lane) => lane,
+                        None if self.look_back() => continue,
+                        None => return Ok(false),
+                    }
+                }
             };
-            let claim = match &self.membership {
+            let (claim, is_worn_out) = match &self.membership {
                 Membership::Shared(..) => match self.claim(lane) {
-                    Some(claim) => Some(claim),
+                    Some((claim, is_worn_out)) => (Some(claim), is_worn_out),
                     None => continue,
                 },
-                _ => None,
+                _ => (None, false),
             };
             let found = self.lanes[lane].take(&mut self.current.found);
             match found.inspect_err(|_| self.give_back(lane, claim))? {
                 Found::Message => {
                     self.current.lane = lane;
-                    // Without one it stays as it was made: a subscriber's membership never becomes, or ceases to be, shared.
+                    self.current.proof = Proof::Position;
                     if let Some(claim) = claim {
-                        self.current.claim = Some(claim);
+                        self.current.proof = Proof::Claim(claim);
                         self.current.found.times = claim.attempts;
+                        if is_worn_out {
+                            self.bury_current()?;
+                            continue;
+                        }
                     }
                     if self.copied {
                         self.lanes[lane].copy(&mut self.current.found)?;
@@ -284,17 +365,17 @@ impl RawSubscriber {
         }
     }
 
+    /// The lane of the next message in the common case, in few steps: a run in the lowest lane, and nothing new above. The
+    /// lowest passes nobody over, so the guard has no say in it.
+    #[inline]
+    fn pick_known(&self) -> Option<usize> {
+        let (lowest, above) = self.lanes.split_last()?;
+        (lowest.has_known() && above.iter().all(LaneReader::is_quiet)).then_some(above.len())
+    }
+
     /// The lane of the next message.
     #[inline]
     fn pick(&mut self) -> Option<usize> {
-        // The common case in few steps: a run in the lowest lane, and nothing new above. The lowest passes nobody over, so
-        // the guard has no say in it.
-        if let Some((lowest, above)) = self.lanes.split_last()
-            && lowest.has_known()
-            && above.iter().all(LaneReader::is_quiet)
-        {
-            return Some(above.len());
-        }
         let Self { picker, lanes, .. } = self;
         picker.pick(|lane| is_ready(lanes, lane))
     }
@@ -318,12 +399,30 @@ impl RawSubscriber {
         {
             counter.fetch_add(1, Ordering::Relaxed);
         }
+        // A shared group has looked at the attempts before.
+        if matches!(delivery.proof, Proof::Position)
+            && self.late.as_ref().is_some_and(|late| delivery.found.times > late.attempts_max())
+        {
+            self.current.found.times = delivery.found.times.saturating_sub(1);
+            return self.bury_current().map(|()| false);
+        }
         if other { self.other_type(&delivery).map(|()| false).map_err(Failure::from) } else { Ok(true) }
+    }
+
+    /// The message in `current` has been handed out as often as is allowed: it becomes a dead letter.
+    #[cold]
+    fn bury_current(&mut self) -> Result<(), Failure> {
+        let delivery = self.current;
+        match self.put_aside(&delivery, Verdict::Dead, WORN_OUT) {
+            // Another member took it: its affair.
+            Err(ReceiveError::NotOwner(_)) => Ok(()),
+            other => Ok(other?),
+        }
     }
 
     #[cold]
     fn other_type(&mut self, delivery: &Delivery) -> Result<(), ReceiveError> {
-        if self.batch.is_empty() || delivery.claim.is_some() {
+        if self.batch.is_empty() || !matches!(delivery.proof, Proof::Position) {
             self.acknowledge(delivery);
         } else {
             // A cursor cannot pass it before the messages of the batch that stand before it: it is settled with them.
@@ -361,17 +460,24 @@ impl RawSubscriber {
             .map_or_else(|| format!("type {kind}"), TypeIdentity::to_string)
     }
 
-    /// Shared group: claims the next message of a lane that no other member has.
-    fn claim(&mut self, lane: usize) -> Option<OwnerWord> {
+    /// Shared group: claims the next message of a lane that no other member has. True beside it: not to hand it out, it has been
+    /// as often as is allowed.
+    fn claim(&mut self, lane: usize) -> Option<(OwnerWord, bool)> {
         let Membership::Shared(_, owners) = &self.membership else { return None };
-        let low_water = self.lanes[lane].low_water()?;
-        match owners[lane].claim(self.lanes[lane].next(), self.participant, ATTEMPTS_MAX, low_water) {
-            Claim::Mine(word) => Some(word),
-            Claim::Taken | Claim::Exhausted(_) => {
-                self.lanes[lane].pass_over();
-                None
+        let reader = &self.lanes[lane];
+        let (low_water, sequence) = (reader.low_water()?, reader.next());
+        let attempts_max = self.late.as_ref().map_or(ATTEMPTS_MAX, |late| late.attempts_max());
+        let claimed = match owners[lane].claim(sequence, self.participant, attempts_max, low_water) {
+            Claim::Mine(word) => Some((word, false)),
+            Claim::Taken => None,
+            Claim::Exhausted(seen) => {
+                owners[lane].claim_exhausted(sequence, seen, self.participant).map(|word| (word, true))
             }
+        };
+        if claimed.is_none() {
+            self.lanes[lane].pass_over();
         }
+        claimed
     }
 
     /// Shared group with nothing new: was something given back? True if there is something to look at again.
@@ -384,41 +490,45 @@ impl RawSubscriber {
         found
     }
 
-    /// Everything up to this message (one member), or this message (shared), is done.
+    /// Everything up to this message (one member), or this message (shared), is done. False if the group had given it to
+    /// another member meanwhile.
     fn acknowledge(&mut self, delivery: &Delivery) -> bool {
         if self.fork.is_child() {
             return false;
         }
-        match delivery.claim {
-            None => {
+        match delivery.proof {
+            Proof::Position => {
                 self.lanes[delivery.lane].acknowledge(delivery.found.sequence);
                 self.ring_space_bell();
                 true
             }
-            Some(claim) => self.acknowledge_claim(delivery.lane, delivery.found.sequence, claim),
+            Proof::Claim(claim) => self.acknowledge_claim(delivery.lane, delivery.found.sequence, claim),
+            Proof::Entry(held) => self.acknowledge_entry(held),
+            Proof::Staged(_) | Proof::Settled => true,
         }
     }
 
     /// [`RawSubscriber::acknowledge`] of the message that was handed out last.
     #[inline]
     fn acknowledge_current(&mut self) -> bool {
-        if self.fork.is_child() {
-            return false;
+        if !matches!(self.current.proof, Proof::Position) || self.fork.is_child() {
+            let delivery = self.current;
+            return self.acknowledge(&delivery);
         }
-        let Delivery { lane, ref found, claim } = self.current;
-        if let Some(claim) = claim {
-            return self.acknowledge_claim(lane, found.sequence, claim);
-        }
-        self.lanes[lane].acknowledge(found.sequence);
+        self.lanes[self.current.lane].acknowledge(self.current.found.sequence);
         self.ring_space_bell();
         true
     }
 
-    /// Shared: this message is done. False if the group had given it to another member meanwhile.
-    #[inline(never)]
+    /// Shared: this message is done.
     fn acknowledge_claim(&mut self, lane: usize, sequence: u64, claim: OwnerWord) -> bool {
-        let Membership::Shared(_, owners) = &self.membership else { return false };
-        let kept = self.lanes[lane].acknowledge_claim(&owners[lane], sequence, claim);
+        let Self { membership: Membership::Shared(_, owners), lanes, late, core, .. } = self else {
+            return false;
+        };
+        let owners = &owners[lane];
+        let kept = lanes[lane].acknowledge_claim(owners, sequence, claim, |sequence, parked| {
+            late.as_ref().is_some_and(|late| late.finish(core, owners, lane, sequence, parked))
+        });
         self.ring_space_bell();
         kept
     }
@@ -437,8 +547,8 @@ impl RawSubscriber {
             return;
         }
         let lane = &mut self.lanes[delivery.lane];
-        match (&self.membership, delivery.claim) {
-            (Membership::Shared(_, owners), Some(claim)) => {
+        match (&self.membership, delivery.proof) {
+            (Membership::Shared(_, owners), Proof::Claim(claim)) => {
                 let released = lane.release_claim(&owners[delivery.lane], delivery.found.sequence, claim);
                 let wake = || {
                     futex::wake_all(self.message_bell.word());
@@ -446,7 +556,12 @@ impl RawSubscriber {
                 // Another member may be asleep.
                 let _ = released && self.message_bell.ring(self.barrier, wake);
             }
-            (Membership::One(_) | Membership::Yielding(_), _) => lane.rewind(),
+            (Membership::One(_) | Membership::Yielding(_), Proof::Position) => lane.rewind(),
+            (_, Proof::Entry(held)) => self.release_entry(held),
+            (_, Proof::Staged(held)) => {
+                lane.rewind();
+                self.withdraw_staged(held);
+            }
             _ => {}
         }
     }
@@ -455,6 +570,7 @@ impl RawSubscriber {
     #[cold]
     fn look_around(&mut self) -> Result<(), ReceiveError> {
         self.check()?;
+        self.look_after_store();
         if let Some(path) = self.bus.noticed_unlinked(&self.core) {
             return Err(ReceiveError::BusUnlinked { topic: self.core.name().to_owned(), path });
         }
@@ -493,6 +609,7 @@ impl RawSubscriber {
             group::leave(&self.core, joined, false);
         }
         self.membership = Membership::Tap;
+        self.late = None;
         self.skipped = None;
         self.redelivered = None;
         self.lanes.iter_mut().for_each(LaneReader::let_go);
@@ -511,10 +628,11 @@ impl RawSubscriber {
 
     /// Shared group with nothing to do: the member that finished the first gap may have died before its own walk.
     fn walk(&mut self) {
-        if let Membership::Shared(_, owners) = &self.membership {
-            for (lane, owners) in self.lanes.iter_mut().zip(owners) {
-                lane.walk(owners);
-            }
+        let Self { membership: Membership::Shared(_, owners), lanes, late, core, .. } = self else { return };
+        for (lane, (reader, owners)) in lanes.iter().zip(owners).enumerate() {
+            reader.walk(owners, |sequence, parked| {
+                late.as_ref().is_some_and(|late| late.finish(core, owners, lane, sequence, parked))
+            });
         }
     }
 
@@ -528,12 +646,15 @@ impl RawSubscriber {
                 return Ok(false);
             }
             self.walk();
-            let Self { lanes, waiter, bus, message_bell, state, .. } = self;
+            let until = self.wait_until(deadline);
+            let is_paused = self.late.is_some() && self.is_paused();
+            let Self { lanes, waiter, bus, message_bell, state, late, .. } = self;
             let ready = || {
-                lanes.iter().any(|lane| lane.is_filled() || lane.has_releases())
+                !is_paused && lanes.iter().any(|lane| lane.is_filled() || lane.has_releases())
+                    || late.as_ref().is_some_and(|late| late.is_due())
                     || state.load(Ordering::Relaxed) != 0
             };
-            if !waiter.wait(*message_bell, bus.spin(), deadline, ready) {
+            if !waiter.wait(*message_bell, bus.spin(), until, ready) {
                 self.look_around()?;
                 for lane in &mut self.lanes {
                     lane.distrust();
@@ -607,6 +728,7 @@ impl Drop for RawSubscriber {
         if self.bus.is_forked() {
             return;
         }
+        self.release_kept();
         match &self.membership {
             Membership::Tap => {}
             Membership::One(joined) | Membership::Yielding(joined) => group::leave(&self.core, joined, false),
@@ -666,7 +788,7 @@ impl<T: Speak> Subscriber<T> {
 
     #[inline]
     fn wrap(&mut self) -> Received<'_, T> {
-        Received { subscriber: self, settled: false }
+        Received { subscriber: self, settled: false, is_invalid: Cell::new(false) }
     }
 
     /// The next message, without waiting.
@@ -718,18 +840,26 @@ impl<T: Speak> Subscriber<T> {
         let deadline = Instant::now().checked_add(timeout);
         loop {
             self.raw.look_back();
-            let there: u64 = self.raw.lanes.iter_mut().map(LaneReader::ready_count).sum();
-            if there >= min || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let is_paused = self.raw.is_paused();
+            let there: u64 = match is_paused {
+                true => 0,
+                false => self.raw.lanes.iter_mut().map(LaneReader::ready_count).sum(),
+            };
+            let is_due = self.raw.late.as_ref().is_some_and(|late| late.is_due());
+            if is_due
+                || there >= min || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(Batch { subscriber: self, left: max, settled: false });
             }
             self.raw.walk();
-            let RawSubscriber { lanes, waiter, bus, message_bell, state, .. } = &mut self.raw;
+            let until = self.raw.wait_until(deadline);
+            let RawSubscriber { lanes, waiter, bus, message_bell, state, late, .. } = &mut self.raw;
             let ready = || {
-                lanes.iter_mut().map(LaneReader::ready_count).sum::<u64>() >= min
+                !is_paused && lanes.iter_mut().map(LaneReader::ready_count).sum::<u64>() >= min
                     || lanes.iter().any(LaneReader::has_releases)
+                    || late.as_ref().is_some_and(|late| late.is_due())
                     || state.load(Ordering::Relaxed) != 0
             };
-            if !waiter.wait(*message_bell, bus.spin(), deadline, ready) {
+            if !waiter.wait(*message_bell, bus.spin(), until, ready) {
                 self.raw.look_around()?;
             }
             self.raw.check()?;

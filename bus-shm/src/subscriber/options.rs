@@ -2,12 +2,14 @@
 #![allow(unsafe_code)]
 
 use super::{RawSubscriber, Subscriber};
+use crate::dead_letters::Full;
 use crate::error::AttachError;
 use crate::payload::Speak;
 use crate::topic::Topic;
 use crate::wait::Wait;
 use bus_core::lane::Lane;
-use bus_core::limits::STARVATION_GUARD_DEFAULT;
+use bus_core::limits::{ASIDE_ENTRIES_DEFAULT, ASIDE_ENTRIES_MAX, STARVATION_GUARD_DEFAULT};
+use bus_core::retry::Backoff;
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -50,6 +52,12 @@ pub struct SubscriberBuilder<T> {
     pub(super) other: OtherTypes,
     pub(super) copied: bool,
     pub(super) trusted: bool,
+    pub(super) attempts_max: Option<u8>,
+    pub(super) ack_wait: Option<Duration>,
+    pub(super) backoff: Backoff,
+    pub(super) handler: Option<String>,
+    pub(super) dead_full: Full,
+    pub(super) aside_bound: usize,
 }
 
 impl<T: Speak> SubscriberBuilder<T> {
@@ -66,6 +74,12 @@ impl<T: Speak> SubscriberBuilder<T> {
             other: OtherTypes::Skip,
             copied: false,
             trusted: false,
+            attempts_max: None,
+            ack_wait: None,
+            backoff: Backoff::default(),
+            handler: None,
+            dead_full: Full::default(),
+            aside_bound: ASIDE_ENTRIES_DEFAULT as usize,
         }
     }
 
@@ -122,6 +136,47 @@ impl<T: Speak> SubscriberBuilder<T> {
     /// that are not trusted to leave a message alone once it is published.
     pub fn copied(mut self) -> Self {
         self.copied = true;
+        self
+    }
+
+    /// How often a message is handed out before it becomes a dead letter, 1 to 255; deaths count like failures. A setting of the
+    /// group: the last member that sets it sets it for those who join after it. Default 10.
+    pub fn attempts(mut self, most: u8) -> Self {
+        self.attempts_max = Some(most.max(1));
+        self
+    }
+
+    /// How long a member of a shared group may be silent about a message before another member gets it;
+    /// [`Received::extend`](super::Received::extend) asks for more. A setting of the group. Default 30 s; zero means for ever.
+    pub fn ack_wait(mut self, wait: Duration) -> Self {
+        self.ack_wait = Some(wait);
+        self
+    }
+
+    /// How long a message that failed waits: `first` after the first attempt, twice as long after each further one, at
+    /// most `max`; of that, a random half to the whole. Default 100 ms and 30 s.
+    pub fn retry_delays(mut self, first: Duration, max: Duration) -> Self {
+        let ns = |delay: Duration| delay.as_nanos().min(u128::from(u64::MAX)) as u64;
+        self.backoff = Backoff { first_ns: ns(first), max_ns: ns(max) };
+        self
+    }
+
+    /// Name of the handler, for dead letters; at most 48 bytes of it are kept.
+    pub fn handler(mut self, name: &str) -> Self {
+        self.handler = Some(name.to_owned());
+        self
+    }
+
+    /// What becomes of a dead letter that finds the store full of others. Default: it is kept in the ring.
+    pub fn dead_letters_full(mut self, policy: Full) -> Self {
+        self.dead_full = policy;
+        self
+    }
+
+    /// Most messages of the group that wait to be tried again or are dead letters, 1 to 65,536, if this subscriber is the first
+    /// that needs the store; dead letters take at most three quarters. Default 16,384.
+    pub fn aside_entries(mut self, most: u32) -> Self {
+        self.aside_bound = most.clamp(1, ASIDE_ENTRIES_MAX) as usize;
         self
     }
 

@@ -1,20 +1,29 @@
 //! Messages in the hands of a program: one by one, or as a batch.
 #![allow(unsafe_code)]
 
-use super::{Delivery, Membership, Subscriber};
-use crate::error::ReceiveError;
+use super::late::Verdict;
+use super::{Delivery, LaneReader, Membership, Proof, Subscriber};
+use crate::error::{NotOwner, ReceiveError};
 use crate::payload::{Message, Speak, access, access_unchecked};
 use bus_core::header::producer_entry;
 use bus_core::lane::Lane;
 use bus_core::limits::LANES_MAX;
+use bus_core::seq::distance;
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// A message, borrowed from its subscriber. Acknowledge it with [`Received::ack`] when its work is done; dropped without, it
-/// is given back and comes again, marked as redelivered.
+/// A message, borrowed from its subscriber. Acknowledge it with [`Received::ack`] when its work is done. If it failed,
+/// [`Received::retry`] has it come again later and [`Received::reject`] makes it a dead letter. Dropped without any of the
+/// three, it is given back and comes again at once, marked as redelivered; if its archive was found invalid, it
+/// becomes a dead letter.
 pub struct Received<'s, T> {
     pub(super) subscriber: &'s mut Subscriber<T>,
     pub(super) settled: bool,
+    pub(super) is_invalid: Cell<bool>,
 }
+
+/// The error text of messages whose archive does not validate.
+const INVALID: &str = "its archive does not validate";
 
 impl<T> std::fmt::Debug for Received<'_, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -88,11 +97,56 @@ impl<T> Received<'_, T> {
         }
     }
 
-    /// Its work is done. False if the group had given it to another member meanwhile.
+    /// Its work is done. In a group of one member that goes for every message before it in its lane too.
+    ///
+    /// # Errors
+    /// [`NotOwner`] if the group had given it to another member meanwhile.
     #[inline]
-    pub fn ack(mut self) -> bool {
+    pub fn ack(mut self) -> Result<(), NotOwner> {
         self.settled = true;
-        self.subscriber.raw.acknowledge_current()
+        let raw = &mut self.subscriber.raw;
+        if raw.acknowledge_current() { Ok(()) } else { Err(raw.not_owner(&raw.current)) }
+    }
+
+    /// Its work failed: it comes again, marked, after a delay that grows with its attempts, and later messages go on meanwhile.
+    /// After the last attempt it becomes a dead letter. `error` is kept with it, the first 96 bytes.
+    ///
+    /// # Errors
+    /// [`ReceiveError::NotOwner`], or the group's store could not be made; then the message comes again all the same.
+    pub fn retry(self, error: &str) -> Result<(), ReceiveError> {
+        self.put_aside(Verdict::Retry(None), error)
+    }
+
+    /// The same, after `delay`.
+    ///
+    /// # Errors
+    /// As [`Received::retry`].
+    pub fn retry_after(self, delay: Duration, error: &str) -> Result<(), ReceiveError> {
+        self.put_aside(Verdict::Retry(Some(delay)), error)
+    }
+
+    /// It can never be handled: it becomes a dead letter.
+    ///
+    /// # Errors
+    /// As [`Received::retry`].
+    pub fn reject(self, error: &str) -> Result<(), ReceiveError> {
+        self.put_aside(Verdict::Dead, error)
+    }
+
+    fn put_aside(mut self, verdict: Verdict, error: &str) -> Result<(), ReceiveError> {
+        self.settled = true;
+        let raw = &mut self.subscriber.raw;
+        raw.check()?;
+        let delivery = raw.current;
+        raw.put_aside(&delivery, verdict, error)
+    }
+
+    /// Its work goes on: the group's `ack_wait` begins anew.
+    ///
+    /// # Errors
+    /// [`NotOwner`] if it is too late.
+    pub fn extend(&mut self) -> Result<(), NotOwner> {
+        self.subscriber.raw.extend_current()
     }
 }
 
@@ -100,10 +154,10 @@ impl<T: Message> Received<'_, T> {
     /// The value, read in place after its archive has been checked.
     ///
     /// # Errors
-    /// [`ReceiveError::Invalid`]. The message stays unacknowledged; acknowledge it to pass over it.
+    /// [`ReceiveError::Invalid`]. Dropped after that, the message becomes a dead letter.
     #[inline]
     pub fn value(&self) -> Result<&T::Archived, ReceiveError> {
-        read::<T>(self.subscriber, self.delivery(), self.payload())
+        read::<T>(self.subscriber, self.delivery(), self.payload()).inspect_err(|_| self.is_invalid.set(true))
     }
 }
 
@@ -129,9 +183,16 @@ fn read<'m, T: Message>(
 
 impl<T> Drop for Received<'_, T> {
     fn drop(&mut self) {
-        if !self.settled {
-            let delivery = *self.delivery();
-            self.subscriber.raw.release(&delivery);
+        if self.settled {
+            return;
+        }
+        let delivery = *self.delivery();
+        let raw = &mut self.subscriber.raw;
+        if self.is_invalid.get() && !raw.bus.is_forked() {
+            // Not this member's any more, or no room: then it comes again.
+            let _ = raw.put_aside(&delivery, Verdict::Dead, INVALID);
+        } else {
+            raw.release(&delivery);
         }
     }
 }
@@ -167,23 +228,66 @@ impl<T> Batch<'_, T> {
     /// All messages that were handed out are done. Returns how many were still this member's.
     pub fn ack(mut self) -> usize {
         self.settled = true;
+        self.bury_last();
+        let batch = std::mem::take(&mut self.subscriber.raw.batch);
+        self.settle(batch)
+    }
+
+    /// Those of one lane up to `sequence` are done, the others stay part of the batch. Returns how many were still this
+    /// member's.
+    pub fn ack_up_to(&mut self, lane: Lane, sequence: u64) -> usize {
+        self.bury_last();
+        let batch = std::mem::take(&mut self.subscriber.raw.batch);
+        let is_meant = |delivery: &Delivery| {
+            delivery.lane == lane.index() && distance(sequence, delivery.found.sequence) >= 0
+        };
+        let (done, rest) = batch.into_iter().partition(is_meant);
+        self.subscriber.raw.batch = rest;
+        self.settle(done)
+    }
+
+    /// The last message turned out to be invalid, and nothing was said about it: a dead letter, if there is room; else it counts
+    /// as done like the others, and its reader has had the error.
+    fn bury_last(&mut self) {
         let raw = &mut self.subscriber.raw;
-        let mut batch = std::mem::take(&mut raw.batch);
+        if raw.item_is_invalid.take() {
+            let _ = raw.put_item_aside(Verdict::Dead, INVALID);
+        }
+    }
+
+    /// Acknowledges these, and gives their memory back to the subscriber.
+    fn settle(&mut self, mut batch: Vec<Delivery>) -> usize {
+        let raw = &mut self.subscriber.raw;
         let kept = if matches!(raw.membership, Membership::Shared(..)) {
             batch.iter().filter(|delivery| raw.acknowledge(delivery)).count()
+        } else if raw.fork.is_child() {
+            0
         } else {
-            // One store a lane.
-            let mut last: [Option<&Delivery>; LANES_MAX] = [None; LANES_MAX];
+            // One store a lane; then what was put aside counts.
+            let mut last: [Option<u64>; LANES_MAX] = [None; LANES_MAX];
             for delivery in &batch {
-                last[delivery.lane] = Some(delivery);
+                match delivery.proof {
+                    Proof::Position | Proof::Staged(_) => last[delivery.lane] = Some(delivery.found.sequence),
+                    _ => _ = raw.acknowledge(delivery),
+                }
             }
-            for delivery in last.into_iter().flatten() {
-                raw.acknowledge(delivery);
+            for (lane, sequence) in last.into_iter().enumerate() {
+                if let Some(sequence) = sequence {
+                    raw.lanes[lane].acknowledge(sequence);
+                }
+            }
+            raw.ring_space_bell();
+            for delivery in &batch {
+                if let Proof::Staged(held) = delivery.proof {
+                    raw.finish_staged(held);
+                }
             }
             batch.iter().filter(|delivery| delivery.found.times > 0).count()
         };
         batch.clear();
-        raw.batch = batch;
+        if raw.batch.is_empty() {
+            raw.batch = batch;
+        }
         kept
     }
 }
@@ -200,10 +304,8 @@ impl<T: Speak> Batch<'_, T> {
     /// See [`ReceiveError`].
     #[inline]
     pub fn next_message(&mut self) -> Result<Option<BatchItem<'_, T>>, ReceiveError> {
-        if self.left == 0 {
-            return Ok(None);
-        }
-        if !self.subscriber.raw.poll()? {
+        self.bury_last();
+        if self.is_full() || !self.subscriber.raw.poll()? {
             return Ok(None);
         }
         self.left -= 1;
@@ -218,11 +320,19 @@ impl<T: Speak> Batch<'_, T> {
         &mut self,
         timeout: Duration,
     ) -> Result<Option<BatchItem<'_, T>>, ReceiveError> {
-        if self.left == 0 || !self.subscriber.raw.wait(Instant::now().checked_add(timeout))? {
+        self.bury_last();
+        if self.is_full() || !self.subscriber.raw.wait(Instant::now().checked_add(timeout))? {
             return Ok(None);
         }
         self.left -= 1;
         Ok(Some(self.keep()))
+    }
+
+    /// No more may be added: it has as many as were asked for, or the one that it has was handed out before.
+    #[inline]
+    fn is_full(&self) -> bool {
+        let raw = &self.subscriber.raw;
+        self.left == 0 || !raw.batch.is_empty() && raw.lanes.iter().any(LaneReader::is_in_doubt)
     }
 
     /// The message that was just handed out is part of the batch.
@@ -240,6 +350,7 @@ impl<T> Drop for Batch<'_, T> {
             return;
         }
         let raw = &mut self.subscriber.raw;
+        raw.item_is_invalid.set(false);
         let mut batch = std::mem::take(&mut raw.batch);
         for delivery in batch.iter().rev() {
             raw.release(delivery);
@@ -251,7 +362,7 @@ impl<T> Drop for Batch<'_, T> {
 
 /// A message of a [`Batch`].
 pub struct BatchItem<'b, T> {
-    subscriber: &'b Subscriber<T>,
+    subscriber: &'b mut Subscriber<T>,
     delivery: Delivery,
 }
 
@@ -309,15 +420,39 @@ impl<T> BatchItem<'_, T> {
             )
         }
     }
+
+    /// Its work failed: it comes again later, as with [`Received::retry`]. In a group of one member that counts once the batch
+    /// is acknowledged; given back with the batch, the message comes again as if nothing had been said.
+    ///
+    /// # Errors
+    /// [`ReceiveError::NotOwner`]; [`ReceiveError::AsideFull`] in a group of one member, and the message stays in the
+    /// batch.
+    pub fn retry(self, error: &str) -> Result<(), ReceiveError> {
+        self.put_aside(Verdict::Retry(None), error)
+    }
+
+    /// It can never be handled: it becomes a dead letter.
+    ///
+    /// # Errors
+    /// As [`BatchItem::retry`].
+    pub fn reject(self, error: &str) -> Result<(), ReceiveError> {
+        self.put_aside(Verdict::Dead, error)
+    }
+
+    fn put_aside(self, verdict: Verdict, error: &str) -> Result<(), ReceiveError> {
+        self.subscriber.raw.item_is_invalid.set(false);
+        self.subscriber.raw.put_item_aside(verdict, error)
+    }
 }
 
 impl<T: Message> BatchItem<'_, T> {
     /// The value, read in place after its archive has been checked.
     ///
     /// # Errors
-    /// [`ReceiveError::Invalid`].
+    /// [`ReceiveError::Invalid`]. When the batch goes on or is acknowledged, the message becomes a dead letter.
     #[inline]
     pub fn value(&self) -> Result<&T::Archived, ReceiveError> {
         read::<T>(self.subscriber, &self.delivery, self.payload())
+            .inspect_err(|_| self.subscriber.raw.item_is_invalid.set(true))
     }
 }

@@ -20,7 +20,7 @@ use crate::sys::{clock, file, futex, lock};
 use bus_core::holder::{HolderWord, participant};
 use bus_core::layout::superblock::{self, PARTICIPANT_BYTES, Participant, at};
 use bus_core::layout::{put_name, wake};
-use bus_core::limits::PARTICIPANTS_MAX;
+use bus_core::limits::{PARTICIPANTS_MAX, TOPIC_NAME_BYTES_MAX};
 use bus_core::sync::Ordering;
 use protocol::{Garbled, Reply, Request};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -28,6 +28,9 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What the names of the bus's own topics begin with.
+const BUS_TOPICS: &str = "_bus.";
 
 /// Tells a serving supervisor to stop; any number of times, from anywhere.
 #[derive(Clone, Debug)]
@@ -454,9 +457,12 @@ impl Supervisor {
     }
 
     fn create_topic(&self, participant: u16, spec: &protocol::TopicSpec) -> Result<Reply, TopicError> {
-        if let Err(why) = bus_core::name::check_topic(&spec.name) {
-            return Err(TopicError::Name { name: spec.name.clone(), why });
-        }
+        let checked = match spec.name.strip_prefix(BUS_TOPICS) {
+            // Libraries ask for these on their own account.
+            Some(_) => bus_core::name::check_dotted(&spec.name, TOPIC_NAME_BYTES_MAX),
+            None => bus_core::name::check_topic(&spec.name),
+        };
+        checked.map_err(|why| TopicError::Name { name: spec.name.clone(), why })?;
         let creator = self.participants.live(participant);
         let (pid, service) =
             creator.as_ref().map_or((0, "unknown"), |info| (info.pid, info.service.as_str()));

@@ -163,7 +163,7 @@ impl<'a> Feed<'a> {
         };
         self.write(&mut sink, &facts, types)?;
         self.flush(&mut sink)?;
-        message.ack();
+        message.ack().map_err(ReceiveError::from)?;
         Ok(Turn::Something)
     }
 

@@ -1,0 +1,617 @@
+//! Messages that failed: put aside to be handed out again later, or as dead letters, and what comes back from there.
+//!
+//! The ring goes on meanwhile. [`bus_core::aside`] has the states; here stands who does what when.
+#![allow(unsafe_code)]
+
+use super::{Delivery, Membership, Proof, RawSubscriber};
+use crate::aside::{AsideFile, Note};
+use crate::dead_letters::{Announcer, Full as DeadFull};
+use crate::error::{NotOwner, ReceiveError};
+use crate::group;
+use crate::reader::Finding;
+use crate::subscriber::Failure;
+use crate::sys::clock::{monotonic_ns, realtime_ns};
+use crate::sys::futex;
+use crate::topic::TopicCore;
+use bus_core::aside::{AsideClaim, Contents, Held, Store, due_ns};
+use bus_core::header::{Header, flags};
+use bus_core::holder::Holder;
+use bus_core::layout::groups::{in_lane, kind};
+use bus_core::owner::{OwnerWord, Owners};
+use bus_core::retry::{Backoff, SplitMix64};
+use bus_core::sync::{AtomicU64, Ordering};
+use std::cell::OnceCell;
+use std::time::{Duration, Instant};
+
+/// What a subscriber does with messages that fail.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) attempts_max: u8,
+    pub(super) backoff: Backoff,
+    pub(super) handler: String,
+    pub(super) dead_full: DeadFull,
+    /// Entries that the group's store may have, if this subscriber makes it.
+    pub(super) bound: usize,
+}
+
+/// What a handler says of a message that it could not handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Again, after this long, or after what the back-off says.
+    Retry(Option<Duration>),
+    /// Never again.
+    Dead,
+}
+
+/// A message of a shared group that found no room in the store: this member keeps its claim, and tries again.
+#[derive(Debug)]
+struct Kept {
+    delivery: Delivery,
+    dead: bool,
+    not_before_ns: u64,
+    error: String,
+}
+
+/// A group's aside store, as one of its members sees it.
+pub(super) struct Late {
+    entry: usize,
+    /// When the earliest entry is due, 0 for none.
+    due: &'static AtomicU64,
+    file: OnceCell<AsideFile>,
+    me: Holder,
+    service: String,
+    settings: Settings,
+    random: SplitMix64,
+    /// Where the search for a free entry goes on, and that for one that is due.
+    free_hint: usize,
+    due_cursor: usize,
+    copy: Vec<u128>,
+    kept: Vec<Kept>,
+    /// A group of one member whose store is full stands still until then.
+    paused_until_ns: u64,
+    /// When the entries were last counted.
+    counted: Instant,
+    announcer: Announcer,
+}
+
+/// How often an idle member counts the entries, for what a death has left wrong.
+const COUNT_PERIOD: Duration = Duration::from_secs(1);
+/// A message that found no room is tried again this often.
+const FULL_PAUSE: Duration = Duration::from_millis(20);
+
+impl Late {
+    pub(super) fn new(
+        core: &TopicCore,
+        (entry, me, service): (usize, Holder, &str),
+        settings: Settings,
+        announcer: Announcer,
+    ) -> Result<Self, crate::error::RegionError> {
+        let at = bus_core::layout::groups::lane(entry, 0);
+        Ok(Self {
+            entry,
+            due: core.held_group_word(at + in_lane::ASIDE_DUE)?,
+            file: OnceCell::new(),
+            me,
+            service: service.to_owned(),
+            settings,
+            random: SplitMix64::new(monotonic_ns() ^ u64::from(me.participant) << 48),
+            free_hint: 0,
+            due_cursor: 0,
+            copy: Vec::new(),
+            kept: Vec::new(),
+            paused_until_ns: 0,
+            counted: Instant::now(),
+            announcer,
+        })
+    }
+
+    pub(super) fn attempts_max(&self) -> u8 {
+        self.settings.attempts_max
+    }
+
+    /// The group's store, if it has one.
+    fn file(&self, core: &TopicCore) -> Option<&AsideFile> {
+        if let Some(file) = self.file.get() {
+            return Some(file);
+        }
+        let access = crate::region::Access::Write;
+        let file = AsideFile::attach(core.dir(), self.entry, core.epoch(), access).ok()??;
+        Some(self.file.get_or_init(|| file))
+    }
+
+    /// Makes the group's store if it has none.
+    fn make_file(&self, core: &TopicCore) -> Result<(), crate::error::RegionError> {
+        if self.file(core).is_none() {
+            let _ = self.file.set(AsideFile::make(core, self.entry, self.settings.bound)?);
+        }
+        Ok(())
+    }
+
+    fn store<'a>(&'a self, core: &'a TopicCore) -> Option<(&'a AsideFile, Store<'a, AsideFile>)> {
+        let file = self.file(core)?;
+        Some((file, Store::attach(file, self.due)))
+    }
+
+    /// Makes the entry valid that a parked owner word names: the step of a walk that nobody may wait for.
+    pub(super) fn finish(
+        &self,
+        core: &TopicCore,
+        owners: &Owners<'_>,
+        lane: usize,
+        sequence: u64,
+        parked: OwnerWord,
+    ) -> bool {
+        self.store(core)
+            .is_some_and(|(_, store)| store.finish_parked(owners, lane as u8, sequence, parked))
+    }
+
+    /// Is there anything to do here? As quick as a look at nothing can be.
+    #[inline]
+    pub(super) fn has_work(&self) -> bool {
+        // Relaxed: a hint.
+        self.due.load(Ordering::Relaxed) != 0 || !self.kept.is_empty() || self.paused_until_ns != 0
+    }
+
+    /// The next moment at which something is to be done.
+    pub(super) fn next_ns(&self) -> Option<u64> {
+        let paused = Some(self.paused_until_ns).filter(|&until| until != 0);
+        let kept = (!self.kept.is_empty()).then(|| monotonic_ns() + FULL_PAUSE.as_nanos() as u64);
+        [due_ns(self.due), paused, kept].into_iter().flatten().min()
+    }
+
+    /// Has that moment come?
+    pub(super) fn is_due(&self) -> bool {
+        self.has_work() && self.next_ns().is_some_and(|at_ns| at_ns <= monotonic_ns())
+    }
+
+    fn delay_ns(&mut self, verdict: Verdict, attempts: u8) -> u64 {
+        match verdict {
+            Verdict::Retry(Some(delay)) => delay.as_nanos().min(u128::from(u64::MAX / 2)) as u64,
+            _ => self.settings.backoff.delay_ns(attempts, &mut self.random).min(u64::MAX / 2),
+        }
+    }
+
+    fn note(&self, error: &str) -> Note {
+        Note {
+            service: self.service.clone(),
+            handler: self.settings.handler.clone(),
+            error: error.to_owned(),
+        }
+    }
+
+    /// Copies a message into the store and stages it. `None`: there is no room.
+    fn put(&mut self, core: &TopicCore, kept: &Kept) -> Result<Option<Held>, crate::error::RegionError> {
+        self.make_file(core)?;
+        let found = &kept.delivery.found;
+        let now_ns = realtime_ns();
+        let contents = Contents {
+            sequence: found.sequence,
+            lane: kept.delivery.lane as u8,
+            header_flags: found.header.flags & !(flags::ARENA | flags::EXTENSION),
+            kind: found.header.kind,
+            dead: kept.dead,
+            len_bytes: found.header.len_bytes,
+            not_before_ns: kept.not_before_ns,
+            first_ns: now_ns,
+            last_ns: now_ns,
+            stamp_ns: found.header.stamp_ns,
+            key: found.header.reference,
+        };
+        let note = self.note(&kept.error);
+        // SAFETY: a message in hand stays where it is until it is settled, and its length was checked when it was found.
+        let payload =
+            unsafe { core::slice::from_raw_parts(found.payload, found.header.len_bytes as usize) };
+        let mut hint = self.free_hint;
+        let Some((file, store)) = self.store(core) else { return Ok(None) };
+        let who = (self.me, found.times);
+        let mut put = file.put(store, who, (&contents, &note), payload, &mut hint);
+        if put.is_none()
+            && kept.dead
+            && self.settings.dead_full == DeadFull::DropOldest
+            && file.drop_oldest_dead(store, self.me)
+        {
+            put = file.put(store, who, (&contents, &note), payload, &mut hint);
+        }
+        self.free_hint = hint;
+        Ok(put)
+    }
+}
+
+impl RawSubscriber {
+    /// A message in hand failed. Afterwards it is no longer the caller's, whatever is returned.
+    pub(super) fn put_aside(
+        &mut self,
+        delivery: &Delivery,
+        verdict: Verdict,
+        error: &str,
+    ) -> Result<(), ReceiveError> {
+        let Some(late) = &mut self.late else { return Ok(()) };
+        let times = delivery.found.times;
+        let dead = verdict == Verdict::Dead || times >= late.settings.attempts_max;
+        let not_before_ns = monotonic_ns() + late.delay_ns(verdict, times);
+        if let Proof::Entry(held) = delivery.proof {
+            return self.amend(held, dead, not_before_ns, error, delivery);
+        }
+        let kept = Kept { delivery: *delivery, dead, not_before_ns, error: error.to_owned() };
+        match late.put(&self.core, &kept) {
+            Ok(Some(staged)) => self.commit(delivery, staged, dead),
+            Ok(None) => {
+                self.keep(kept);
+                Ok(())
+            }
+            Err(error) => {
+                self.keep(kept);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The message leaves the ring: from here on its entry counts.
+    fn commit(&mut self, delivery: &Delivery, staged: Held, dead: bool) -> Result<(), ReceiveError> {
+        let Self { late: Some(late), core, lanes, membership, .. } = self else { return Ok(()) };
+        let lane = delivery.lane;
+        let Some((file, store)) = late.store(core) else { return Ok(()) };
+        match (delivery.proof, &*membership) {
+            (Proof::Claim(claim), Membership::Shared(_, owners)) => {
+                let (owners, sequence) = (&owners[lane], delivery.found.sequence);
+                if !owners.park(sequence, claim, staged.parked_entry()) {
+                    file.withdraw(store, staged);
+                    return Err(self.not_owner(delivery).into());
+                }
+                store.finish(staged);
+                owners.finish_parked(sequence, claim.parked(staged.parked_entry()));
+                lanes[lane].walk(owners, |s, seen| late.finish(core, owners, lane, s, seen));
+            }
+            _ => {
+                lanes[lane].acknowledge(delivery.found.sequence);
+                store.finish(staged);
+            }
+        }
+        if dead {
+            late.announcer.announce();
+        }
+        self.ring_both_bells();
+        Ok(())
+    }
+
+    /// A publisher may wait for room, and a member asleep does not know yet when the next entry is due.
+    fn ring_both_bells(&self) {
+        self.ring_space_bell();
+        self.message_bell.ring(self.barrier, || {
+            futex::wake_all(self.message_bell.word());
+        });
+    }
+
+    /// There is no room in the store: nothing is lost, and this member goes on as far as it can.
+    fn keep(&mut self, kept: Kept) {
+        let Some(late) = &mut self.late else { return };
+        if let Some((_, store)) = late.store(&self.core) {
+            store.note_full();
+        }
+        if matches!(kept.delivery.proof, Proof::Claim(_)) {
+            late.kept.push(kept);
+        } else {
+            // Its cursor cannot pass the message. It comes again, after a while.
+            late.paused_until_ns = kept.not_before_ns.max(1);
+            self.lanes[kept.delivery.lane].rewind();
+        }
+    }
+
+    /// Tries again to find room for what is kept.
+    fn stage_kept(&mut self) -> Result<(), ReceiveError> {
+        let Some(late) = &mut self.late else { return Ok(()) };
+        let mut waiting = std::mem::take(&mut late.kept).into_iter();
+        while let Some(kept) = waiting.next() {
+            let Some(late) = &mut self.late else { break };
+            match late.put(&self.core, &kept) {
+                Ok(Some(staged)) => match self.commit(&kept.delivery, staged, kept.dead) {
+                    // Another member has it, and will find room for it.
+                    Ok(()) | Err(ReceiveError::NotOwner(_)) => {}
+                    Err(error) => return Err(error),
+                },
+                Ok(None) | Err(_) => {
+                    late.kept.push(kept);
+                    late.kept.extend(waiting);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what is kept for lack of room: another member will find the store fuller or emptier.
+    pub(super) fn release_kept(&mut self) {
+        let kept = self.late.as_mut().map(|late| std::mem::take(&mut late.kept)).unwrap_or_default();
+        for kept in kept {
+            self.release(&kept.delivery);
+        }
+    }
+
+    /// An entry that was handed out failed again.
+    fn amend(
+        &mut self,
+        held: Held,
+        dead: bool,
+        not_before_ns: u64,
+        error: &str,
+        delivery: &Delivery,
+    ) -> Result<(), ReceiveError> {
+        let Some(late) = &self.late else { return Ok(()) };
+        let Some((file, store)) = late.store(&self.core) else { return Ok(()) };
+        let Some(amending) = store.amend(held) else { return Err(self.not_owner(delivery).into()) };
+        file.write_note(amending.index, &late.note(error));
+        self.end_entry(amending, dead, not_before_ns);
+        Ok(())
+    }
+
+    /// An entry in hand waits again, or is a dead letter if the store has room for one more.
+    fn end_entry(&self, held: Held, dead: bool, not_before_ns: u64) {
+        let Some(late) = &self.late else { return };
+        let Some((file, store)) = late.store(&self.core) else { return };
+        let has_room = || {
+            !store.has_dead_max()
+                || late.settings.dead_full == DeadFull::DropOldest && file.drop_oldest_dead(store, late.me)
+        };
+        if dead && has_room() {
+            if store.dead(held, realtime_ns()) {
+                late.announcer.announce();
+            }
+            return;
+        }
+        if dead {
+            store.note_full();
+        }
+        // Only an amended entry may be told when to come again.
+        let amended = store.amend(held).unwrap_or(held);
+        store.again(amended, not_before_ns, realtime_ns());
+        self.ring_both_bells();
+    }
+
+    /// A claimed entry is done.
+    pub(super) fn acknowledge_entry(&self, held: Held) -> bool {
+        let Some(late) = &self.late else { return false };
+        late.store(&self.core).is_some_and(|(file, store)| file.clear(store, held, late.me))
+    }
+
+    /// A claimed entry is given back.
+    pub(super) fn release_entry(&self, held: Held) {
+        let Some(late) = &self.late else { return };
+        if late.store(&self.core).is_some_and(|(_, store)| store.release(held)) {
+            self.ring_both_bells();
+        }
+    }
+
+    /// Asks for more time with the message in hand.
+    pub(super) fn extend_current(&mut self) -> Result<(), NotOwner> {
+        let delivery = self.current;
+        let proof = match (delivery.proof, &self.membership) {
+            (Proof::Claim(claim), Membership::Shared(_, owners)) => {
+                owners[delivery.lane].extend(delivery.found.sequence, claim).map(Proof::Claim)
+            }
+            (Proof::Entry(held), _) => self
+                .late
+                .as_ref()
+                .and_then(|late| late.store(&self.core)?.1.extend(held))
+                .map(Proof::Entry),
+            // A group of one member waits for it as long as it lives.
+            (other, _) => Some(other),
+        };
+        match proof {
+            Some(proof) if !self.fork.is_child() => {
+                self.current.proof = proof;
+                Ok(())
+            }
+            _ => Err(self.not_owner(&delivery)),
+        }
+    }
+
+    /// Of a batch in a group of one member: the message is put aside, which counts once the batch is acknowledged. `None`:
+    /// no room.
+    pub(super) fn stage_for_batch(
+        &mut self,
+        delivery: &Delivery,
+        verdict: Verdict,
+        error: &str,
+    ) -> Result<Option<Held>, ReceiveError> {
+        let Some(late) = &mut self.late else { return Ok(None) };
+        let times = delivery.found.times;
+        let dead = verdict == Verdict::Dead || times >= late.settings.attempts_max;
+        let not_before_ns = monotonic_ns() + late.delay_ns(verdict, times);
+        let kept = Kept { delivery: *delivery, dead, not_before_ns, error: error.to_owned() };
+        let staged = late.put(&self.core, &kept)?;
+        if staged.is_none()
+            && let Some((_, store)) = late.store(&self.core)
+        {
+            store.note_full();
+        }
+        Ok(staged)
+    }
+
+    /// The last message of the batch failed.
+    pub(super) fn put_item_aside(&mut self, verdict: Verdict, error: &str) -> Result<(), ReceiveError> {
+        self.check()?;
+        let Some(last) = self.batch.len().checked_sub(1) else { return Ok(()) };
+        let delivery = self.batch[last];
+        if !matches!(delivery.proof, Proof::Position) {
+            self.batch[last].proof = Proof::Settled;
+            return self.put_aside(&delivery, verdict, error);
+        }
+        if self.late.is_none() {
+            return Ok(());
+        }
+        match self.stage_for_batch(&delivery, verdict, error)? {
+            Some(staged) => {
+                self.batch[last].proof = Proof::Staged(staged);
+                Ok(())
+            }
+            None => Err(ReceiveError::AsideFull {
+                topic: self.core.name().to_owned(),
+                group: self.membership.entry().map(|at| group::display_name(&self.core, at)).unwrap_or_default(),
+                lane: delivery.lane as u8,
+                sequence: delivery.found.sequence,
+            }),
+        }
+    }
+
+    /// The cursor has passed the messages of a batch: those of them that were put aside count from here on.
+    pub(super) fn finish_staged(&self, staged: Held) {
+        let Some(late) = &self.late else { return };
+        if let Some((_, store)) = late.store(&self.core)
+            && store.finish(staged)
+        {
+            late.announcer.announce();
+            self.ring_both_bells();
+        }
+    }
+
+    /// The batch is given back.
+    pub(super) fn withdraw_staged(&self, staged: Held) {
+        if let Some((file, store)) = self.late.as_ref().and_then(|late| late.store(&self.core)) {
+            file.withdraw(store, staged);
+        }
+    }
+
+    /// Takes a message whose time has come, if there is one, into `current`. It counts as handed out.
+    #[cold]
+    pub(super) fn take_late(&mut self) -> Result<bool, Failure> {
+        if self.late.as_ref().is_some_and(|late| !late.kept.is_empty()) {
+            self.stage_kept()?;
+        }
+        loop {
+            let Some(late) = &mut self.late else { return Ok(false) };
+            let now_ns = monotonic_ns();
+            if due_ns(late.due).is_none_or(|at_ns| at_ns > now_ns) {
+                return Ok(false);
+            }
+            let mut cursor = late.due_cursor;
+            let Some((_, store)) = late.store(&self.core) else { return Ok(false) };
+            let claim = store.claim_due(late.me, late.settings.attempts_max, now_ns, &mut cursor);
+            late.due_cursor = cursor;
+            match claim {
+                None | Some(AsideClaim::Taken) => return Ok(false),
+                Some(AsideClaim::Exhausted(held)) => {
+                    let pause_ns = late.settings.backoff.max_ns.min(u64::MAX / 2);
+                    self.end_entry(held, true, now_ns + pause_ns);
+                }
+                Some(AsideClaim::Mine(held)) => {
+                    if self.load_entry(held) && self.deliver_loaded()? {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Copies a claimed entry into `current`. False where it is lost, or makes no sense.
+    fn load_entry(&mut self, held: Held) -> bool {
+        let Self { late: Some(late), core, lanes, .. } = self else { return false };
+        let mut copy = std::mem::take(&mut late.copy);
+        let Some((file, store)) = late.store(core) else { return false };
+        let contents = store.read(held.index).filter(|(word, _)| *word == held.word).map(|(_, contents)| contents);
+        let good = contents.filter(|contents| {
+            usize::from(contents.lane) < lanes.len()
+                && u64::from(contents.len_bytes) <= core.config().message_bytes
+                && file.copy_payload(held.index, contents, &mut copy)
+        });
+        let is_mine = store.is_mine(held);
+        if good.is_none() && is_mine {
+            // Bytes that make no sense are kept for whoever wants to look at them.
+            store.dead(held, realtime_ns());
+        }
+        late.copy = copy;
+        let Some(contents) = good.filter(|_| is_mine) else { return false };
+        self.current = Delivery {
+            lane: usize::from(contents.lane),
+            found: Finding {
+                sequence: contents.sequence,
+                header: Header {
+                    len_bytes: contents.len_bytes,
+                    producer: 0,
+                    kind: contents.kind,
+                    flags: contents.header_flags,
+                    stamp_ns: contents.stamp_ns,
+                    reference: contents.key,
+                },
+                payload: late.copy.as_ptr().cast(),
+                times: held.word.attempts,
+            },
+            proof: Proof::Entry(held),
+        };
+        true
+    }
+
+    fn deliver_loaded(&mut self) -> Result<bool, Failure> {
+        let other = self.kinds.own.is_some_and(|own| self.current.found.header.kind != own);
+        self.deliver_unusual(other)
+    }
+
+    /// Does a full store make this group stand still? Ends the pause when its time has come.
+    #[cold]
+    pub(super) fn is_paused(&mut self) -> bool {
+        let Some(late) = &mut self.late else { return false };
+        if late.paused_until_ns != 0 && late.paused_until_ns <= monotonic_ns() {
+            late.paused_until_ns = 0;
+        }
+        late.paused_until_ns != 0
+    }
+
+    /// Until when to wait at most: `deadline`, or the time at which something here is due.
+    pub(super) fn wait_until(&self, deadline: Option<Instant>) -> Option<Instant> {
+        let Some(next_ns) = self.late.as_ref().and_then(|late| late.next_ns()) else { return deadline };
+        let due = Instant::now() + Duration::from_nanos(next_ns.saturating_sub(monotonic_ns()));
+        Some(deadline.map_or(due, |deadline| deadline.min(due)))
+    }
+
+    /// Idle: counts the entries, so that what a death has left wrong is put right, and announces what nobody has.
+    pub(super) fn look_after_store(&mut self) {
+        let Some(late) = &mut self.late else { return };
+        if late.counted.elapsed() < COUNT_PERIOD {
+            return;
+        }
+        late.counted = Instant::now();
+        let unannounced = late.store(&self.core).is_some_and(|(_, store)| store.census().unannounced > 0);
+        if unannounced {
+            late.announcer.announce();
+        }
+    }
+
+    #[cold]
+    pub(super) fn not_owner(&self, delivery: &Delivery) -> NotOwner {
+        // In a forked child nothing of the bus is mapped.
+        let entry = self.membership.entry().filter(|_| !self.fork.is_child());
+        let group = entry.map(|entry| group::display_name(&self.core, entry));
+        NotOwner::new(
+            self.core.name(),
+            &group.unwrap_or_default(),
+            delivery.lane as u8,
+            delivery.found.sequence,
+        )
+    }
+}
+
+/// The settings that a group keeps, changed by a member that says so; returns them.
+pub(super) fn settle_kind(
+    core: &TopicCore,
+    entry: usize,
+    attempts_max: Option<u8>,
+    ack_wait: Option<Duration>,
+) -> u64 {
+    let Some(word) = core.group_word(entry, bus_core::layout::groups::in_entry::KIND) else { return 0 };
+    let mut seen = word.load(Ordering::Acquire);
+    loop {
+        let mut to = seen;
+        if let Some(attempts) = attempts_max {
+            to = kind::with_attempts_max(to, attempts);
+        }
+        if let Some(wait) = ack_wait {
+            to = kind::with_ack_wait_ms(to, wait.as_millis().min(u128::from(u32::MAX)) as u32);
+        }
+        if to == seen {
+            return seen;
+        }
+        match word.compare_exchange(seen, to, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return to,
+            Err(now) => seen = now,
+        }
+    }
+}

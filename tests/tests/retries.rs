@@ -1,0 +1,450 @@
+//! Messages that fail: retried later, dead letters, who owns them meanwhile.
+
+use bus_shm::dead_letters::{DeadLetterNotice, Full};
+use bus_shm::{Batch, Lane, Publisher, ReceiveError, Start, Subscriber, Topic, Wait};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+use tests::harness::{Agent, TestBus, Text, Words, eventually, role};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_millis(50);
+
+fn next(subscriber: &mut Subscriber<Words>) -> (u64, u8) {
+    let message = subscriber.receive_timeout(PATIENCE).unwrap().expect("a message");
+    assert!(message.value().unwrap().is_numbered(message.sequence()));
+    let found = (message.sequence(), message.attempts());
+    message.ack().unwrap();
+    found
+}
+
+fn publish(publisher: &mut Publisher<Words>, sequences: std::ops::Range<u64>) {
+    for sequence in sequences {
+        assert_eq!(publisher.publish(&Words::numbered(sequence)).unwrap(), sequence);
+    }
+}
+
+/// Both kinds of group, by turns.
+fn groups(topic: &Topic<Words>) -> [Subscriber<Words>; 2] {
+    let delays = (Duration::from_millis(40), Duration::from_millis(40));
+    [
+        topic.group("one").retry_delays(delays.0, delays.1).attempts(3).handler("tries").join().unwrap(),
+        topic.group("many").shared().retry_delays(delays.0, delays.1).attempts(3).join().unwrap(),
+    ]
+}
+
+#[test]
+fn a_retry_comes_again_later_and_later_messages_go_on_meanwhile() {
+    let test = TestBus::new("retry");
+    let bus = test.open("tester");
+    for producers in [64, 1] {
+        let topic = bus.topic_builder::<Words>(&format!("t{producers}")).producers(producers).open().unwrap();
+        for mut subscriber in groups(&topic) {
+            let mut publisher = topic.publisher().unwrap();
+            let first = publisher.publish(&Words::numbered(0)).unwrap();
+            publisher.publish(&Words::numbered(1)).unwrap();
+            let message = subscriber.receive_timeout(PATIENCE).unwrap().unwrap();
+            let failed = Instant::now();
+            message.retry("not now").unwrap();
+            let message = subscriber.receive_timeout(PATIENCE).unwrap().unwrap();
+            assert_eq!((message.sequence(), message.attempts()), (first + 1, 1), "the next one does not wait");
+            message.ack().unwrap();
+            assert!(subscriber.try_receive().unwrap().is_none(), "its time has not come");
+            assert_eq!(subscriber.lag_count(Lane::NORMAL), 0, "the ring is not held");
+            let message = subscriber.receive_timeout(PATIENCE).unwrap().expect("the retry");
+            assert!(failed.elapsed() >= Duration::from_millis(20), "{:?}", failed.elapsed());
+            assert_eq!((message.sequence(), message.attempts(), message.lane()), (first, 2, Lane::NORMAL));
+            assert!(message.is_redelivered() && message.value().unwrap().is_numbered(0));
+            assert_ne!(message.stamp_ns(), 0);
+            message.ack().unwrap();
+            assert!(subscriber.receive_timeout(2 * SOON).unwrap().is_none(), "once");
+        }
+    }
+}
+
+#[test]
+fn payloads_of_any_length_survive_being_put_aside() {
+    let test = TestBus::new("retry-lengths");
+    let bus = test.open("tester");
+    for producers in [64, 1] {
+        let topic = bus.topic_builder::<Text>(&format!("t{producers}")).producers(producers).open().unwrap();
+        let mut publisher = topic.publisher().unwrap();
+        let mut subscriber = topic.group("g").join().unwrap();
+        for len in [0, 1, 40, 63, 64, 65, 200, 256, 257, 5_000, 300_000] {
+            let text = "x".repeat(len);
+            publisher.publish(&Text { id: len as u64, text: text.clone() }).unwrap();
+            for attempt in 1..=3 {
+                let message = subscriber.receive_timeout(PATIENCE).unwrap().unwrap();
+                assert_eq!(message.attempts(), attempt);
+                let value = message.value().unwrap();
+                assert_eq!((value.id.to_native(), value.text.as_str()), (len as u64, text.as_str()));
+                match attempt {
+                    3 => message.ack().unwrap(),
+                    _ => message.retry_after(Duration::from_millis(1), "again").unwrap(),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_retries_wait_and_publishing_goes_on() {
+    const COUNT: u64 = 10_000;
+    let test = TestBus::new("retry-many");
+    let bus = test.open("tester");
+    let topic = bus.topic_builder::<Words>("t").capacity(1_024).open().unwrap();
+    for shared in [false, true] {
+        let group = topic.group(if shared { "many" } else { "one" });
+        let group = if shared { group.shared() } else { group };
+        let mut subscriber = group.join().unwrap();
+        let mut publisher = topic.publisher().unwrap();
+        let first = publisher.publish(&Words::numbered(0)).unwrap();
+        for count in 1..=COUNT {
+            let message = subscriber.receive_timeout(PATIENCE).unwrap().unwrap();
+            assert_eq!((message.sequence(), message.attempts()), (first + count - 1, 1));
+            message.retry_after(Duration::from_secs(2), "later").unwrap();
+            publisher.try_publish_to(Lane::NORMAL, &Words::numbered(count)).unwrap();
+        }
+        // They have all left the ring: it takes as many as it has slots.
+        let message = subscriber.receive_timeout(PATIENCE).unwrap().unwrap();
+        assert_eq!((message.sequence(), message.attempts()), (first + COUNT, 1));
+        message.ack().unwrap();
+        for count in 0..1_024 {
+            publisher.try_publish_to(Lane::NORMAL, &Words::numbered(count)).unwrap();
+        }
+        let (mut again, mut fresh) = (BTreeSet::new(), 0);
+        while again.len() < COUNT as usize {
+            let message = subscriber.receive_timeout(PATIENCE).unwrap().expect("they all come again");
+            match message.attempts() {
+                1 => fresh += 1,
+                2 => assert!(again.insert(message.sequence()), "once"),
+                other => panic!("{other} attempts"),
+            }
+            message.ack().unwrap();
+        }
+        assert_eq!(fresh, 1_024);
+        assert_eq!(again.range(first..first + COUNT).count(), COUNT as usize);
+        assert!(subscriber.try_receive().unwrap().is_none());
+    }
+}
+
+#[test]
+fn after_the_last_attempt_it_is_a_dead_letter_and_announced() {
+    let test = TestBus::new("dead");
+    let bus = test.open("tester");
+    let topic = bus.topic::<Words>("t").unwrap();
+    let mut notices = topic.dead_letter_notices().unwrap().group("watcher").join().unwrap();
+    for mut subscriber in groups(&topic) {
+        let mut publisher = topic.publisher().unwrap();
+        let sequence = publisher.publish(&Words::numbered(0)).unwrap();
+        for attempt in 1..=3 {
+            let message = subscriber.receive_timeout(PATIENCE).unwrap().expect("an attempt");
+            assert_eq!((message.sequence(), message.attempts()), (sequence, attempt));
+            message.retry(&format!("failure {attempt}")).unwrap();
+        }
+        assert!(subscriber.receive_timeout(2 * SOON).unwrap().is_none(), "no fourth");
+        let notice = notices.receive_timeout(PATIENCE).unwrap().expect("an announcement");
+        let value = notice.value().unwrap();
+        assert_eq!(value.topic.as_str(), "t");
+        assert_eq!((value.sequence.to_native(), value.attempts, value.lane), (sequence, 3, Lane::NORMAL.0));
+        assert_eq!((value.error.as_str(), value.service.as_str()), ("failure 3", "tester"));
+        assert_eq!(value.handler.as_str(), if value.group.as_str() == "one" { "tries" } else { "" });
+        assert!(value.first_ns.to_native() < value.last_ns.to_native());
+        notice.ack().unwrap();
+    }
+    assert!(notices.receive_timeout(2 * SOON).unwrap().is_none(), "once each");
+}
+
+#[test]
+fn rejected_and_invalid_messages_are_dead_at_once() {
+    let test = TestBus::new("reject");
+    let bus = test.open("tester");
+    let topic = bus.topic::<Text>("t").unwrap();
+    let mut notices = topic.dead_letter_notices().unwrap().subscribe().unwrap();
+    let mut text = move || {
+        let notice = notices.receive_timeout(PATIENCE).unwrap().expect("an announcement");
+        let error = notice.value().unwrap().error.as_str().to_owned();
+        notice.ack().unwrap();
+        error
+    };
+    let mut publisher = topic.publisher().unwrap();
+    for shared in [false, true] {
+        let group = topic.group(if shared { "many" } else { "one" });
+        let mut subscriber = if shared { group.shared() } else { group }.join().unwrap();
+        publisher.publish(&Text { id: 1, text: "good".into() }).unwrap();
+        publisher.publish_bytes(Lane::NORMAL, &[0xff; 64]).unwrap();
+        publisher.publish(&Text { id: 2, text: "good".into() }).unwrap();
+        subscriber.receive().unwrap().reject("not for me").unwrap();
+        assert_eq!(text(), "not for me");
+        let message = subscriber.receive().unwrap();
+        assert!(matches!(message.value(), Err(ReceiveError::Invalid { .. })));
+        drop(message);
+        assert_eq!(text(), "its archive does not validate");
+        let message = subscriber.receive().unwrap();
+        assert_eq!(message.value().unwrap().id.to_native(), 2);
+        message.ack().unwrap();
+        assert!(subscriber.try_receive().unwrap().is_none());
+        // The same in a batch.
+        publisher.publish_bytes(Lane::NORMAL, &[0xff; 64]).unwrap();
+        publisher.publish(&Text { id: 3, text: "good".into() }).unwrap();
+        publisher.publish(&Text { id: 4, text: "good".into() }).unwrap();
+        let mut batch = subscriber.receive_batch(3, 3, PATIENCE).unwrap();
+        assert!(batch.next_message().unwrap().unwrap().value().is_err());
+        batch.next_message().unwrap().unwrap().reject("of a batch").unwrap();
+        assert_eq!(batch.next_message().unwrap().unwrap().value().unwrap().id.to_native(), 4);
+        assert_eq!(batch.ack(), 3);
+        let mut both = [text(), text()];
+        both.sort();
+        assert_eq!(both, ["its archive does not validate", "of a batch"]);
+        assert!(subscriber.receive_timeout(SOON).unwrap().is_none());
+        assert_eq!(subscriber.lag_count(Lane::NORMAL), 0);
+    }
+}
+
+#[test]
+fn what_was_put_aside_in_a_batch_counts_with_the_batch() {
+    let test = TestBus::new("retry-batch");
+    let bus = test.open("tester");
+    let topic = bus.topic::<Words>("t").unwrap();
+    for mut subscriber in groups(&topic) {
+        let mut publisher = topic.publisher().unwrap();
+        let first = publisher.publish(&Words::numbered(0)).unwrap();
+        for count in 1..6 {
+            publisher.publish(&Words::numbered(count)).unwrap();
+        }
+        let collect = |batch: &mut Batch<'_, Words>, retried: u64| {
+            let mut seen = Vec::new();
+            while let Some(item) = batch.next_message().unwrap() {
+                seen.push(item.sequence());
+                if item.sequence() == first + retried {
+                    item.retry("later").unwrap();
+                }
+            }
+            seen
+        };
+        let mut batch = subscriber.receive_batch(6, 6, PATIENCE).unwrap();
+        assert_eq!(collect(&mut batch, 2), (first..first + 6).collect::<Vec<_>>());
+        assert_eq!(batch.ack_up_to(Lane::NORMAL, first + 3), 4);
+        assert_eq!(batch.len(), 2);
+        assert_eq!(batch.ack(), 2);
+        assert_eq!(subscriber.lag_count(Lane::NORMAL), 0);
+        let message = subscriber.receive_timeout(PATIENCE).unwrap().unwrap();
+        assert_eq!((message.sequence(), message.attempts()), (first + 2, 2));
+        message.ack().unwrap();
+    }
+}
+
+#[test]
+fn a_batch_given_back_takes_its_retries_along() {
+    let test = TestBus::new("retry-undone");
+    let bus = test.open("tester");
+    let topic = bus.topic::<Words>("t").unwrap();
+    let mut subscriber = topic.group("g").join().unwrap();
+    publish(&mut topic.publisher().unwrap(), 0..3);
+    {
+        let mut batch = subscriber.receive_batch(3, 3, PATIENCE).unwrap();
+        batch.next_message().unwrap().unwrap().retry("undone").unwrap();
+        batch.next_message().unwrap().unwrap();
+    }
+    assert_eq!((0..3).map(|_| next(&mut subscriber)).collect::<Vec<_>>(), [(0, 2), (1, 2), (2, 1)]);
+    assert!(subscriber.receive_timeout(SOON).unwrap().is_none(), "it did not come twice");
+}
+
+#[test]
+fn a_named_groups_retries_wait_for_its_next_member() {
+    let test = TestBus::new("retry-away");
+    let bus = test.open("tester");
+    let topic = bus.topic::<Words>("t").unwrap();
+    for subscriber in groups(&topic) {
+        let mut subscriber = subscriber;
+        let mut publisher = topic.publisher().unwrap();
+        let sequence = publisher.publish(&Words::numbered(0)).unwrap();
+        subscriber.receive().unwrap().retry("later").unwrap();
+        drop(subscriber);
+        let mut again = topic.group("one").join();
+        if sequence > 0 {
+            again = topic.group("many").shared().join();
+        }
+        let mut again = again.unwrap();
+        let message = again.receive_timeout(PATIENCE).unwrap().expect("the retry");
+        assert_eq!((message.sequence(), message.attempts()), (sequence, 2));
+        message.ack().unwrap();
+    }
+    // A group without a name takes them along.
+    let mut subscriber = topic.subscribe().unwrap();
+    topic.publisher().unwrap().publish(&Words::numbered(0)).unwrap();
+    subscriber.receive().unwrap().retry("later").unwrap();
+    drop(subscriber);
+    assert!(topic.subscribe().unwrap().receive_timeout(Duration::from_millis(200)).unwrap().is_none());
+}
+
+#[test]
+fn a_full_store_loses_nothing_and_blocks_nobody_for_ever() {
+    let test = TestBus::new("retry-full");
+    let bus = test.open("tester");
+    let topic = bus.topic::<Words>("t").unwrap();
+    for shared in [false, true] {
+        let group = topic.group(if shared { "many" } else { "one" }).aside_entries(4).attempts(200);
+        let mut subscriber = if shared { group.shared() } else { group }.join().unwrap();
+        let mut publisher = topic.publisher().unwrap();
+        let first = publisher.publish(&Words::numbered(0)).unwrap();
+        for count in 1..8 {
+            publisher.publish(&Words::numbered(count)).unwrap();
+        }
+        let mut tries: BTreeMap<u64, u32> = BTreeMap::new();
+        let begun = Instant::now();
+        let mut done = 0;
+        while done < 8 && begun.elapsed() < PATIENCE {
+            let Some(message) = subscriber.receive_timeout(PATIENCE).unwrap() else { break };
+            let count = tries.entry(message.sequence()).or_default();
+            *count += 1;
+            if *count < 3 {
+                message.retry_after(Duration::from_millis(30), "full").unwrap();
+            } else {
+                message.ack().unwrap();
+                done += 1;
+            }
+        }
+        assert_eq!(tries.keys().copied().collect::<Vec<_>>(), (first..first + 8).collect::<Vec<_>>());
+        assert_eq!(done, 8);
+        eventually("the cursor is at the end", || subscriber.lag_count(Lane::NORMAL) == 0);
+    }
+}
+
+#[test]
+fn dead_letters_that_find_no_room_are_held_or_push_out_the_oldest() {
+    let test = TestBus::new("dead-full");
+    let bus = test.open("tester");
+    let topic = bus.topic::<Words>("t").unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    let mut oldest = topic
+        .group("oldest")
+        .aside_entries(4)
+        .dead_letters_full(Full::DropOldest)
+        .join()
+        .unwrap();
+    let mut hold = topic.group("hold").aside_entries(4).shared().join().unwrap();
+    publish(&mut publisher, 0..6);
+    for _ in 0..6 {
+        oldest.receive_timeout(PATIENCE).unwrap().unwrap().reject("no").unwrap();
+    }
+    assert_eq!(oldest.lag_count(Lane::NORMAL), 0);
+    for _ in 0..6 {
+        hold.receive_timeout(PATIENCE).unwrap().unwrap().reject("no").unwrap();
+    }
+    assert_eq!(hold.lag_count(Lane::NORMAL), 3, "three of four entries may be dead letters, and the others hold the ring");
+    assert!(hold.receive_timeout(SOON).unwrap().is_none(), "they are not handed out again");
+}
+
+#[test]
+fn who_is_silent_too_long_loses_the_message_and_learns_it() {
+    let test = TestBus::new("ack-wait");
+    let bus = test.open("tester");
+    let topic = bus.topic::<Words>("t").unwrap();
+    let join = || topic.group("g").shared().ack_wait(Duration::from_millis(150)).wait(Wait::Park).join().unwrap();
+    let (mut slow, mut quick) = (join(), join());
+    publish(&mut topic.publisher().unwrap(), 0..1);
+    let mut message = slow.receive_timeout(PATIENCE).unwrap().expect("the message");
+    // As long as it asks for more time, nobody else gets it.
+    for _ in 0..6 {
+        assert!(quick.receive_timeout(Duration::from_millis(60)).unwrap().is_none());
+        message.extend().unwrap();
+    }
+    let waited = Instant::now();
+    let again = quick.receive_timeout(PATIENCE).unwrap().expect("it went to another member");
+    assert!(waited.elapsed() >= Duration::from_millis(140), "{:?}", waited.elapsed());
+    assert!(waited.elapsed() < Duration::from_secs(1), "{:?}", waited.elapsed());
+    assert_eq!((again.sequence(), again.attempts()), (0, 2));
+    assert!(message.extend().is_err());
+    let error = message.ack().unwrap_err();
+    assert_eq!((error.details().sequence, error.details().group.as_str()), (0, "g"));
+    again.ack().unwrap();
+    assert!(slow.receive_timeout(SOON).unwrap().is_none());
+    assert_eq!(slow.lag_count(Lane::NORMAL), 0);
+}
+
+#[test]
+fn a_yielding_group_with_a_backlog_holds_only_what_it_was_promised() {
+    let test = TestBus::new("yield-backlog");
+    let bus = test.open("tester");
+    let topic = bus.topic_builder::<Words>("t").capacity(16).open().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    publish(&mut publisher, 0..16);
+    let mut subscriber =
+        topic.subscriber().from(Start::Oldest).yield_after(Duration::from_secs(60)).join().unwrap();
+    for sequence in 0..5 {
+        assert_eq!(next(&mut subscriber).0, sequence);
+    }
+    for sequence in 16..32 {
+        publisher.try_publish_to(Lane::NORMAL, &Words::numbered(sequence)).unwrap();
+    }
+}
+
+#[test]
+fn a_batch_larger_than_the_ring_wakes_a_parked_reader_as_it_goes() {
+    let test = TestBus::new("batch-wakes");
+    let bus = test.open("tester");
+    let topic = bus.topic_builder::<Words>("t").capacity(16).with_group("g").open().unwrap();
+    let mut subscriber = topic.group("g").wait(Wait::Park).join().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    let reader = std::thread::spawn(move || (0..200).map(|_| next(&mut subscriber)).collect::<Vec<_>>());
+    let values: Vec<_> = (0..200).map(Words::numbered).collect();
+    let begun = Instant::now();
+    publisher.set_deadline(PATIENCE);
+    assert_eq!(publisher.publish_batch(Lane::NORMAL, &values).unwrap(), 200);
+    reader.join().unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+}
+
+const POISONED: &str = "a_message_that_kills_its_consumer_is_a_dead_letter_after_so_many_deaths";
+
+#[test]
+fn a_message_that_kills_its_consumer_is_a_dead_letter_after_so_many_deaths() {
+    if let Some(mut role) = role() {
+        let topic = role.open().topic::<Words>("t").unwrap();
+        let group = topic.group(&role.argument);
+        let mut subscriber = if role.argument == "many" { group.shared() } else { group }.join().unwrap();
+        loop {
+            let message = subscriber.receive().unwrap();
+            let number = message.value().unwrap().number();
+            if number == 5 {
+                role.parent.tell(format!("poison {}", message.attempts()));
+                std::process::abort();
+            }
+            role.parent.tell(format!("{number} {}", message.attempts()));
+            message.ack().unwrap();
+        }
+    }
+    for group in ["one", "many"] {
+        let test = TestBus::new("poison");
+        let bus = test.open("tester");
+        let topic = bus.topic::<Words>("t").unwrap();
+        let mut notices = topic.dead_letter_notices().unwrap().subscribe().unwrap();
+        let make = || {
+            let builder = topic.group(group).attempts(3);
+            if group == "many" { builder.shared() } else { builder }
+        };
+        drop(make().join().unwrap());
+        publish(&mut topic.publisher().unwrap(), 0..10);
+        let mut seen = Vec::new();
+        for attempt in 1..=3 {
+            let mut agent = Agent::spawn(POISONED, "victim", &test.name, group);
+            loop {
+                let line = agent.line.hear();
+                if let Some(found) = line.strip_prefix("poison ") {
+                    assert_eq!(found, attempt.to_string(), "{group}");
+                    break;
+                }
+                seen.push(line);
+            }
+            agent.wait();
+        }
+        let mut subscriber = make().join().unwrap();
+        let rest: Vec<_> = (6..10).map(|_| next(&mut subscriber)).collect();
+        assert_eq!(rest, [(6, 1), (7, 1), (8, 1), (9, 1)], "{group}: it does not come a fourth time");
+        assert_eq!(seen, ["0 1", "1 1", "2 1", "3 1", "4 1"], "{group}");
+        let notice = notices.receive_timeout(PATIENCE).unwrap().expect("announced");
+        let value: &<DeadLetterNotice as rkyv::Archive>::Archived = notice.value().unwrap();
+        assert_eq!((value.sequence.to_native(), value.attempts), (5, 3), "{group}");
+        notice.ack().unwrap();
+    }
+}
