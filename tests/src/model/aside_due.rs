@@ -235,15 +235,15 @@ impl Model for AsideDue {
 
     fn successors(&self, state: &State, out: &mut Successors<State>) {
         let mut found = Vec::new();
-        for who in 0..STAGERS {
-            self.step(state, STAGER_NAMES[who], state.stagers[who], false, &mut found);
+        for (who, name) in STAGER_NAMES.iter().enumerate() {
+            self.step(state, name, state.stagers[who], false, &mut found);
             for (step, (mut next, process)) in found.drain(..) {
                 next.stagers[who] = process;
                 out.push((step, next));
             }
         }
-        for who in 0..self.scanners {
-            self.step(state, SCANNER_NAMES[who], state.scanners[who], true, &mut found);
+        for (who, name) in SCANNER_NAMES.iter().enumerate().take(self.scanners) {
+            self.step(state, name, state.scanners[who], true, &mut found);
             for (step, (mut next, process)) in found.drain(..) {
                 next.scanners[who] = process;
                 out.push((step, next));
