@@ -7,7 +7,7 @@ use crate::place::Place;
 const MORE: &str = "\
 Exit codes:
   0  fine; also when Ctrl-C or a closed pipe ended a command that goes on until then
-  1  error
+  1  error; problems found (fsck)
   2  wrong usage: a flag, a name or a value that is not allowed
   3  not found: the bus, the topic or the message is not there (any more)
   4  timed out
@@ -59,6 +59,8 @@ pub(crate) enum Command {
     /// One agent of the demo
     #[command(hide = true)]
     DemoAgent(cmd::demo::AgentArgs),
+    /// Check every word of a bus that has a rule; takes no part in it
+    Fsck(cmd::fsck::Args),
     /// Remove what processes that ended without a chance to clean up have left
     Gc(cmd::gc::Args),
 }

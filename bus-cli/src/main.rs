@@ -54,6 +54,7 @@ fn run(cli: &Cli) -> Outcome {
         Command::Bench(args) => cmd::bench::run(place, args),
         Command::Demo(args) => cmd::demo::run(place, args),
         Command::DemoAgent(_) => Ok(()),
+        Command::Fsck(args) => cmd::fsck::run(place, args),
         Command::Gc(args) => cmd::gc::run(place, args),
     }
 }

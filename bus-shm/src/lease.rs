@@ -8,7 +8,7 @@
 use crate::directory::BusDir;
 use crate::error::BusError;
 use crate::region::Region;
-use crate::sys::process::{Pidfd, Withheld, pid_namespace_inode, start_time_ticks};
+use crate::sys::process::{Pidfd, Withheld, is_asleep, pid_namespace_inode, start_time_ticks};
 use crate::sys::{file, lock};
 use bus_core::holder::{Holder, HolderWord, participant};
 use bus_core::layout::superblock::{PARTICIPANT_BYTES, Participant, at};
@@ -97,6 +97,10 @@ pub struct ParticipantInfo {
 }
 
 impl ParticipantInfo {
+    pub(crate) fn lease_inode(&self) -> u64 {
+        self.lease_inode
+    }
+
     pub(crate) fn holder(&self) -> Holder {
         Holder::new(self.participant, u64::from(self.tag))
     }
@@ -176,6 +180,11 @@ impl Participants {
             Some(info) if info.holder() != holder => true,
             Some(info) => self.is_gone(&info),
         }
+    }
+
+    /// Do all threads of this registered process sleep? False where that cannot be seen.
+    pub(crate) fn is_asleep(&self, info: &ParticipantInfo) -> bool {
+        info.pid_namespace == self.pid_namespace && is_asleep(info.pid)
     }
 
     /// Is there no live process under this number?

@@ -33,6 +33,7 @@ pub mod dead_letters;
 pub mod dedup;
 pub mod directory;
 pub mod error;
+pub mod fsck;
 mod group;
 pub mod inspect;
 mod lease;

@@ -168,6 +168,11 @@ impl TopicCore {
         format!("{} (pid {})", get_name(&self.fixed.creator_service), self.fixed.creator_pid)
     }
 
+    /// The name in the ring file, which is that of the directory.
+    pub(crate) fn recorded_name(&self) -> String {
+        get_name(&self.fixed.name).to_owned()
+    }
+
     pub(crate) fn lanes(&self) -> usize {
         self.fixed.config.lanes as usize
     }
@@ -303,6 +308,11 @@ impl TopicCore {
     /// A word of the wake file.
     pub(crate) fn wake_word(&self, offset_bytes: usize) -> u64 {
         self.wake.look(offset_bytes).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    /// A half word of the wake file.
+    pub(crate) fn wake_half(&self, offset_bytes: usize) -> Option<&AtomicU32> {
+        self.wake.look32(offset_bytes)
     }
 
     pub(crate) fn message_bell(&self) -> Doorbell<'_> {

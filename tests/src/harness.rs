@@ -3,7 +3,8 @@
 //! Parent and child talk in lines over a socket that the child finds as its standard input, so that each can wait for what
 //! the other has done instead of sleeping.
 
-use bus_shm::{Bus, BusBuilder};
+use bus_shm::directory::BusDir;
+use bus_shm::{Bus, BusBuilder, BusError, fsck};
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -109,6 +110,19 @@ impl Drop for TestBus {
         if std::process::id() == self.owner_pid {
             let _ = std::fs::remove_dir_all(self.path());
         }
+    }
+}
+
+/// Fails if something in a bus is not as it must be, whoever uses it meanwhile. A bus that is gone has no problems.
+pub fn assert_clean(test: &TestBus) {
+    let dir = BusDir::new(&test.name, None).expect("a name for a test");
+    match fsck::check(&dir) {
+        Ok(report) => {
+            let lines: Vec<_> = report.problems.iter().map(ToString::to_string).collect();
+            assert!(lines.is_empty(), "fsck: {}", lines.join("\n"));
+        }
+        Err(BusError::NotFound { .. } | BusError::Closed { .. }) => {}
+        Err(error) => panic!("fsck: {error}"),
     }
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod create;
 pub(crate) mod demo;
 pub(crate) mod down;
+pub(crate) mod fsck;
 pub(crate) mod gc;
 pub(crate) mod info;
 pub(crate) mod lag;

@@ -30,6 +30,21 @@ fn start_time_in(stat: &[u8]) -> Option<u64> {
     rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
 
+/// Do all threads of a process sleep, of their own accord, or wait to be buried? Whoever runs, is about to, or was stopped may be
+/// in the middle of something. The calling thread does not count. False where it cannot be seen.
+#[must_use]
+pub fn is_asleep(pid: u32) -> bool {
+    let own = rustix::thread::gettid().as_raw_nonzero().get().to_string();
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    tasks.flatten().filter(|task| task.file_name() != own.as_str()).all(|task| {
+        // One that has ended since the directory was read is not in the middle of anything.
+        std::fs::read(task.path().join("stat")).map_or(true, |stat| {
+            let state = stat.iter().rposition(|&byte| byte == b')').and_then(|end| stat.get(end + 2));
+            matches!(state, Some(b'S' | b'Z' | b'X'))
+        })
+    })
+}
+
 /// Number of this process's pid namespace: pids may be compared only where it is equal. 0 when `/proc` does
 /// not say.
 #[must_use]

@@ -1,0 +1,127 @@
+//! The files: how they begin, whether they belong together, whether their memory is there, and what is left half-made.
+
+use super::{Invariant, Look, Place};
+use crate::directory::TEMPORARY;
+use crate::region::{Access, Region};
+use crate::sys::{file, lock, process};
+use crate::topic::TopicCore;
+use bus_core::layout::superblock::{self, spin};
+use bus_core::layout::{Preamble, wake};
+use std::fmt::Display;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// A name younger than this much before the supervisor took its role may belong to one who was still at it then.
+const REQUEST_SECONDS_MAX: i64 = 10;
+
+/// A file that cannot be mapped.
+pub(super) fn unreadable(look: &mut Look<'_>, place: Place, witness: u64, why: &impl Display) {
+    look.suspect(Invariant::FileUnreadable, place, [witness, 0], why.to_string(), "a file of this layout");
+}
+
+/// True if it belongs.
+pub(super) fn check_epoch(look: &mut Look<'_>, place: &Place, found: u64, expected: u64) -> bool {
+    if found != expected {
+        let (witness, text) = ([found, expected], format!("epoch {found:#x}"));
+        look.suspect(Invariant::FileEpoch, place.clone(), witness, text, format!("{expected:#x}"));
+    }
+    found == expected
+}
+
+/// Are all pages of the first `bytes` there? Touching one that is not is SIGBUS when memory has run out.
+pub(super) fn check_backed(look: &mut Look<'_>, place: &Place, path: &Path, bytes: u64) {
+    let Ok(status) = path.metadata() else { return };
+    if status.blocks() * 512 < bytes {
+        let found = format!("{} bytes backed", status.blocks() * 512);
+        look.suspect(Invariant::FileSparse, place.clone(), [status.blocks(), 0], found, format!("{bytes}"));
+    }
+}
+
+/// Is this a file whose maker has not come to its first page yet?
+pub(super) fn is_unfinished(path: &Path) -> bool {
+    let Ok(opened) = file::open_ro(path) else { return false };
+    crate::region::read_at::<Preamble>(&opened, path, 0)
+        .map_or(true, |preamble| bytemuck::bytes_of(&preamble).iter().all(|&byte| byte == 0))
+}
+
+pub(super) fn check_bus(look: &mut Look<'_>) {
+    let (bus, spins) = (look.dir.superblock(), look.dir.spin());
+    let epoch = match Region::attach(&bus, superblock::MAGIC, Access::Read, None) {
+        Ok((region, preamble)) => {
+            check_backed(look, &Place::bus().file("bus"), &bus, region.file_bytes());
+            Some(preamble.epoch)
+        }
+        Err(error) => {
+            unreadable(look, Place::bus().file("bus"), 0, &error);
+            None
+        }
+    };
+    match Region::attach(&spins, spin::MAGIC, Access::Read, None) {
+        Ok((_, preamble)) => {
+            if let Some(epoch) = epoch {
+                check_epoch(look, &Place::bus().file("spin"), preamble.epoch, epoch);
+            }
+            check_backed(look, &Place::bus().file("spin"), &spins, spin::FILE_BYTES);
+        }
+        Err(error) => unreadable(look, Place::bus().file("spin"), 0, &error),
+    }
+    for (place, dir) in [("topics", look.dir.topics()), ("leases", look.dir.leases())] {
+        check_temporary(look, place, &dir);
+    }
+}
+
+pub(super) fn check_topic(look: &mut Look<'_>, core: &TopicCore) {
+    let name = core.recorded_name();
+    if name != core.name() {
+        let found = format!("{name:?}");
+        let witness = [bus_core::name::key(&name), 0];
+        let place = Place::topic(core.name()).file("ring");
+        look.suspect(Invariant::FileName, place, witness, found, format!("{:?}", core.name()));
+    }
+    for (file, path, bytes) in [
+        ("ring", core.dir().ring(), core.config().footprint_bytes()),
+        ("groups", core.dir().groups(), core.groups_region().file_bytes()),
+        ("wake", core.dir().wake(), wake::FILE_BYTES),
+    ] {
+        check_backed(look, &Place::topic(core.name()).file(file), &path, bytes);
+    }
+}
+
+/// Who takes the role removes what the dead have left half-made. What came later waits for the next one, and without a holder
+/// everything does.
+fn check_temporary(look: &mut Look<'_>, place: &str, dir: &Path) {
+    let Some(since) = role_taken_at(look) else { return };
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with(TEMPORARY) || is_maker_alive(&name) || is_locked(&entry.path()) {
+            continue;
+        }
+        let Ok(status) = entry.metadata() else { continue };
+        if status.mtime() < since - REQUEST_SECONDS_MAX {
+            let witness = [status.ino(), 0];
+            let found = "a name of a dead process from before the supervisor took its role";
+            let place = Place::bus().file(format!("{place}/{name}"));
+            look.suspect(Invariant::FileTemporary, place, witness, found, "none");
+        }
+    }
+}
+
+/// When the present holder of the role took it, in seconds; `None` if there is none.
+fn role_taken_at(look: &Look<'_>) -> Option<i64> {
+    let path = look.dir.role();
+    let role = file::open_ro(&path).ok()?;
+    if !lock::is_locked(&role, &path).ok()? {
+        return None;
+    }
+    Some(std::fs::symlink_metadata(look.dir.socket()).ok()?.mtime())
+}
+
+fn is_maker_alive(name: &str) -> bool {
+    let pid = name.trim_start_matches(TEMPORARY).split('-').next().and_then(|pid| pid.parse().ok());
+    pid.is_some_and(|pid| process::start_time_ticks(pid).is_some())
+}
+
+fn is_locked(path: &Path) -> bool {
+    path.is_file() && file::open_ro(path).is_ok_and(|opened| lock::is_locked(&opened, path).unwrap_or(true))
+}
