@@ -13,7 +13,7 @@ use std::any::Any;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tests::harness::{self, Agent, Role, TestBus, Text, Words, eventually};
+use tests::harness::{self, Agent, Role, TestBus, Text, Words, assert_clean, eventually};
 
 /// The second version of a payload whose first version is the harness's.
 mod second {
@@ -972,6 +972,7 @@ fn drop_in_order(order: &[usize; 5]) {
     let mut handles = handles.map(Some);
     for &index in order {
         assert!(test.path().exists(), "{order:?}");
+        assert_clean(&test);
         handles[index] = None;
     }
     test.assert_gone();
@@ -1021,6 +1022,7 @@ fn what_a_supervisor_killed_while_making_a_topic_leaves_is_removed() {
         // The client takes the role, cleans up, and asks itself.
         agent.line.expect("made");
         assert!(!is_half_made() && topics.join(&name).exists());
+        assert_clean(&test);
         agent.line.tell("leave");
         agent.join();
         std::fs::remove_dir_all(topics.join(&name)).unwrap();
@@ -1202,6 +1204,7 @@ fn a_process_that_left_a_forked_child_behind_is_as_dead_as_any() {
     bus.topic::<Words>("b").unwrap();
     assert!(bus.is_host());
     assert!(dead.elapsed() < Duration::from_secs(1), "{:?}", dead.elapsed());
+    assert_clean(&test);
     // SAFETY: the process was told to this one by its parent, and does nothing but wait for this.
     assert_eq!(unsafe { libc::kill(child, libc::SIGKILL) }, 0);
 }

@@ -11,7 +11,7 @@ use bus_shm::{
     Wait,
 };
 use std::time::{Duration, Instant};
-use tests::harness::{self, Agent, Role, TestBus, Words, eventually};
+use tests::harness::{self, Agent, Role, TestBus, Words, assert_clean, eventually};
 
 /// What a test that is loaded with others still calls "at once": far below the second after which a sleeper looks for itself.
 const AT_ONCE: Duration = Duration::from_millis(100);
@@ -374,6 +374,7 @@ fn several_groups_read_one_stream_at_once() {
     let expected = expected.fold(0_u64, |sum, number| sum.wrapping_add(mixed(number)));
     assert_eq!((count, sum), (2 * EACH, expected), "each message went to one member of the team");
     readers.into_iter().chain(agents).for_each(Agent::join);
+    assert_clean(&test);
 }
 
 /// A bus, and a child that takes part in it. The supervisor's role is with the child, and dies with it, or with this process.
@@ -399,7 +400,7 @@ fn a_named_group_is_taken_over_at_once_when_its_member_is_killed() {
     for child_hosts in [false, true] {
         let mut fastest = Duration::MAX;
         for _ in 0..3 {
-            let (_test, bus, mut agent) = with_child("takeover", child_hosts, "holder", "3 2");
+            let (test, bus, mut agent) = with_child("takeover", child_hosts, "holder", "3 2");
             let topic = topic(&bus);
             let mut publisher = topic.publisher().unwrap();
             for sequence in 0..10 {
@@ -422,6 +423,7 @@ fn a_named_group_is_taken_over_at_once_when_its_member_is_killed() {
                 assert_eq!((message.sequence(), message.is_redelivered()), (sequence, sequence == 4));
                 message.ack().unwrap();
             }
+            assert_clean(&test);
         }
         assert!(fastest < AT_ONCE, "{fastest:?}");
     }
@@ -432,7 +434,7 @@ fn what_a_killed_member_had_claimed_goes_to_another_member() {
     for child_hosts in [false, true] {
         let mut fastest = Duration::MAX;
         for wait in [Wait::Park, Wait::Spin, Wait::Adaptive] {
-            let (_test, bus, mut agent) = with_child("claims", child_hosts, "holder", "2 3 shared");
+            let (test, bus, mut agent) = with_child("claims", child_hosts, "holder", "2 3 shared");
             let topic = topic(&bus);
             let mut publisher = topic.publisher().unwrap();
             for sequence in 0..5 {
@@ -457,6 +459,7 @@ fn what_a_killed_member_had_claimed_goes_to_another_member() {
             }
             assert!(subscriber.try_receive().unwrap().is_none());
             assert_eq!(subscriber.lag_count(Lane::NORMAL), 0);
+            assert_clean(&test);
         }
         // Without a supervisor a member that waits finds out for itself when it looks round, once a second.
         let limit = if child_hosts { Duration::from_secs(3) } else { 2 * AT_ONCE };
@@ -516,6 +519,7 @@ fn what_a_killed_publisher_had_published_is_delivered_and_others_go_on() {
     }
     drop(publisher);
     assert_eq!(arenas(&test, "t").len(), 1, "{:?}", arenas(&test, "t"));
+    assert_clean(&test);
 }
 
 #[test]
@@ -550,9 +554,11 @@ fn the_only_producer_may_be_killed_at_any_moment_and_the_next_one_goes_on() {
             accepted = n.parse::<u64>().unwrap() + 1;
         }
         while read(&mut subscriber, &mut ledger) {}
+        assert_clean(&test);
         let published = ledger.next[index];
         assert!(published == accepted || published == accepted + 1, "{published} of {accepted} and one");
     }
+    assert_clean(&test);
 }
 
 fn arenas(test: &TestBus, topic: &str) -> Vec<String> {
@@ -587,6 +593,7 @@ fn a_stopped_publisher_stops_nobody() {
             let seen = drain(&mut subscriber)[1];
             eventually("the other publisher goes on", || drain(&mut subscriber)[1] > seen);
             agent.stop();
+            assert_clean(&test);
             for _ in 0..300 {
                 publisher.set_deadline(Duration::from_millis(500));
                 drain(&mut subscriber);
@@ -596,6 +603,7 @@ fn a_stopped_publisher_stops_nobody() {
             assert_eq!(drain(&mut subscriber)[0], published);
             agent.go_on();
         }
+        assert_clean(&test);
     }
 }
 
@@ -616,6 +624,7 @@ fn a_stopped_only_producer_goes_on_where_it_was() {
             message.ack().unwrap();
         }
         agent.stop();
+        assert_clean(&test);
         while let Some(message) = subscriber.try_receive().unwrap() {
             ledger.note(number(&message));
             message.ack().unwrap();
@@ -625,11 +634,12 @@ fn a_stopped_only_producer_goes_on_where_it_was() {
         assert!(matches!(busy, AttachError::ProducerLimit { .. }), "a stopped process is not dead: {busy}");
         agent.go_on();
     }
+    assert_clean(&test);
 }
 
 #[test]
 fn a_stopped_subscriber_holds_the_ring_and_nothing_else() {
-    let (_test, bus, mut agent) = with_child("stopped-sub", false, "holder", "0 1");
+    let (test, bus, mut agent) = with_child("stopped-sub", false, "holder", "0 1");
     let topic = topic(&bus);
     let mut others = topic.group("others").join().unwrap();
     let mut publisher = topic.publisher().unwrap();
@@ -661,11 +671,12 @@ fn a_stopped_subscriber_holds_the_ring_and_nothing_else() {
     assert_eq!((message.sequence(), message.is_redelivered()), (0, true));
     message.ack().unwrap();
     publisher.publish(&Words::numbered(capacity)).unwrap();
+    assert_clean(&test);
 }
 
 #[test]
 fn a_stopped_member_keeps_only_what_it_has_in_hand() {
-    let (_test, bus, mut agent) = with_child("stopped-member", false, "holder", "0 2 shared");
+    let (test, bus, mut agent) = with_child("stopped-member", false, "holder", "0 2 shared");
     let topic = topic(&bus);
     let mut publisher = topic.publisher().unwrap();
     for sequence in 0..2 {
@@ -693,6 +704,7 @@ fn a_stopped_member_keeps_only_what_it_has_in_hand() {
     // Whoever has nothing to do moves the group's cursor over what others have finished.
     assert!(subscriber.try_receive().unwrap().is_none());
     assert_eq!(subscriber.lag_count(Lane::NORMAL), 0);
+    assert_clean(&test);
 }
 
 /// Reads `count` messages of an endless publisher. Returns the longest pause between two.
@@ -742,6 +754,7 @@ fn traffic_goes_on_without_the_supervisor_and_the_next_registration_hosts() {
     assert_eq!(view.topic_names(), ["another", "other", "t"]);
     assert!(view.role_epoch() >= 3);
     read_on(&mut subscriber, &mut ledger, 100);
+    assert_clean(&test);
 }
 
 #[test]
@@ -788,6 +801,7 @@ fn the_death_of_a_publisher_is_noticed_by_the_supervisor_that_comes_next() {
         message.ack().unwrap();
     }
     assert!(ledger.count >= 500);
+    assert_clean(&test);
 }
 
 #[test]
@@ -805,6 +819,7 @@ fn the_role_goes_to_the_next_opener_when_the_hosting_process_ends() {
     third.line.expect("true");
     // Killed instead of leaving: the same.
     third.kill();
+    assert_clean(&test);
     let mut fourth = spawn("guest", &test, "u");
     fourth.line.expect("true");
     for mut agent in [second, fourth] {
@@ -860,6 +875,7 @@ fn an_agent_hands_the_role_over_to_a_dedicated_supervisor() {
     chief.kill();
     bus.topic::<Words>("v").unwrap();
     assert!(bus.is_host(), "it takes the role again");
+    assert_clean(&test);
 }
 
 #[test]
@@ -926,6 +942,7 @@ fn a_one_producer_topic_is_taken_over_with_everything_unread() {
         drop(publisher);
         assert!(arenas(&test, "one").iter().all(|name| !name.starts_with("arena-0.1-")), "reclaimed");
         drop(setup);
+        assert_clean(&test);
     }
 }
 
@@ -953,6 +970,7 @@ fn many_producers_one_after_the_other_leave_neither_their_messages_unreadable_no
         // Two of four messages need an arena, and 128 messages are kept for late readers.
         assert!(arenas(&test, "one").len() <= 2 + 128 / 2 + 2, "{}", arenas(&test, "one").len());
     }
+    assert_clean(&test);
 }
 
 #[test]
@@ -988,6 +1006,7 @@ fn a_reader_that_a_killed_publisher_did_not_wake_finds_its_message() {
         let limit = Duration::from_millis(if child_hosts { 3_000 } else { 800 });
         assert!(dead.elapsed() < limit, "{:?}", dead.elapsed());
         drop(topic);
+        assert_clean(&test);
     }
 }
 
@@ -1012,6 +1031,7 @@ fn a_temporary_bus_whose_participants_were_all_killed_is_collected() {
     guests[0].kill();
     assert!(!bus_shm::collect_garbage(None, true).contains(&test.name));
     guests[1].kill();
+    assert_clean(&test);
     assert!(bus_shm::collect_garbage(None, true).contains(&test.name));
     assert!(test.path().exists(), "a rehearsal removes nothing");
     // Another test may be quicker to collect it.
@@ -1025,6 +1045,7 @@ fn a_temporary_bus_whose_participants_were_all_killed_is_made_anew() {
     let mut guest = spawn("guest", &test, "old");
     guest.line.expect("true");
     guest.kill();
+    assert_clean(&test);
     let bus = test.open("later");
     assert!(BusView::open(&test.name, None).unwrap().topic_names().is_empty());
     drop(bus);
@@ -1043,7 +1064,7 @@ fn a_temporary_bus_may_be_opened_while_its_last_participant_leaves() {
 #[test]
 fn a_killed_subscriber_without_a_name_no_longer_holds_the_ring() {
     for child_hosts in [false, true] {
-        let (_test, bus, mut agent) = with_child("ephemeral", child_hosts, "sleeper", "");
+        let (test, bus, mut agent) = with_child("ephemeral", child_hosts, "sleeper", "");
         let topic = topic(&bus);
         let mut publisher = topic.publisher().unwrap();
         agent.stop();
@@ -1060,5 +1081,6 @@ fn a_killed_subscriber_without_a_name_no_longer_holds_the_ring() {
         assert!(dead.elapsed() < Duration::from_millis(500), "{:?}", dead.elapsed());
         let mut late = topic.subscriber().from(Start::Oldest).join().unwrap();
         assert_eq!(late.receive().unwrap().sequence(), 1);
+        assert_clean(&test);
     }
 }

@@ -173,7 +173,14 @@ pub fn check(dir: &BusDir) -> Result<Report, BusError> {
         }
         last.found.retain(|found| found.certain || open.iter().any(|known| known.is_same(found)));
     }
-    problems.extend(last.found.into_iter().map(|known| known.problem));
+    for known in last.found {
+        let is_told =
+            |told: &Problem| told.invariant == known.problem.invariant && told.place == known.problem.place;
+        // What was seen for certain may be there at the next look as well.
+        if !problems.iter().any(is_told) {
+            problems.push(known.problem);
+        }
+    }
     // Half of a bus that is being removed is no damage.
     if !problems.is_empty() && is_closed(dir, &last.roll) {
         return Err(BusError::Closed { bus: dir.name().into() });
