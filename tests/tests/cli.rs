@@ -668,3 +668,30 @@ fn gc_removes_what_the_killed_have_left_and_nothing_else() {
     assert!(names(cli.run(&["gc", "--json"])).is_empty());
     assert!(cli.path().exists());
 }
+
+#[test]
+fn fsck_says_what_is_wrong_where_and_what_to_do() {
+    use std::os::unix::fs::FileExt;
+    let cli = CliBus::new("cli-fsck");
+    cli.run(&["fsck"]).expect(3).says("no bus");
+    cli.run(&["create", "a.b", "--lanes", "2", "--group", "g"]).expect(0);
+    cli.run(&["pub", "a.b", "hello"]).expect(0);
+    assert_eq!(cli.run(&["fsck"]).expect(0).out, "clean: 1 topic, 2 lanes, 1 group checked\n");
+    let report = cli.run(&["fsck", &cli.bus.name, "--json"]).expect(0).json();
+    assert_eq!((&report["clean"], &report["lanes"]), (&true.into(), &2.into()));
+    let ring = std::fs::File::options().write(true).open(cli.path().join("topics/a.b/ring")).unwrap();
+    let gate = bus_core::layout::ring::gate(1) as u64;
+    ring.write_all_at(&77_u64.to_ne_bytes(), gate).unwrap();
+    let ran = cli.run(&["fsck"]).expect(1);
+    let lines: Vec<_> = ran.out.lines().collect();
+    let [problem, "1 problem: 1 topic, 2 lanes, 1 group checked"] = lines[..] else { panic!("{lines:?}") };
+    assert!(
+        problem.starts_with("topic a.b, lane 1 [gate.ahead]: found gate 77, expected at most"),
+        "{problem}"
+    );
+    assert!(problem.contains("shmbus down --force"), "{problem}");
+    let report = cli.run(&["fsck", "--json"]).expect(1).json();
+    let problem = &report["problems"][0];
+    assert_eq!((&problem["invariant"], &problem["topic"]), (&"gate.ahead".into(), &"a.b".into()));
+    assert_eq!((&problem["lane"], &problem["found"]), (&1.into(), &"gate 77".into()));
+}

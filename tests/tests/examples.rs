@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
-use tests::harness::{TestBus, eventually};
+use tests::harness::{TestBus, assert_clean, eventually};
 
 /// Longest time that a program may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -302,6 +302,7 @@ fn five_agents_bring_every_request_through() {
         // The closing request is one more.
         let through = |&(published, lag): &(u64, u64)| published == REQUESTS + 1 && lag == 0;
         assert!(counts[..4].iter().all(through), "{counts:?}");
+        assert_clean(&test);
         drop(bus);
         test.assert_gone();
     }
@@ -337,6 +338,7 @@ fn an_agent_that_is_killed_and_started_again_loses_nothing() {
     for (index, after) in [(1, 300), (3, 900), (2, 1_500)] {
         eventually("requests go through", || counts(&test.name)[index].0 > after);
         agents[index].take().expect("an agent").kill();
+        assert_clean(&test);
         agents[index] = Some(agent(ROLES[index], &test.name, REQUESTS, WORK));
     }
     let reports: Vec<_> = agents.into_iter().flatten().map(report).collect();

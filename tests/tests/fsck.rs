@@ -695,3 +695,14 @@ fn random_bytes_are_reported_and_crash_and_hang_nothing() {
     let reported = reported.into_inner();
     assert!(reported * 2 > cases.len(), "{reported} of {}", cases.len());
 }
+
+#[test]
+fn the_document_has_every_rule_once() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let document = std::fs::read_to_string(root.join("docs/fsck.md")).unwrap();
+    for rule in Invariant::ALL {
+        let row = format!("| `{}` | {} |", rule.id(), rule.sentence());
+        assert_eq!(document.matches(&row).count(), 1, "docs/fsck.md, {row}");
+    }
+    assert_eq!(document.matches("\n| `").count(), Invariant::ALL.len());
+}
