@@ -61,6 +61,13 @@ pub struct Header {
 }
 
 impl Header {
+    /// Word 1 as it lies in memory.
+    #[inline]
+    pub fn description(self) -> u64 {
+        let [description, _, _]: [u64; HEADER_WORDS - 1] = bytemuck::cast(self);
+        description
+    }
+
     /// Stores all words but the publication word.
     ///
     /// Relaxed: readers see these words only through the publication word (slot) or the slot word (cell), whose

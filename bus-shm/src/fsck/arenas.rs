@@ -206,7 +206,7 @@ impl<'a> LaneArenas<'a> {
             LaneRing::Spsc(ring) => match ring.slot(sequence) {
                 Slot::Filled(words) => {
                     let header = Header::load(words);
-                    let seen = header.pack_description();
+                    let seen = header.description();
                     let index = usize::from(producer_entry(header.producer));
                     if header.flags & !FLAGS_KNOWN != 0 {
                         let found = format!("flags {:#x}", header.flags);
@@ -311,7 +311,7 @@ impl<'a> LaneArenas<'a> {
         };
         let position_tag = words[0].load(Ordering::Relaxed);
         let header = Header::load(words);
-        let description = header.pack_description();
+        let description = header.description();
         let witness = [position_tag, description];
         let is_same = tag_names(position_tag, sequence)
             && usize::from(producer_entry(header.producer)) == producer
