@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tests::model::explorer::{Model, Verdict, explore};
 use tests::model::{
-    aside_due, aside_one, doorbell, gate, lossy, owner, publish, single_producer, takeover, two_phase,
+    aside_due, aside_one, doorbell, gate, lossy, owner, publish, role, single_producer, takeover, two_phase,
 };
 
 /// No model may have more states than this: the tests are to stay quick and small.
@@ -593,6 +593,45 @@ mod aside_hint {
     fn breaks_when_the_order_is_another() {
         for variant in [Variant::LowerFirst, Variant::NoRest, Variant::ClearLast] {
             breaks(&format!("aside hint, {variant:?}"), &AsideDue { variant, ..TWO });
+        }
+    }
+}
+
+mod supervisor {
+    use super::role::{Removal, RemovalVariant, Role, Variant};
+    use super::*;
+
+    const BASE: Role = Role { variant: Variant::Correct, holders: 3, faults: 4 };
+
+    #[test]
+    fn late_acts_of_a_superseded_holder_change_nothing() {
+        holds("role, three holders", &BASE);
+        holds("role, two holders", &Role { holders: 2, faults: 6, ..BASE });
+    }
+
+    #[test]
+    fn every_short_cut_is_caught() {
+        for variant in [
+            Variant::Unchecked,
+            Variant::PlainStores,
+            Variant::NoQuarantine,
+            Variant::EarlyReuse,
+            Variant::RenameOver,
+            Variant::RemoveInPlace,
+            Variant::CheckedClose,
+            Variant::HelperBeats,
+        ] {
+            breaks(&format!("role, {variant:?}"), &Role { variant, ..BASE });
+        }
+    }
+
+    #[test]
+    fn a_bus_is_removed_by_whoever_comes_and_no_other_instead_of_it() {
+        holds("removal", &Removal { variant: RemovalVariant::Correct });
+        for variant in
+            [RemovalVariant::UniqueName, RemovalVariant::LocksIgnored, RemovalVariant::PlaceUnchecked]
+        {
+            breaks(&format!("removal, {variant:?}"), &Removal { variant });
         }
     }
 }

@@ -20,6 +20,7 @@
 //! | [`aside_one`] | a group of one member: messages put aside, committed by its cursor |
 //! | [`aside_due`] | whether an entry that waits is ever forgotten |
 //! | [`doorbell`] | parking and waking under total store order |
+//! | [`role`] | the supervisor's role: taken over from a stopped holder, whose late acts change nothing |
 
 pub mod aside_due;
 pub mod aside_one;
@@ -29,6 +30,7 @@ pub mod gate;
 pub mod lossy;
 pub mod owner;
 pub mod publish;
+pub mod role;
 pub mod single_producer;
 pub mod takeover;
 pub mod two_phase;
