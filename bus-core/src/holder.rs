@@ -77,8 +77,13 @@ impl HolderWord {
 /// States of a participant entry (`bus` file; written by the supervisor).
 ///
 /// ```text
-/// FREE --register--> LIVE --proof of death, or goodbye--> SWEEPING --all its claims repaired--> FREE
+/// FREE --register--> REGISTERING --entry filled--> LIVE --proof of death, or goodbye--> SWEEPING --all its claims repaired--> FREE
+///                        |                                                                                              ^
+///                        +--another holder of the role--> QUARANTINED --that one's proven end--------------------------+
 /// ```
+///
+/// In REGISTERING and QUARANTINED the word names the holder of the role that fills the entry by plain stores, by the mark of
+/// its files ([`maker`]).
 pub mod participant {
     /// Nobody has the number.
     pub const FREE: u8 = 0;
@@ -86,6 +91,22 @@ pub mod participant {
     pub const LIVE: u8 = 1;
     /// The process is gone; what it held is being repaired. The number is not handed out.
     pub const SWEEPING: u8 = 2;
+    /// A holder of the role fills the entry.
+    pub const REGISTERING: u8 = 3;
+    /// The holder that was filling it is no longer the newest, and may still store into it.
+    pub const QUARANTINED: u8 = 4;
+
+    use super::Holder;
+
+    /// Names a holder of the role where the word has room for a participant.
+    pub const fn maker(mark: u16) -> Holder {
+        Holder { participant: mark & 0x3ff, incarnation: mark >> 10 }
+    }
+
+    /// The mark of the holder of the role that [`maker`] named.
+    pub const fn mark(maker: Holder) -> u16 {
+        maker.participant | maker.incarnation << 10
+    }
 }
 
 /// States of a producer entry (`ring` file; written by publishers, and by whoever retires a dead one).
@@ -119,5 +140,14 @@ mod tests {
             }
         }
         assert_eq!(Holder::new(7, 16_384 + 5).incarnation, 5);
+    }
+
+    #[test]
+    fn a_holder_of_the_role_fits_into_the_word() {
+        for mark in [0, 1, 0x3ff, 0x400, 0xfffe, 0xffff] {
+            let maker = participant::maker(mark);
+            let word = HolderWord { state: participant::REGISTERING, holder: maker, tag: 9 };
+            assert_eq!(participant::mark(HolderWord::unpack(word.pack()).holder), mark);
+        }
     }
 }

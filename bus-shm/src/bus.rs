@@ -6,6 +6,7 @@ use crate::lease::{Lease, ParticipantInfo, Participants};
 use crate::payload::Speak;
 use crate::region::{Access, Region};
 use crate::supervisor::protocol::{Reply, Request};
+use crate::supervisor::role::{self, Role};
 use crate::supervisor::{Host, client, create};
 use crate::sys::clock::{Calibration, Clock};
 use crate::sys::process::{ForkMark, executable_name, pid_namespace_inode, start_time_ticks};
@@ -104,8 +105,10 @@ impl BusBuilder {
             match opened {
                 Ok(inner) if is_same => return Ok(Bus { inner: Arc::new(inner) }),
                 Err(error) if is_same && (found.is_some() || is_broken) => {
-                    remove_if_abandoned(&dir);
-                    return Err(error);
+                    let is_gone = remove_if_abandoned(&dir) && matches!(error, BusError::Closed { .. });
+                    if !is_gone || begun.elapsed() >= client::REQUEST_TIMEOUT {
+                        return Err(error);
+                    }
                 }
                 Err(error) if begun.elapsed() >= client::REQUEST_TIMEOUT => return Err(error),
                 _ => {}
@@ -270,6 +273,7 @@ pub(crate) fn check_participants(superblock: &Region) -> Result<(), RegionError>
 /// Registers this process, which holds `lease` locked. Returns its participant number and how often that was handed out.
 fn register(
     dir: &BusDir,
+    superblock: &Region,
     service: &str,
     may_host: bool,
     host: &mut Option<Host>,
@@ -282,7 +286,7 @@ fn register(
             start_ticks: start_time_ticks(std::process::id()).unwrap_or(0),
             lease_name: lease.name(),
         };
-        match client::ask(dir, &request, || offer_to_host(dir, may_host, host))? {
+        match client::ask(dir, superblock, &request, |silent| offer_to_host(dir, may_host, host, silent))? {
             Reply::Registered { participant, tag } => return Ok((participant, tag)),
             // A supervisor that died between registering this lease and saying so has renamed it. A new lease then: when
             // the old one is closed, its registration is that of a dead process.
@@ -301,8 +305,9 @@ impl BusInner {
         let mut lease = Lease::prepare(dir)?;
         let mut host = None;
         let opened = Attached::new(dir).and_then(|attached| {
-            host = if may_host { Host::start(dir)? } else { None };
-            Ok((attached, register(dir, service, may_host, &mut host, &mut lease)?))
+            host = if may_host { Host::start(dir, None)? } else { None };
+            let number = register(dir, &attached.superblock, service, may_host, &mut host, &mut lease)?;
+            Ok((attached, number))
         });
         let (Attached { superblock, fixed, spin, barrier }, (participant, tag)) = match opened {
             Ok(opened) => opened,
@@ -377,7 +382,9 @@ impl BusInner {
     /// Sends a control request, taking the role first if nobody has it.
     pub(crate) fn ask(&self, request: &Request) -> Result<Reply, BusError> {
         self.check_usable()?;
-        client::ask(&self.dir, request, || offer_to_host(&self.dir, self.may_host, &mut self.lock_host()))
+        client::ask(&self.dir, &self.superblock, request, |silent| {
+            offer_to_host(&self.dir, self.may_host, &mut self.lock_host(), silent)
+        })
     }
 
     pub(crate) fn check_usable(&self) -> Result<(), BusError> {
@@ -402,23 +409,33 @@ impl BusInner {
     }
 }
 
-/// Takes the role for this process if it may. True if somebody will listen soon.
-fn offer_to_host(dir: &BusDir, may_host: bool, host: &mut Option<Host>) -> Result<bool, BusError> {
-    if host.as_ref().is_some_and(Host::is_serving) {
+/// Takes the role for this process if it may: if nobody has it, or its holder is the `silent` one. True if somebody will listen
+/// soon.
+fn offer_to_host(
+    dir: &BusDir,
+    may_host: bool,
+    host: &mut Option<Host>,
+    silent: Option<u64>,
+) -> Result<bool, BusError> {
+    if silent.is_none() && host.as_ref().is_some_and(Host::is_serving) {
         return Ok(true);
     }
-    if !dir.role().exists() {
+    let Ok((superblock, _)) = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Read, None) else {
+        return Err(BusError::Closed { bus: dir.name().into() });
+    };
+    let newest = role::newest(&superblock);
+    if role::is_closed(newest) {
         return Err(BusError::Closed { bus: dir.name().into() });
     }
     if may_host {
-        if let Some(started) = Host::start(dir)? {
+        if let Some(started) = Host::start(dir, silent)? {
+            // Whatever thread of this process is stuck there ends when it goes on.
             *host = Some(started);
         }
         return Ok(true);
     }
-    // Somebody else's lock: they are starting, or stopping.
-    let role = file::open_ro(&dir.role())?;
-    Ok(lock::is_locked(&role, &dir.role())?)
+    // Somebody else's: they are starting, or stopping, or silent.
+    Ok(silent.is_none() && role::is_held(dir, newest))
 }
 
 impl Drop for BusInner {
@@ -433,8 +450,11 @@ impl Drop for BusInner {
         let mut host = self.lock_host().take();
         if self.check_usable().is_ok() {
             let leave = Request::Leave { participant: self.me.participant, tag: self.tag };
-            // Without a supervisor the next one finds the lease free.
-            let _ = client::ask(&self.dir, &leave, || Ok(false));
+            // Without a supervisor, or with one that stands still, the next one finds the lease free.
+            let _ = client::ask(&self.dir, &self.superblock, &leave, |silent| match silent {
+                None => Ok(false),
+                Some(_) => Err(BusError::NoSupervisor { bus: self.dir.name().into() }),
+            });
         }
         self.lease.release();
         if let Some(host) = &mut host {
@@ -447,32 +467,37 @@ impl Drop for BusInner {
     }
 }
 
-/// Removes a temporary bus of which nobody is left. True if it was.
+/// Removes a temporary bus of which nobody is left, and what is left of a bus that was closed. True if it was.
 ///
-/// Whoever removes a bus holds its role, so that nobody can register meanwhile. One who leaves while another looks, and so
-/// finds the role taken, relies on that other one to look again.
+/// Whoever removes a bus takes its role and closes it in that role's word, so that nobody can register meanwhile. One who leaves
+/// while another looks, and so finds the role taken, relies on that other one to look again.
 pub(crate) fn remove_if_abandoned(dir: &BusDir) -> bool {
     loop {
-        if !is_left(dir) {
+        let Ok((region, _)) = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Write, None)
+        else {
+            return false;
+        };
+        let newest = role::newest(&region);
+        if role::is_closed(newest) {
+            return role::finish_closed(dir);
+        }
+        if !is_left(dir) || role::is_held(dir, newest) {
             return false;
         }
-        let Ok(Some(role)) = lock::try_lock_path(&dir.role()) else { return false };
-        let left = is_left(dir);
-        if left {
-            crate::supervisor::remove_bus(dir);
-        }
-        drop(role);
-        if left {
+        let Ok(lock) = role::Lock::new(dir) else { return false };
+        let Some(mut role) = Role::take(lock, Arc::new(region), newest) else { return false };
+        if is_left(dir) && role.close() {
+            role.remove_bus();
             return true;
         }
     }
 }
 
-/// Is this a temporary bus of which nobody is left?
+/// Is this a temporary bus of which nobody is left, or a closed one?
 pub(crate) fn is_abandoned(dir: &BusDir) -> bool {
-    let role_held =
-        || file::open_ro(&dir.role()).is_ok_and(|role| lock::is_locked(&role, &dir.role()).unwrap_or(true));
-    is_left(dir) && !role_held()
+    let newest = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Read, None)
+        .map_or(0, |(region, _)| role::newest(&region));
+    role::is_closed(newest) || is_left(dir) && !role::is_held(dir, newest)
 }
 
 /// The same, but for the role.
@@ -506,7 +531,10 @@ pub fn wait_until_served(name: &str, dir: Option<&Path>, timeout: Duration) -> R
     let dir = BusDir::new(name, dir)?;
     let begun = Instant::now();
     loop {
-        if crate::sys::socket::connect(&dir.socket()).is_ok() {
+        let newest = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Read, None)
+            .map_or(0, |(region, _)| role::newest(&region));
+        let socket = dir.socket(superblock::RoleWord::unpack(newest).mark);
+        if !role::is_closed(newest) && crate::sys::socket::connect(&socket).is_ok() {
             return Ok(true);
         }
         if begun.elapsed() >= timeout {

@@ -24,6 +24,21 @@ pub struct BusDir {
     path: PathBuf,
 }
 
+/// What the names of the lock files of the role's holders begin with.
+pub(crate) const ROLE: &str = "role.";
+/// What the names of their sockets begin with.
+pub(crate) const CONTROL: &str = "control.";
+
+/// Name of the lock file of the role's holder with this mark.
+pub(crate) fn role_name(mark: u16) -> String {
+    format!("{ROLE}{mark:04x}")
+}
+
+/// Name of its socket.
+pub(crate) fn socket_name(mark: u16) -> String {
+    format!("{CONTROL}{mark:04x}")
+}
+
 fn uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
@@ -43,13 +58,11 @@ impl BusDir {
         check_dotted(name, BUS_NAME_BYTES_MAX).map_err(|why| BusError::Name { name: name.into(), why })?;
         let base = base_dir(dir);
         let this = Self { name: name.to_owned(), path: base.join(name), base };
-        let len_bytes = this.socket().as_os_str().len();
+        // All marks are of one length.
+        let path = this.socket(0);
+        let len_bytes = path.as_os_str().len();
         if len_bytes > socket::max_path_bytes() {
-            return Err(BusError::SocketPath {
-                path: this.socket(),
-                len_bytes,
-                max_bytes: socket::max_path_bytes(),
-            });
+            return Err(BusError::SocketPath { path, len_bytes, max_bytes: socket::max_path_bytes() });
         }
         Ok(this)
     }
@@ -104,12 +117,14 @@ impl BusDir {
         self.path.join("spin")
     }
 
-    pub(crate) fn role(&self) -> PathBuf {
-        self.path.join("role")
+    /// The lock file of the holder of the supervisor's role that has this mark.
+    pub(crate) fn role(&self, mark: u16) -> PathBuf {
+        self.path.join(role_name(mark))
     }
 
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.path.join("control.sock")
+    /// The control socket of that holder.
+    pub(crate) fn socket(&self, mark: u16) -> PathBuf {
+        self.path.join(socket_name(mark))
     }
 
     pub(crate) fn leases(&self) -> PathBuf {

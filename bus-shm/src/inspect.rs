@@ -7,13 +7,14 @@ use crate::lease::{ParticipantInfo, Participants};
 use crate::payload::TypeIdentity;
 use crate::reader::LaneReader;
 use crate::region::{Access, Region};
+use crate::supervisor::role;
 use crate::sys::clock::monotonic_ns;
-use crate::sys::{file, lock, socket};
+use crate::sys::socket;
 use crate::topic::{Role, TopicCore};
 use bus_core::holder::{HolderWord, producer};
 use bus_core::lane::Lane;
 use bus_core::layout::groups::{in_entry, in_lane, kind, state};
-use bus_core::layout::superblock::{self, FLAG_MEMBARRIER, FLAG_TEMPORARY, at};
+use bus_core::layout::superblock::{self, FLAG_MEMBARRIER, FLAG_TEMPORARY, RoleWord, at};
 use bus_core::layout::wake::breaker;
 use bus_core::layout::{get_name, ring, wake};
 use bus_core::limits::PARTICIPANTS_MAX;
@@ -214,24 +215,25 @@ impl BusView {
     /// Has it been taken down since it was opened?
     pub fn is_closed(&self) -> bool {
         self.superblock.look(at::STATE).is_some_and(|state| state.load(Ordering::Acquire) != 0)
+            || role::is_closed(role::newest(&self.superblock))
             || self.superblock.is_unlinked()
     }
 
     /// Does anybody hold the supervisor's role?
     pub fn is_served(&self) -> bool {
-        file::open_ro(&self.dir.role())
-            .is_ok_and(|role| lock::is_locked(&role, &self.dir.role()).unwrap_or(false))
+        role::is_held(&self.dir, role::newest(&self.superblock))
     }
 
     /// Process that holds the supervisor's role, if one answers. An agent that hosts the role is a participant too.
     pub fn supervisor_pid(&self) -> Option<u32> {
-        let connection = socket::connect(&self.dir.socket()).ok()?;
+        let mark = RoleWord::unpack(role::newest(&self.superblock)).mark;
+        let connection = socket::connect(&self.dir.socket(mark)).ok()?;
         Some(socket::peer(&connection).ok()?.pid)
     }
 
     /// How often the supervisor's role has changed hands.
     pub fn role_epoch(&self) -> u64 {
-        self.superblock.look(at::ROLE_EPOCH).map_or(0, |epoch| epoch.load(Ordering::Acquire))
+        RoleWord::unpack(role::newest(&self.superblock)).epoch
     }
 
     /// Processes that take part and have not ended.
@@ -272,7 +274,7 @@ impl TopicView {
             message_bytes_max: config.message_bytes,
             arena_bytes_max: config.arena_bound_bytes,
             stamps: config.flags & ring::FLAG_STAMPS != 0,
-            types: self.core.types()?,
+            types: self.core.types()?.into_iter().filter(|identity| !identity.name.is_empty()).collect(),
             creator: self.core.creator(),
             created_ns: self.core.created_ns(),
         })

@@ -104,6 +104,11 @@ impl ParticipantInfo {
     pub(crate) fn holder(&self) -> Holder {
         Holder::new(self.participant, u64::from(self.tag))
     }
+
+    /// Is its pid one of this process's pid namespace?
+    pub(crate) fn is_of_namespace(&self) -> bool {
+        self.pid_namespace == pid_namespace_inode()
+    }
 }
 
 /// Byte offset of a participant entry.

@@ -30,6 +30,9 @@ pub(crate) struct Region {
     path: PathBuf,
 }
 
+/// What a large file is reserved by: some 30 ms of work.
+const STEP_BYTES: u64 = 64 << 20;
+
 /// Reserves bytes of a file, and says how much there is if that fails.
 pub(crate) fn reserve(
     file: &File,
@@ -72,6 +75,42 @@ impl Region {
                 Err(error)
             }
         }
+    }
+
+    /// Creates a file and maps all of it. A large one is reserved in steps, `on_step` called between them: for one who must show
+    /// that it gets on.
+    pub(crate) fn create_in_steps(
+        path: &Path,
+        len_bytes: u64,
+        on_step: &dyn Fn(),
+    ) -> Result<Self, RegionError> {
+        on_step();
+        if len_bytes <= STEP_BYTES {
+            return Self::create(path, len_bytes, len_bytes);
+        }
+        // Refused at once if it can never fit.
+        let space = tmpfs::space(path.parent().unwrap_or(path))?;
+        if space.free_bytes < len_bytes {
+            return Err(RegionError::NoSpace {
+                path: path.to_owned(),
+                need_bytes: len_bytes,
+                free_bytes: space.free_bytes,
+                total_bytes: space.total_bytes,
+            });
+        }
+        let file = file::create_new(path, 0o600)?;
+        let mut at_bytes = 0;
+        while at_bytes < len_bytes {
+            let step_bytes = STEP_BYTES.min(len_bytes - at_bytes);
+            if let Err(error) = reserve(&file, path, at_bytes, step_bytes) {
+                let _ = std::fs::remove_file(path);
+                return Err(error);
+            }
+            at_bytes += step_bytes;
+            on_step();
+        }
+        let map = Map::writable(&file, len_bytes as usize, path)?;
+        Ok(Self { map, reach_bytes: AtomicU64::new(len_bytes), file, path: path.to_owned() })
     }
 
     /// Maps an existing file after checking its beginning. `map_bytes` may exceed the file, which then may grow.

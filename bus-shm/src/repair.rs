@@ -5,6 +5,7 @@ use crate::aside::AsideFile;
 use crate::directory::BusDir;
 use crate::lease::Participants;
 use crate::region::{Access, Region};
+use crate::supervisor::role;
 use crate::sys::futex;
 use crate::topic::{Role, TopicCore};
 use bus_core::aside::AsideClaim;
@@ -16,20 +17,31 @@ use bus_core::seq::distance;
 use bus_core::sync::{AtomicU64, Ordering};
 use std::path::Path;
 
-/// Lets go of whatever `dead` held in every topic.
-pub(crate) fn sweep(dir: &BusDir, dead: Holder) {
+/// Lets go of whatever `dead` held in every topic. `goes_on` is asked before each: false if another has the role now, then the
+/// rest is left to that one, and the answer is false. `is_its` says whether the number is still the dead one's: a claim that
+/// was seen before carries no incarnation.
+pub(crate) fn sweep(
+    dir: &BusDir,
+    dead: Holder,
+    goes_on: &dyn Fn() -> bool,
+    is_its: &dyn Fn() -> bool,
+) -> bool {
     for name in dir.topic_names() {
+        if !goes_on() {
+            return false;
+        }
         // A topic that cannot be attached is reported to whoever wants to use it.
         if let Ok(topic) = TopicCore::attach(dir, &name, Role::Publisher) {
-            sweep_topic(&topic, dead);
+            sweep_topic(&topic, dead, is_its);
         }
     }
+    goes_on()
 }
 
-fn sweep_topic(topic: &TopicCore, dead: Holder) {
+fn sweep_topic(topic: &TopicCore, dead: Holder, is_its: &dyn Fn() -> bool) {
     for entry in 0..topic.groups_used() {
         release_group(topic, entry, dead);
-        release_claims(topic, entry, |member| member == dead.participant);
+        release_claims(topic, entry, |member| member == dead.participant && is_its());
     }
     for producer in 0..topic.config().producers as usize {
         retire_producer(topic, producer, dead);
@@ -319,18 +331,23 @@ pub fn collect_garbage(dir: Option<&Path>, dry_run: bool) -> Vec<String> {
     let mut removed = Vec::new();
     let Ok(entries) = std::fs::read_dir(&base) else { return removed };
     for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
-        let gone =
-            if name.starts_with(crate::directory::TEMPORARY) || name.starts_with(crate::directory::DOOMED) {
-                let gone = temporary_name_is_stale(&name);
-                if gone && !dry_run {
-                    let _ = crate::sys::file::remove_tree(&base.join(&name));
-                }
-                gone
-            } else if dry_run {
-                BusDir::new(&name, dir).is_ok_and(|dir| crate::bus::is_abandoned(&dir))
-            } else {
-                BusDir::new(&name, dir).is_ok_and(|dir| crate::bus::remove_if_abandoned(&dir))
-            };
+        let doomed = base.join(&name);
+        let gone = if name.starts_with(crate::directory::DOOMED) {
+            match dry_run {
+                true => !role::is_doomed_in_use(&doomed),
+                false => role::clear_doomed(&doomed),
+            }
+        } else if name.starts_with(crate::directory::TEMPORARY) {
+            let gone = temporary_name_is_stale(&name);
+            if gone && !dry_run {
+                let _ = crate::sys::file::remove_tree(&base.join(&name));
+            }
+            gone
+        } else if dry_run {
+            BusDir::new(&name, dir).is_ok_and(|dir| crate::bus::is_abandoned(&dir))
+        } else {
+            BusDir::new(&name, dir).is_ok_and(|dir| crate::bus::remove_if_abandoned(&dir))
+        };
         if gone {
             removed.push(name);
         }
@@ -339,8 +356,11 @@ pub fn collect_garbage(dir: Option<&Path>, dry_run: bool) -> Vec<String> {
 }
 
 /// Temporary names carry the pid of their maker.
-fn temporary_name_is_stale(name: &str) -> bool {
+pub(crate) fn maker_pid(name: &str) -> Option<u32> {
     let digits = name.trim_start_matches(|c: char| !c.is_ascii_digit());
-    let pid = digits.split('-').next().and_then(|pid| pid.parse::<u32>().ok());
-    pid.is_none_or(|pid| crate::sys::process::start_time_ticks(pid).is_none())
+    digits.split('-').next().and_then(|pid| pid.parse().ok())
+}
+
+fn temporary_name_is_stale(name: &str) -> bool {
+    maker_pid(name).is_none_or(|pid| crate::sys::process::start_time_ticks(pid).is_none())
 }

@@ -758,11 +758,11 @@ fn traffic_goes_on_without_the_supervisor_and_the_next_registration_hosts() {
 }
 
 #[test]
-fn a_stopped_supervisor_is_reported_to_whoever_asks_it_for_something() {
+fn a_stopped_supervisor_is_reported_to_whoever_may_not_take_its_place() {
     let test = TestBus::new("silent");
     let mut chief = spawn("supervisor", &test, "");
     chief.line.expect("serving");
-    let bus = test.open("client");
+    let bus = test.builder().service("client").host(false).open().unwrap();
     let mut publisher = topic(&bus).publisher().unwrap();
     chief.stop();
     let begun = Instant::now();

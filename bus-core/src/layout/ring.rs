@@ -56,6 +56,28 @@ pub struct Fixed {
     pub name: [u8; 208],
 }
 
+/// States of a [`TypeEntry`], a word (u32) that changes by compare-and-swap.
+///
+/// ```text
+/// FREE --claim--> CLAIMED(holder of the role) --entry filled--> COMPLETE
+///                     +--another holder of the role--> BURNT
+/// ```
+pub mod type_state {
+    /// Never used.
+    pub const FREE: u32 = 0;
+    /// In the low 8 bits: a holder of the role fills it; its mark stands in bits 8..24.
+    pub const CLAIMED: u32 = 1;
+    /// Filled.
+    pub const COMPLETE: u32 = 2;
+    /// Its filler was superseded and may still store into it: never used.
+    pub const BURNT: u32 = 3;
+
+    /// CLAIMED by the holder of this mark.
+    pub const fn claimed(mark: u16) -> u32 {
+        CLAIMED | (mark as u32) << 8
+    }
+}
+
 /// A type that the topic accepts. Entries are added at the end, by the supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -64,15 +86,15 @@ pub struct TypeEntry {
     pub fingerprint: u64,
     /// Version given by the program.
     pub version: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// One of [`type_state`].
+    pub state: u32,
     /// Name given by the program.
     pub name: [u8; 72],
 }
 
 /// Byte offsets of the words that change, and of the tables.
 pub mod at {
-    /// Types in use (u64 word). An entry is complete before it is counted.
+    /// Type entries in use (u64 word). An entry is complete, or burnt, before it is counted.
     pub const TYPES_COUNT: usize = 448;
     /// First type entry.
     pub const TYPES: usize = 512;
@@ -190,6 +212,8 @@ const _: () = assert!(core::mem::offset_of!(Fixed, created_ns) == 88);
 const _: () = assert!(core::mem::offset_of!(Fixed, creator_service) == 104);
 const _: () = assert!(core::mem::offset_of!(Fixed, name) == 152);
 const _: () = assert!(size_of::<TypeEntry>() == 88);
+const _: () =
+    assert!(core::mem::offset_of!(TypeEntry, state) == 12 && core::mem::offset_of!(TypeEntry, name) == 16);
 const _: () = assert!(at::TYPES + TYPES_MAX * size_of::<TypeEntry>() <= at::LANES);
 const _: () = assert!(at::LANES + LANES_MAX * LANE_BYTES <= at::PRODUCERS);
 const _: () = assert!(producer_retire_at(0, LANES_MAX) <= producer_breaker(0));

@@ -34,9 +34,9 @@ pub struct Fixed {
 
 /// Byte offsets of the words that change.
 pub mod at {
-    /// Epoch of the supervisor's role: raised by each new holder.
+    /// The newest holder of the supervisor's role ([`super::RoleWord`]); changed by compare-and-swap only.
     pub const ROLE_EPOCH: usize = 256;
-    /// CLOCK_MONOTONIC ns of the holder's last sign of life.
+    /// CLOCK_MONOTONIC ns of the holder's last sign of life; stored by its serving loop.
     pub const ROLE_BEAT: usize = 264;
     /// 0 open, 1 closed: `down` has removed the bus.
     pub const STATE: usize = 320;
@@ -50,13 +50,47 @@ pub mod at {
     pub const PARTICIPANTS: usize = 4096;
 }
 
+/// Which holder of the supervisor's role is the newest.
+///
+/// ```text
+/// bit   0..16                                   16..64
+///       mark of the holder, names its files     epoch, raised by each holder
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoleWord {
+    /// How many holders there have been.
+    pub epoch: u64,
+    /// Names `role.<mark>` and `control.<mark>`; 0 where there has been no holder.
+    pub mark: u16,
+}
+
+impl RoleWord {
+    /// Stands in the word for good once the bus is closed. Nothing that anybody would store by accident.
+    pub const CLOSED: u64 = u64::from_le_bytes(*b"closed\0\xff");
+
+    /// The word as it lies in memory.
+    pub const fn pack(self) -> u64 {
+        self.epoch << 16 | self.mark as u64
+    }
+
+    /// Reads a word from memory.
+    pub const fn unpack(word: u64) -> Self {
+        Self { epoch: word >> 16, mark: word as u16 }
+    }
+
+    /// The next holder.
+    pub const fn next(self, mark: u16) -> Self {
+        Self { epoch: self.epoch.wrapping_add(1) & (u64::MAX >> 16), mark }
+    }
+}
+
 /// Bytes of a participant entry.
 pub const PARTICIPANT_BYTES: usize = 128;
 /// Participant entries of a new bus: one page.
 pub const PARTICIPANTS_FIRST: usize = 32;
 
 /// A participant entry. `state` is an atomic word ([`crate::holder::participant`]); the rest is written while the entry
-/// is not LIVE.
+/// is REGISTERING, by the holder of the role that made it so.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct Participant {

@@ -9,11 +9,13 @@ use crate::region::{Access, Region};
 use crate::sys::process::pid_namespace_inode;
 use crate::sys::{barrier, clock, file};
 use bus_core::holder::{Holder, HolderWord};
+use bus_core::layout::ring::type_state;
 use bus_core::layout::{PAGE_BYTES, Preamble, get_name, groups, owners, put_name, ring, superblock, wake};
 use bus_core::limits::TYPES_MAX;
 use bus_core::name::key;
 use bus_core::sync::Ordering;
 use rustix::io::Errno;
+use std::mem::offset_of;
 use std::path::Path;
 use std::time::Duration;
 
@@ -66,23 +68,38 @@ fn fill_bus(dir: &BusDir, making: &Path, temporary: bool) -> Result<(), BusError
     let spin =
         Region::create(&making.join("spin"), superblock::spin::FILE_BYTES, superblock::spin::FILE_BYTES)?;
     spin.write(0, &Preamble::new(superblock::spin::MAGIC, superblock::spin::FILE_BYTES, epoch))?;
-    file::create_new(&making.join("role"), 0o600)?;
     Ok(())
 }
 
-/// Makes a topic. `Ok(false)` if it exists already.
-pub(crate) fn topic(dir: &BusDir, spec: &TopicSpec, creator: (u32, &str)) -> Result<bool, TopicError> {
+/// What making a topic needs to know of the holder of the role that makes it.
+pub(crate) struct Maker<'a> {
+    /// Names it where it claims something.
+    pub(crate) mark: u16,
+    /// Shows that it gets on; is it still the newest?
+    pub(crate) beat: &'a dyn Fn() -> bool,
+}
+
+/// Makes a topic. `Ok(false)` if it exists already, or if another has the role meanwhile.
+pub(crate) fn topic(
+    dir: &BusDir,
+    spec: &TopicSpec,
+    creator: (u32, &str),
+    maker: &Maker<'_>,
+) -> Result<bool, TopicError> {
     let home = dir.topic(&spec.name);
     if home.0.exists() {
         return Ok(false);
     }
     let making = TopicDir(dir.topics().join(unique_name(TEMPORARY)));
-    let made =
-        fill_topic(&making, spec, creator).and_then(|()| match file::rename_noreplace(&making.0, &home.0) {
+    // A rename that comes late all the same finds that a successor has moved what it would rename, or that the topic exists.
+    let made = fill_topic(&making, spec, creator, maker).and_then(|()| match (maker.beat)() {
+        false => Ok(false),
+        true => match file::rename_noreplace(&making.0, &home.0) {
             Ok(()) => Ok(true),
             Err(error) if error.is(Errno::EXIST) => Ok(false),
             Err(error) => Err(error.into()),
-        });
+        },
+    });
     if !matches!(made, Ok(true)) {
         let _ = file::remove_tree(&making.0);
     }
@@ -140,12 +157,20 @@ pub(crate) fn config(spec: &TopicSpec) -> Result<ring::Config, TopicError> {
     }
 }
 
-fn fill_topic(making: &TopicDir, spec: &TopicSpec, creator: (u32, &str)) -> Result<(), TopicError> {
+fn fill_topic(
+    making: &TopicDir,
+    spec: &TopicSpec,
+    creator: (u32, &str),
+    maker: &Maker<'_>,
+) -> Result<(), TopicError> {
+    let on_step = &|| {
+        (maker.beat)();
+    };
     let config = config(spec)?;
     let epoch = epoch();
     file::make_dir(&making.0, 0o700)?;
     let bytes = config.footprint_bytes();
-    let region = Region::create(&making.ring(), bytes, bytes)?;
+    let region = Region::create_in_steps(&making.ring(), bytes, on_step)?;
     region.write(
         0,
         &ring::Fixed {
@@ -158,7 +183,7 @@ fn fill_topic(making: &TopicDir, spec: &TopicSpec, creator: (u32, &str)) -> Resu
             name: put_name(&spec.name),
         },
     )?;
-    add_types(&region, &spec.types)?;
+    add_types(&region, &spec.types, maker.mark, &|_| true)?;
     let bytes = groups::footprint_bytes(groups::ENTRIES_FIRST).next_multiple_of(PAGE_BYTES);
     let region = Region::create(&making.groups(), bytes, bytes)?;
     region.write(0, &Preamble::new(groups::MAGIC, bytes, epoch))?;
@@ -166,7 +191,7 @@ fn fill_topic(making: &TopicDir, spec: &TopicSpec, creator: (u32, &str)) -> Resu
     fill_groups(&region, spec)?;
     for index in (0..spec.groups.len()).filter(|&index| spec.groups[index].shared) {
         let bytes = owners::footprint_bytes(config.lanes as usize, config.capacity);
-        let region = Region::create(&making.owners(index), bytes, bytes)?;
+        let region = Region::create_in_steps(&making.owners(index), bytes, on_step)?;
         region.write(0, &Preamble::new(owners::MAGIC, bytes, epoch))?;
     }
     let region = Region::create(&making.wake(), wake::FILE_BYTES, wake::FILE_BYTES)?;
@@ -189,39 +214,79 @@ fn fill_groups(region: &Region, spec: &TopicSpec) -> Result<(), RegionError> {
 }
 
 /// Adds types that the table lacks; each entry is complete before it is counted.
-pub(crate) fn add_types(region: &Region, types: &[TypeIdentity]) -> Result<(), RegionError> {
-    let known = read_types(region)?;
-    let mut count = known.len();
+///
+/// A holder that was superseded while it filled an entry may still store into it, so that the entry is used only if that one's
+/// end is proven (`is_over`, by its mark), and else left out for good.
+pub(crate) fn add_types(
+    region: &Region,
+    types: &[TypeIdentity],
+    mark: u16,
+    is_over: &dyn Fn(u16) -> bool,
+) -> Result<(), RegionError> {
+    let mut known = read_types(region)?;
     for identity in types {
-        if known.contains(identity) || count == TYPES_MAX {
+        if known.contains(identity) {
             continue;
         }
-        let at = ring::at::TYPES + count * size_of::<ring::TypeEntry>();
-        region.write(
-            at as u64,
-            &ring::TypeEntry {
-                fingerprint: identity.fingerprint,
-                version: identity.version,
-                reserved: 0,
-                name: put_name(&identity.name),
-            },
-        )?;
-        count += 1;
-        if let Some(word) = region.look(ring::at::TYPES_COUNT) {
-            // Release: pairs with the Acquire in `read_types`.
-            word.store(count as u64, Ordering::Release);
+        while known.len() < TYPES_MAX {
+            let index = known.len();
+            let is_mine = fill_type(region, index, identity, mark, is_over)?;
+            if let Some(word) = region.look(ring::at::TYPES_COUNT) {
+                // Release: pairs with the Acquire in `read_types`. By the maximum: another holder may be further.
+                word.fetch_max(index as u64 + 1, Ordering::AcqRel);
+            }
+            known = read_types(region)?;
+            if is_mine || known.contains(identity) {
+                break;
+            }
         }
     }
     Ok(())
 }
 
-/// The types that a topic accepts.
+/// Puts a type into an entry. False if the entry is another's, or nobody's for good.
+fn fill_type(
+    region: &Region,
+    index: usize,
+    identity: &TypeIdentity,
+    mark: u16,
+    is_over: &dyn Fn(u16) -> bool,
+) -> Result<bool, RegionError> {
+    let at = ring::at::TYPES + index * size_of::<ring::TypeEntry>();
+    let Some(state) = region.look32(at + offset_of!(ring::TypeEntry, state)) else { return Ok(false) };
+    let mine = type_state::claimed(mark);
+    let change = |seen, next| state.compare_exchange(seen, next, Ordering::AcqRel, Ordering::Acquire).is_ok();
+    let seen = state.load(Ordering::Acquire);
+    match seen & 0xff {
+        type_state::FREE => {}
+        type_state::CLAIMED if is_over((seen >> 8) as u16) => {}
+        type_state::CLAIMED => {
+            change(seen, type_state::BURNT);
+            return Ok(false);
+        }
+        _ => return Ok(false),
+    }
+    if !change(seen, mine) {
+        return Ok(false);
+    }
+    let mut head = [0_u8; 12];
+    head[..8].copy_from_slice(&identity.fingerprint.to_ne_bytes());
+    head[8..].copy_from_slice(&identity.version.to_ne_bytes());
+    region.write(at as u64, &head)?;
+    region.write((at + offset_of!(ring::TypeEntry, name)) as u64, &put_name::<72>(&identity.name))?;
+    Ok(change(mine, type_state::COMPLETE))
+}
+
+/// The types that a topic accepts, each at the place of its number. An entry that never became one has no name.
 pub(crate) fn read_types(region: &Region) -> Result<Vec<TypeIdentity>, RegionError> {
     let count = region.look(ring::at::TYPES_COUNT).map_or(0, |word| word.load(Ordering::Acquire));
     (0..count.min(TYPES_MAX as u64))
         .map(|index| {
             let at = ring::at::TYPES as u64 + index * size_of::<ring::TypeEntry>() as u64;
             let entry: ring::TypeEntry = region.read(at)?;
+            if entry.state != type_state::COMPLETE {
+                return Ok(TypeIdentity { name: String::new(), version: 0, fingerprint: 0 });
+            }
             Ok(TypeIdentity {
                 name: get_name(&entry.name).to_owned(),
                 version: entry.version,
@@ -232,7 +297,12 @@ pub(crate) fn read_types(region: &Region) -> Result<Vec<TypeIdentity>, RegionErr
 }
 
 /// Adds types to an existing topic.
-pub(crate) fn extend_types(dir: &BusDir, topic: &str, types: &[TypeIdentity]) -> Result<(), TopicError> {
+pub(crate) fn extend_types(
+    dir: &BusDir,
+    topic: &str,
+    types: &[TypeIdentity],
+    mark: u16,
+) -> Result<(), TopicError> {
     let (region, _) = Region::attach(&dir.topic(topic).ring(), ring::MAGIC, Access::Write, None)?;
-    Ok(add_types(&region, types)?)
+    Ok(add_types(&region, types, mark, &|other| !super::role::is_mark_held(dir, other))?)
 }

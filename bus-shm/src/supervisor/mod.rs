@@ -1,14 +1,16 @@
 //! The supervisor's role: registers processes and topics, notices deaths, cleans up. Nothing on the data path calls it.
 //!
-//! The role belongs to whoever holds the lock on the bus's `role` file: a dedicated process (`shmbus up`), or a thread of
-//! the first process that opened the bus. When the holder ends, the next process that needs a registration takes the lock.
-//! Whatever the holder knows stands in the regions, so a successor starts from them.
+//! The role belongs to whoever a word of the superblock names ([`role`]): a dedicated process (`shmbus up`), or a thread of
+//! the first process that opened the bus. When the holder ends, or stands still for a second, the next process that needs a
+//! registration takes it. Whatever the holder knows stands in the regions, so a successor starts from them, and what a
+//! holder does after it was superseded changes nothing.
 
 pub(crate) mod client;
 pub(crate) mod create;
 pub(crate) mod protocol;
+pub(crate) mod role;
 
-use crate::directory::{BusDir, DOOMED, TEMPORARY, unique_name};
+use crate::directory::{BusDir, TEMPORARY, unique_name};
 use crate::error::{BusError, RegionError, TopicError};
 use crate::lease::{ParticipantInfo, Participants, entry_offset};
 use crate::region::{Access, Region, reserve};
@@ -17,17 +19,17 @@ use crate::sys::error::SysError;
 use crate::sys::process::{Pidfd, Withheld};
 use crate::sys::socket::{self, Received};
 use crate::sys::{clock, file, futex, lock};
-use bus_core::holder::{HolderWord, participant};
+use bus_core::holder::{Holder, HolderWord, participant};
+use bus_core::layout::put_name;
 use bus_core::layout::superblock::{self, PARTICIPANT_BYTES, Participant, at};
-use bus_core::layout::{put_name, wake};
 use bus_core::limits::{PARTICIPANTS_MAX, TOPIC_NAME_BYTES_MAX};
-use bus_core::sync::Ordering;
+use bus_core::sync::{AtomicU64, Ordering};
 use protocol::{Garbled, Reply, Request};
+use role::{Lock, Role};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the names of the bus's own topics begin with.
 const BUS_TOPICS: &str = "_bus.";
@@ -55,11 +57,10 @@ pub struct Supervisor {
     dir: BusDir,
     superblock: Arc<Region>,
     participants: Participants,
-    /// A forked child of an agent holds neither of the two.
-    _withheld: [Withheld; 2],
+    /// A forked child of an agent does not hold it.
+    _withheld: Withheld,
     listener: OwnedFd,
-    /// The lock on it is the role.
-    role: File,
+    role: Role,
     /// A thread of an agent hands the role over to whoever asks.
     dedicated: bool,
     /// The bus goes with its last participant, and this process with the bus.
@@ -69,6 +70,8 @@ pub struct Supervisor {
     stop: StopHandle,
     /// Those whose end shows on a descriptor, and those who must be asked after.
     watched: Vec<(ParticipantInfo, Option<Pidfd>)>,
+    /// Are there entries that a superseded holder may still store into? When they were last looked at.
+    quarantine: Option<Instant>,
 }
 
 /// Why a supervisor stopped serving.
@@ -88,21 +91,35 @@ enum Turn {
 }
 
 impl Supervisor {
-    /// Takes the role of an existing bus, or returns `None` if somebody has it.
-    pub(crate) fn claim(dir: &BusDir, dedicated: bool) -> Result<Option<Self>, BusError> {
-        let Some(role) = lock::try_lock_path(&dir.role())? else { return Ok(None) };
+    /// Takes the role of an existing bus, or returns `None` if somebody else has it, unless that one is the `silent` one.
+    pub(crate) fn claim(
+        dir: &BusDir,
+        dedicated: bool,
+        silent: Option<u64>,
+    ) -> Result<Option<Self>, BusError> {
         let most = superblock::footprint_bytes(PARTICIPANTS_MAX as usize);
         let (region, _) = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Write, Some(most))?;
         crate::bus::check_participants(&region)?;
         let fixed: superblock::Fixed = region.read(0)?;
+        let seen = role::newest(&region);
+        if role::is_closed(seen) {
+            return Err(BusError::Closed { bus: dir.name().into() });
+        }
+        if silent != Some(seen) && role::is_held(dir, seen) {
+            return Ok(None);
+        }
         let superblock = Arc::new(region);
-        let _ = std::fs::remove_file(dir.socket());
-        let listener = socket::listen(&dir.socket())?;
+        // Lock and socket are there before anybody can be told of them.
+        let lock = Lock::new(dir)?;
+        let socket = dir.socket(lock.mark());
+        let _ = std::fs::remove_file(&socket);
+        let listener = socket::listen(&socket)?;
+        let Some(role) = Role::take(lock, superblock.clone(), seen) else { return Ok(None) };
         let mut this = Self {
             participants: Participants::new(superblock.clone(), dir.clone()),
             dir: dir.clone(),
             superblock,
-            _withheld: [Withheld::new(&listener), Withheld::new(&role)],
+            _withheld: Withheld::new(&listener),
             listener,
             role,
             dedicated,
@@ -110,11 +127,8 @@ impl Supervisor {
             joined: false,
             stop: StopHandle::new()?,
             watched: Vec::new(),
+            quarantine: None,
         };
-        if let Some(epoch) = this.superblock.look(at::ROLE_EPOCH) {
-            // AcqRel: this holder's acts come after those of the holders before it.
-            epoch.fetch_add(1, Ordering::AcqRel);
-        }
         this.recover();
         Ok(Some(this))
     }
@@ -140,25 +154,36 @@ impl Supervisor {
     fn take_or_make(dir: &BusDir, replace: bool, temporary: bool) -> Result<Self, BusError> {
         dir.prepare_base()?;
         repair::collect_garbage(dir.base().parent(), false);
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
+        let mut silent = None;
         loop {
+            crate::bus::remove_if_abandoned(dir);
             if !dir.superblock().exists() {
                 create::bus(dir, temporary)?;
             }
-            match Self::claim(dir, true) {
+            match Self::claim(dir, true, silent.take()) {
                 Ok(Some(supervisor)) => return Ok(supervisor),
                 Ok(None) => {}
                 // A temporary bus that nobody uses yet may be collected by another process.
                 Err(_) if !dir.superblock().exists() && begun.elapsed() < client::REQUEST_TIMEOUT => continue,
                 Err(error) => return Err(error),
             }
-            // Nobody listens for a moment while the holder changes; the answer of the holder decides.
-            let answer = client::ask(dir, &Request::HandOver { replace }, || Ok(!lock_is_free(dir)));
+            let (region, _) = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Read, None)?;
+            // Nobody listens for a moment while the holder changes; the answer of the holder decides, if it has one.
+            let answer = client::ask(dir, &region, &Request::HandOver { replace }, |word| {
+                silent = word;
+                match word {
+                    None => Ok(role::is_held(dir, role::newest(&region))),
+                    Some(_) => Err(BusError::NoSupervisor { bus: dir.name().into() }),
+                }
+            });
             match answer {
                 Ok(Reply::Refused { reason }) => {
                     return Err(BusError::Refused { bus: dir.name().into(), reason });
                 }
-                Ok(_) | Err(BusError::NoSupervisor { .. }) if begun.elapsed() < client::REQUEST_TIMEOUT => {
+                Ok(_) | Err(BusError::NoSupervisor { .. } | BusError::Closed { .. })
+                    if begun.elapsed() < client::REQUEST_TIMEOUT =>
+                {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Ok(_) => {
@@ -175,29 +200,88 @@ impl Supervisor {
         self.stop.clone()
     }
 
-    /// Removes what half-made things a dead predecessor left, and finds out who lives.
+    /// Removes what half-made things predecessors left, and finds out who lives.
     fn recover(&mut self) {
+        self.role.clear_predecessors();
         for place in [self.dir.topics(), self.dir.leases()] {
             let Ok(entries) = std::fs::read_dir(&place) else { continue };
             for entry in entries.flatten() {
                 let name = entry.file_name();
-                let stale = name.to_str().is_some_and(|name| name.starts_with(TEMPORARY));
+                if !name.to_str().is_some_and(|name| name.starts_with(TEMPORARY)) {
+                    continue;
+                }
+                let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
                 // A lease that is being prepared is locked by its live owner.
                 let in_use = file::open_ro(&entry.path())
                     .is_ok_and(|file| lock::is_locked(&file, &entry.path()).unwrap_or(true));
-                if stale && !(entry.file_type().is_ok_and(|kind| kind.is_file()) && in_use) {
-                    let _ = file::remove_tree(&entry.path());
+                if is_file && in_use || !self.role.beat() {
+                    continue;
+                }
+                // Moved first: whoever is building it may only be stopped, and must not give a name to what is half removed.
+                let moved = place.join(unique_name(TEMPORARY));
+                if file::rename_noreplace(&entry.path(), &moved).is_ok() {
+                    let _ = file::remove_tree(&moved);
                 }
             }
         }
-        for number in 0..self.participants.reserved() {
-            self.finish_sweep(number);
-        }
+        self.reclaim_entries();
         for info in self.participants.all() {
             if self.participants.is_gone(&info) {
                 self.bury(&info);
             } else {
                 self.watch(info);
+            }
+        }
+        for name in self.dir.topic_names() {
+            self.clear_temporary_files(&name);
+        }
+    }
+
+    fn entry_word(&self, number: u16) -> Option<(&AtomicU64, HolderWord)> {
+        let word = self.superblock.look(entry_offset(number) as usize)?;
+        Some((word, HolderWord::unpack(word.load(Ordering::Acquire))))
+    }
+
+    /// Completes what others have begun with entries: sweeps, and registrations, which are never completed but taken back.
+    ///
+    /// Whoever was filling an entry may only be stopped. Its word no longer lets that holder make the entry LIVE; its plain
+    /// stores may still come, so the entry is kept out of use until that holder's end is proven.
+    fn reclaim_entries(&mut self) {
+        let mut quarantine = None;
+        for number in 0..self.participants.reserved() {
+            let Some((word, seen)) = self.entry_word(number) else { break };
+            match seen.state {
+                participant::SWEEPING => self.finish_sweep(number),
+                participant::REGISTERING | participant::QUARANTINED => {
+                    let mark = participant::mark(seen.holder);
+                    if mark != self.role.mark() && role::is_mark_held(&self.dir, mark) {
+                        quarantine = Some(Instant::now());
+                        change(word, seen, seen.with_state(participant::QUARANTINED));
+                    } else {
+                        let _ = std::fs::remove_file(self.dir.lease(number, seen.tag));
+                        change(word, seen, seen.with_state(participant::FREE));
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.quarantine = quarantine;
+    }
+
+    /// Removes what members that have ended were making in a topic: single files, with their maker's pid in the name.
+    fn clear_temporary_files(&self, topic: &str) {
+        let all = self.participants.all();
+        let home = self.dir.topic(topic).0;
+        let Ok(entries) = std::fs::read_dir(&home) else { return };
+        for entry in entries.flatten() {
+            let maker = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.starts_with(TEMPORARY).then(|| repair::maker_pid(name)).flatten());
+            // A pid of another namespace says nothing.
+            let is_its = |info: &ParticipantInfo| info.pid == maker.unwrap_or(0) || !info.is_of_namespace();
+            if maker.is_some() && !all.iter().any(is_its) {
+                let _ = std::fs::remove_file(entry.path());
             }
         }
     }
@@ -210,29 +294,41 @@ impl Supervisor {
 
     /// A participant has ended: repairs what it held, then gives its number back.
     fn bury(&mut self, info: &ParticipantInfo) {
-        let Some(word) = self.superblock.look(entry_offset(info.participant) as usize) else { return };
-        let seen = HolderWord::unpack(word.load(Ordering::Acquire));
-        if seen.state != participant::LIVE || seen.tag != info.tag {
+        let Some((word, seen)) = self.entry_word(info.participant) else { return };
+        if seen.tag != info.tag || !self.role.beat() {
             return;
         }
-        word.store(seen.with_state(participant::SWEEPING).pack(), Ordering::Release);
+        // SWEEPING already: a superseded holder has got that far.
+        if seen.state == participant::LIVE {
+            change(word, seen, seen.with_state(participant::SWEEPING));
+        }
         self.finish_sweep(info.participant);
     }
 
     /// Completes a sweep, perhaps one that a predecessor began.
     fn finish_sweep(&self, number: u16) {
-        let Some(word) = self.superblock.look(entry_offset(number) as usize) else { return };
-        let seen = HolderWord::unpack(word.load(Ordering::Acquire));
+        let Some((word, seen)) = self.entry_word(number) else { return };
         if seen.state != participant::SWEEPING {
             return;
         }
-        repair::sweep(&self.dir, bus_core::holder::Holder::new(number, u64::from(seen.tag)));
+        // Another holder may do the same meanwhile; when it has handed the number out again, nothing under it is the dead one's.
+        let is_its = || word.load(Ordering::Acquire) == seen.pack();
+        let dead = Holder::new(number, u64::from(seen.tag));
+        let is_complete = repair::sweep(&self.dir, dead, &|| self.role.beat(), &is_its);
+        if !is_complete {
+            return;
+        }
+        for topic in self.dir.topic_names() {
+            self.clear_temporary_files(&topic);
+        }
         if let Ok((spin, _)) = Region::attach(&self.dir.spin(), superblock::spin::MAGIC, Access::Write, None)
+            && is_its()
         {
             crate::wait::release_spin_slots(&spin, number);
         }
+        // No other registration ever has this name.
         let _ = std::fs::remove_file(self.dir.lease(number, seen.tag));
-        word.store(seen.with_state(participant::FREE).pack(), Ordering::Release);
+        change(word, seen, seen.with_state(participant::FREE));
     }
 
     /// Serves until it is told to stop, the bus goes down, or another takes over.
@@ -242,16 +338,27 @@ impl Supervisor {
     pub fn serve(mut self) -> Result<Stopped, BusError> {
         let mut connections: Vec<OwnedFd> = Vec::new();
         loop {
-            if let Some(beat) = self.superblock.look(at::ROLE_BEAT) {
-                beat.store(clock::monotonic_ns(), Ordering::Relaxed);
+            if !self.role.beat() {
+                return Ok(Stopped::HandedOver);
             }
-            if self.is_left() && connections.is_empty() && !crate::bus::are_leases_held(&self.dir) {
-                remove_bus(&self.dir);
-                return self.finish(Stopped::Down);
+            if self.is_left()
+                && connections.is_empty()
+                && !crate::bus::are_leases_held(&self.dir)
+                && self.role.close()
+            {
+                self.role.remove_bus();
+                return Ok(Stopped::Down);
             }
             let (stop, accept, readable, ended) = self.wait(&connections)?;
+            // It may have stood still for a long time.
+            if !self.role.beat() {
+                return Ok(Stopped::HandedOver);
+            }
             if stop {
-                return self.finish(Stopped::Asked);
+                return Ok(Stopped::Asked);
+            }
+            if self.quarantine.is_some_and(|since| since.elapsed() >= role::SILENCE) {
+                self.reclaim_entries();
             }
             for index in ended.into_iter().rev() {
                 let (info, _) = self.watched.swap_remove(index);
@@ -260,7 +367,7 @@ impl Supervisor {
             for index in readable.into_iter().rev() {
                 let connection = connections.swap_remove(index);
                 if let Some(stopped) = self.serve_one(&connection) {
-                    return self.finish(stopped);
+                    return Ok(stopped);
                 }
             }
             if accept && let Ok(connection) = socket::accept(&self.listener) {
@@ -293,12 +400,11 @@ impl Supervisor {
         );
         // Those without a descriptor (another pid namespace) are asked after ten times a second.
         let blind = processes.len() < self.watched.len();
-        let timeout_ms = match (self.is_left(), blind) {
-            (true, _) => 5,
-            (false, true) => 100,
-            (false, false) => 1000,
-        };
-        let timeout = crate::sys::timespec(Duration::from_millis(timeout_ms));
+        let timeout = crate::sys::timespec(match (self.is_left(), blind) {
+            (true, _) => Duration::from_millis(5),
+            (false, true) => Duration::from_millis(100),
+            (false, false) => role::BEAT,
+        });
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(SysError::new("poll", "the supervisor's descriptors", errno).into()),
@@ -323,6 +429,10 @@ impl Supervisor {
         let Ok(Received::Packet) = socket::receive(connection, &mut packet, Some(Duration::ZERO)) else {
             return None;
         };
+        if socket::is_deserted(connection) {
+            // Nobody wants it any more: that one has given up, or has asked another holder.
+            return None;
+        }
         let turn = match Request::from_packet(&packet) {
             Ok(request) => self.answer(connection, request),
             Err(Garbled::Version(theirs, build)) => Turn::Go(Reply::Refused {
@@ -334,13 +444,14 @@ impl Supervisor {
             Err(Garbled::Bytes) => Turn::Go(Reply::Refused { reason: "that was no request".into() }),
         };
         let (reply, stopped) = match turn {
+            // Whatever came of it, the newest holder is asked again.
+            Turn::Go(_) if !self.role.is_newest() => return Some(Stopped::HandedOver),
             Turn::Go(reply) => (reply, None),
             Turn::Stop(reply, stopped) => (reply, Some(stopped)),
         };
         if stopped == Some(Stopped::HandedOver) {
-            // The caller tries for the lock as soon as it has the answer.
-            let _ = std::fs::remove_file(self.dir.socket());
-            let _ = lock::unlock(&self.role, &self.dir.role());
+            // The caller tries for the role as soon as it has the answer.
+            self.role.release();
         }
         // A client that is gone or does not read has itself to blame.
         let _ = socket::try_send(connection, &reply.to_packet());
@@ -370,7 +481,7 @@ impl Supervisor {
             }
             Request::CreateTopic { participant, spec } => self.create_topic(participant, &spec),
             Request::AddTypes { topic, types } => {
-                create::extend_types(&self.dir, &topic, &types).map(|()| Reply::Done)
+                create::extend_types(&self.dir, &topic, &types, self.role.mark()).map(|()| Reply::Done)
             }
             Request::Down { force } => return self.down(peer.pid, force),
             Request::HandOver { replace } if replace || !self.dedicated => {
@@ -404,56 +515,98 @@ impl Supervisor {
         if !lock::is_locked(&file, &prepared)? {
             return refuse("the lease file is not locked");
         }
-        let Some((number, word)) = self.free_participant()? else {
+        // One who asks again, under another lease, because a holder ended before it answered: that one's entry is nobody's.
+        let forgotten = |info: &ParticipantInfo| {
+            info.pid == peer.pid && info.is_of_namespace() && self.participants.is_gone(info)
+        };
+        if let Some(index) = self.watched.iter().position(|(info, _)| forgotten(info)) {
+            let (info, _) = self.watched.swap_remove(index);
+            self.bury(&info);
+        }
+        let Some((number, claimed)) = self.claim_entry()? else {
             return refuse(&format!("{PARTICIPANTS_MAX} processes take part already"));
         };
-        let next = word.next(participant::LIVE, bus_core::holder::Holder::new(number, 0));
-        let next = HolderWord { holder: bus_core::holder::Holder::new(number, u64::from(next.tag)), ..next };
-        let entry = Participant {
-            state: word.pack(),
+        let made = self.fill_entry(number, claimed, &prepared, &|lease_inode| Participant {
+            state: 0,
             pid: peer.pid,
             uid: peer.uid,
             start_ticks,
             pid_namespace,
-            lease_inode: file::inode(&file)?,
+            lease_inode,
             since_ns: clock::realtime_ns(),
             service: put_name(service),
             reserved: [0; 32],
-        };
-        let lease = self.dir.lease(number, next.tag);
-        let _ = std::fs::remove_file(&lease);
-        file::rename_noreplace(&prepared, &lease)?;
-        self.superblock.write(entry_offset(number), &entry)?;
-        if let Some(state) = self.superblock.look(entry_offset(number) as usize) {
-            // Release: the entry's other fields are complete before it counts as LIVE.
-            state.store(next.pack(), Ordering::Release);
+        });
+        if !matches!(made, Ok(true))
+            && let Some((word, _)) = self.entry_word(number)
+        {
+            change(word, claimed, claimed.with_state(participant::FREE));
+        }
+        if !made? {
+            return refuse("another process has the supervisor's role now");
         }
         if let Some(info) = self.participants.live(number) {
             self.watch(info);
         }
-        Ok(Reply::Registered { participant: number, tag: next.tag })
+        Ok(Reply::Registered { participant: number, tag: claimed.tag })
     }
 
-    /// A free participant entry, from memory added to the table if need be.
-    fn free_participant(&self) -> Result<Option<(u16, HolderWord)>, RegionError> {
-        let reserved = self.participants.reserved();
-        for number in 0..reserved {
-            let Some(word) = self.superblock.look(entry_offset(number) as usize) else { break };
-            let word = HolderWord::unpack(word.load(Ordering::Acquire));
-            if word.state == participant::FREE {
-                return Ok(Some((number, word)));
+    /// Fills an entry that this holder has claimed, and makes it LIVE. False if another has the role now.
+    fn fill_entry(
+        &self,
+        number: u16,
+        claimed: HolderWord,
+        prepared: &std::path::Path,
+        entry: &dyn Fn(u64) -> Participant,
+    ) -> Result<bool, TopicError> {
+        // After the claim: a successor that took the role before this look at its word is seen; one that takes it later
+        // sees the claim.
+        if !self.role.is_newest() {
+            return Ok(false);
+        }
+        let entry = entry(file::inode(&file::open_ro(prepared)?)?);
+        // Nobody else ever gives a lease this name: no number is handed out twice in the same incarnation.
+        let lease = self.dir.lease(number, claimed.tag);
+        let _ = std::fs::remove_file(&lease);
+        file::rename_noreplace(prepared, &lease)?;
+        let fields = bytemuck::bytes_of(&entry);
+        let mut rest = [0_u8; PARTICIPANT_BYTES - 8];
+        rest.copy_from_slice(&fields[8..]);
+        self.superblock.write(entry_offset(number) + 8, &rest)?;
+        let live = HolderWord {
+            state: participant::LIVE,
+            holder: Holder::new(number, u64::from(claimed.tag)),
+            tag: claimed.tag,
+        };
+        // AcqRel: the entry's other fields are complete before it counts as LIVE.
+        let is_live = self.entry_word(number).is_some_and(|(word, _)| change(word, claimed, live));
+        if !is_live {
+            let _ = std::fs::remove_file(&lease);
+        }
+        Ok(is_live)
+    }
+
+    /// Claims a free participant entry, from memory added to the table if need be: its number, and the word that it has now.
+    fn claim_entry(&self) -> Result<Option<(u16, HolderWord)>, RegionError> {
+        loop {
+            let reserved = self.participants.reserved();
+            for number in 0..reserved {
+                let Some((word, seen)) = self.entry_word(number) else { break };
+                let claimed = seen.next(participant::REGISTERING, participant::maker(self.role.mark()));
+                if seen.state == participant::FREE && change(word, seen, claimed) {
+                    return Ok(Some((number, claimed)));
+                }
             }
+            if u32::from(reserved) >= PARTICIPANTS_MAX {
+                return Ok(None);
+            }
+            let more = (bus_core::layout::PAGE_BYTES as usize / PARTICIPANT_BYTES) as u64;
+            let bytes = more * PARTICIPANT_BYTES as u64;
+            reserve(self.superblock.file(), self.superblock.path(), entry_offset(reserved), bytes)?;
+            let Some(count) = self.superblock.look(at::PARTICIPANTS_RESERVED) else { return Ok(None) };
+            // By the maximum: another holder may have added more.
+            count.fetch_max((u64::from(reserved) + more).min(u64::from(PARTICIPANTS_MAX)), Ordering::AcqRel);
         }
-        if u32::from(reserved) >= PARTICIPANTS_MAX {
-            return Ok(None);
-        }
-        let more = (bus_core::layout::PAGE_BYTES as usize / PARTICIPANT_BYTES) as u64;
-        let bytes = more * PARTICIPANT_BYTES as u64;
-        reserve(self.superblock.file(), self.superblock.path(), entry_offset(reserved), bytes)?;
-        if let Some(count) = self.superblock.look(at::PARTICIPANTS_RESERVED) {
-            count.store((u64::from(reserved) + more).min(u64::from(PARTICIPANTS_MAX)), Ordering::Release);
-        }
-        Ok(Some((reserved, HolderWord::unpack(0))))
     }
 
     fn create_topic(&self, participant: u16, spec: &protocol::TopicSpec) -> Result<Reply, TopicError> {
@@ -466,7 +619,8 @@ impl Supervisor {
         let creator = self.participants.live(participant);
         let (pid, service) =
             creator.as_ref().map_or((0, "unknown"), |info| (info.pid, info.service.as_str()));
-        if create::topic(&self.dir, spec, (pid, service))? {
+        let maker = create::Maker { mark: self.role.mark(), beat: &|| self.role.beat() };
+        if create::topic(&self.dir, spec, (pid, service), &maker)? {
             self.ring_topics_bell();
         }
         Ok(Reply::Done)
@@ -504,16 +658,19 @@ impl Supervisor {
             reason += "\n`shmbus down --force` takes it down all the same; those attached get an error";
             return Turn::Go(Reply::Refused { reason });
         }
-        remove_bus(&self.dir);
+        if !self.role.close() {
+            return Turn::Go(Reply::Refused {
+                reason: "another process has the supervisor's role now".into(),
+            });
+        }
+        self.role.remove_bus();
         Turn::Stop(Reply::Done, Stopped::Down)
     }
+}
 
-    fn finish(self, stopped: Stopped) -> Result<Stopped, BusError> {
-        if stopped == Stopped::Asked {
-            let _ = std::fs::remove_file(self.dir.socket());
-        }
-        Ok(stopped)
-    }
+/// One step, on the value seen.
+fn change(word: &AtomicU64, seen: HolderWord, next: HolderWord) -> bool {
+    word.compare_exchange(seen.pack(), next.pack(), Ordering::AcqRel, Ordering::Acquire).is_ok()
 }
 
 /// Removes a bus that cannot be opened: its files are damaged, or of another layout. Processes that still use it are not asked to
@@ -526,49 +683,11 @@ pub fn remove_unreadable(dir: &BusDir) -> Result<(), BusError> {
     if !dir.path().exists() {
         return Err(BusError::NotFound { bus: dir.name().into(), dir: dir.base().into() });
     }
-    let in_use = !lock_is_free(dir) && dir.role().exists() || crate::bus::are_leases_held(dir);
-    if in_use {
+    if role::is_any_held(dir) || crate::bus::are_leases_held(dir) || !role::remove_unused(dir)? {
         let reason = "it cannot be read, and processes still use it; end those first".into();
         return Err(BusError::Refused { bus: dir.name().into(), reason });
     }
-    remove_bus(dir);
     Ok(())
-}
-
-/// Marks a bus and its topics as closed, wakes whoever sleeps there, and removes its files.
-pub(crate) fn remove_bus(dir: &BusDir) {
-    if let Ok((region, _)) = Region::attach(&dir.superblock(), superblock::MAGIC, Access::Write, None)
-        && let Some(state) = region.look(at::STATE)
-    {
-        state.store(1, Ordering::Release);
-    }
-    for name in dir.topic_names() {
-        let Ok((region, _)) = Region::attach(&dir.topic(&name).wake(), wake::MAGIC, Access::Write, None)
-        else {
-            continue;
-        };
-        if let (Some(state), Some(messages), Some(space)) = (
-            region.look32(wake::at::STATE),
-            region.look32(wake::at::MESSAGE_BELL),
-            region.look32(wake::at::SPACE_BELL),
-        ) {
-            state.store(wake::state::CLOSED, Ordering::Release);
-            for bell in [messages, space] {
-                // Not a ring of the bell: the value changes so that nobody who is about to sleep on it does.
-                bell.fetch_add(1 << 16, Ordering::Release);
-                futex::wake_all(bell);
-            }
-        }
-    }
-    // One rename, so that nobody finds half a bus under its name.
-    let doomed = dir.base().join(unique_name(DOOMED));
-    let target = if file::rename_noreplace(dir.path(), &doomed).is_ok() { &doomed } else { dir.path() };
-    let _ = file::remove_tree(target);
-}
-
-fn lock_is_free(dir: &BusDir) -> bool {
-    file::open_ro(&dir.role())
-        .is_ok_and(|role| lock::is_locked(&role, &dir.role()).is_ok_and(|locked| !locked))
 }
 
 fn reply_to_error(error: &TopicError) -> Reply {
@@ -595,14 +714,14 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Takes the role, if it is free, and serves it in a thread.
-    pub(crate) fn start(dir: &BusDir) -> Result<Option<Self>, BusError> {
-        let Some(supervisor) = Supervisor::claim(dir, false)? else { return Ok(None) };
+    /// Takes the role, if it is free or its holder is the `silent` one, and serves it in a thread.
+    pub(crate) fn start(dir: &BusDir, silent: Option<u64>) -> Result<Option<Self>, BusError> {
+        let Some(supervisor) = Supervisor::claim(dir, false, silent)? else { return Ok(None) };
         let stop = supervisor.stop_handle();
         let thread = std::thread::Builder::new()
             .name("shmbus-supervisor".into())
             .spawn(move || {
-                // What ends it is visible to everybody: the lock is free again.
+                // What ends it is visible to everybody: its lock is free again, or another has the role.
                 let _ = supervisor.serve();
             })
             .map_err(|error| {

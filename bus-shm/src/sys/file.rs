@@ -13,7 +13,7 @@ use std::path::Path;
 ///
 /// tmpfs gives back everything when it is interrupted, so a large request under a profiling timer of 100 Hz
 /// would start over for ever. This much takes a millisecond or two.
-const RESERVE_STEP_BYTES: u64 = 4 << 20;
+pub const RESERVE_STEP_BYTES: u64 = 4 << 20;
 
 /// How often one step is tried again after a signal before `EINTR` is reported.
 const RESERVE_TRIES_MAX: u32 = 1_000;
@@ -51,11 +51,38 @@ fn open(path: &Path, flags: OFlags, mode: u32) -> Result<File> {
         .map_err(|errno| SysError::new("open", path.display(), errno))
 }
 
+/// Opens a directory; what is done through it concerns this one, whatever has its name meanwhile.
+///
+/// # Errors
+/// `ENOTDIR`; whatever else `open` reports.
+pub fn open_dir(path: &Path) -> Result<File> {
+    open(path, OFlags::RDONLY | OFlags::DIRECTORY, 0)
+}
+
+/// As [`create_new`], in an open directory.
+///
+/// # Errors
+/// `EEXIST` when the name is taken, `ENOENT` when the directory has been removed; whatever else `openat` reports.
+pub fn create_new_in(dir: &File, name: &str, mode: u32) -> Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::io::retry_on_intr(|| rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode)))
+        .map(File::from)
+        .map_err(|errno| SysError::new("openat", name, errno))
+}
+
+/// Unlinks a file of an open directory.
+///
+/// # Errors
+/// What `unlinkat` reports.
+pub fn unlink_in(dir: &File, name: &str) -> Result<()> {
+    rustix::fs::unlinkat(dir, name, AtFlags::empty()).map_err(|errno| SysError::new("unlinkat", name, errno))
+}
+
 /// Allocates the pages of `[offset_bytes, offset_bytes + len_bytes)` and extends the file to hold them.
 ///
-/// Pages that exist keep their content, new ones are zero. Signals are survived. The caller must be the only
-/// one that changes the length of the file meanwhile: a reservation past the end that fails half-way is taken
-/// back by restoring the old length.
+/// Pages that exist keep their content, new ones are zero. Signals are survived. If it is more than
+/// [`RESERVE_STEP_BYTES`], the caller must be the only one that changes the length of the file meanwhile: a
+/// reservation past the end that fails half-way is taken back by restoring the old length.
 ///
 /// # Errors
 /// `ENOSPC` when the file system is full (the length is then what it was), `EFBIG`, `EBADF` for a file opened
@@ -69,7 +96,8 @@ pub fn reserve(file: &File, path_for_error: &Path, offset_bytes: u64, len_bytes:
     }
     let old_len_bytes = self::len_bytes(file)?;
     reserve_by_steps(file, offset_bytes, len_bytes).map_err(|errno| {
-        if offset_bytes >= old_len_bytes {
+        // A single step has changed nothing when it fails, and others may have reserved the same since.
+        if offset_bytes >= old_len_bytes && len_bytes > RESERVE_STEP_BYTES {
             // The reservation's failure is what the caller hears about, not the clean-up's.
             let _ = rustix::fs::ftruncate(file, old_len_bytes);
         }

@@ -173,6 +173,14 @@ pub fn receive(socket: &impl AsFd, buffer: &mut Vec<u8>, timeout: Option<Duratio
     }
 }
 
+/// Has the other side closed, or ended? What it sent before can still be received.
+#[must_use]
+pub fn is_deserted(socket: &impl AsFd) -> bool {
+    let mut entries = [PollFd::new(socket, PollFlags::RDHUP)];
+    let now = timespec(Duration::ZERO);
+    matches!(rustix::io::retry_on_intr(|| poll(&mut entries, Some(&now))), Ok(1..))
+}
+
 /// Who made the connection (for the accepting side) or listens (for the connecting side).
 ///
 /// # Errors

@@ -351,7 +351,9 @@ impl Model for Role {
         let foreign = |slot: &Slot| matches!(slot.word, Entry::Live(maker) if slot.fields != [maker + 1; 2]);
         match state.wrong {
             Some(wrong) => Some(wrong.into()),
-            None if state.slots.iter().any(foreign) => Some("an entry holds fields of another holder's".into()),
+            None if state.slots.iter().any(foreign) => {
+                Some("an entry holds fields of another holder's".into())
+            }
             None if state.topic.is_some_and(|parts| parts < 2) => Some("half a topic has the name".into()),
             None => None,
         }
