@@ -183,7 +183,7 @@ fn fill_topic(
             name: put_name(&spec.name),
         },
     )?;
-    add_types(&region, &spec.types, maker.mark, &|_| true)?;
+    add_types(&region, &spec.types, maker, &|_| true)?;
     let bytes = groups::footprint_bytes(groups::ENTRIES_FIRST).next_multiple_of(PAGE_BYTES);
     let region = Region::create(&making.groups(), bytes, bytes)?;
     region.write(0, &Preamble::new(groups::MAGIC, bytes, epoch))?;
@@ -220,7 +220,7 @@ fn fill_groups(region: &Region, spec: &TopicSpec) -> Result<(), RegionError> {
 pub(crate) fn add_types(
     region: &Region,
     types: &[TypeIdentity],
-    mark: u16,
+    maker: &Maker<'_>,
     is_over: &dyn Fn(u16) -> bool,
 ) -> Result<(), RegionError> {
     let mut known = read_types(region)?;
@@ -228,9 +228,9 @@ pub(crate) fn add_types(
         if known.contains(identity) {
             continue;
         }
-        while known.len() < TYPES_MAX {
+        while known.len() < TYPES_MAX && (maker.beat)() {
             let index = known.len();
-            let is_mine = fill_type(region, index, identity, mark, is_over)?;
+            let is_mine = fill_type(region, index, identity, maker.mark, is_over)?;
             if let Some(word) = region.look(ring::at::TYPES_COUNT) {
                 // Release: pairs with the Acquire in `read_types`. By the maximum: another holder may be further.
                 word.fetch_max(index as u64 + 1, Ordering::AcqRel);
@@ -301,8 +301,8 @@ pub(crate) fn extend_types(
     dir: &BusDir,
     topic: &str,
     types: &[TypeIdentity],
-    mark: u16,
+    maker: &Maker<'_>,
 ) -> Result<(), TopicError> {
     let (region, _) = Region::attach(&dir.topic(topic).ring(), ring::MAGIC, Access::Write, None)?;
-    Ok(add_types(&region, types, mark, &|other| !super::role::is_mark_held(dir, other))?)
+    Ok(add_types(&region, types, maker, &|other| !super::role::is_mark_held(dir, other))?)
 }

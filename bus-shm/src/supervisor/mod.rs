@@ -481,7 +481,8 @@ impl Supervisor {
             }
             Request::CreateTopic { participant, spec } => self.create_topic(participant, &spec),
             Request::AddTypes { topic, types } => {
-                create::extend_types(&self.dir, &topic, &types, self.role.mark()).map(|()| Reply::Done)
+                let maker = create::Maker { mark: self.role.mark(), beat: &|| self.role.beat() };
+                create::extend_types(&self.dir, &topic, &types, &maker).map(|()| Reply::Done)
             }
             Request::Down { force } => return self.down(peer.pid, force),
             Request::HandOver { replace } if replace || !self.dedicated => {

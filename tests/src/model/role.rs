@@ -428,7 +428,7 @@ impl Model for Removal {
     }
 
     fn successors(&self, state: &Removing, out: &mut Successors<Removing>) {
-        for who in 0..2 {
+        for (who, name) in NAMES.iter().enumerate().take(2) {
             if state.dead[who] || state.at[who] == Step2::Done {
                 continue;
             }
@@ -437,7 +437,7 @@ impl Model for Removal {
             let mut go = |what: &'static str, change: &dyn Fn(&mut Removing) -> Step2| {
                 let mut next = state.clone();
                 next.at[who] = change(&mut next);
-                out.push((Step::new(NAMES[who], what), next));
+                out.push((Step::new(name, what), next));
             };
             match state.at[who] {
                 Step2::Open => go("opens the directory", &|n| match n.named {
@@ -482,7 +482,7 @@ impl Model for Removal {
             }
             let mut next = state.clone();
             next.dead[who] = true;
-            out.push((Step::kill(NAMES[who]), next));
+            out.push((Step::kill(name), next));
         }
         if state.named == 0 {
             out.push((Step::new("C", "makes the next bus"), Removing { named: 2, ..state.clone() }));
