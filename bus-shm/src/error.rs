@@ -302,6 +302,17 @@ pub enum AttachError {
         /// What it is.
         theirs: &'static str,
     },
+    /// A group that waits for ever for its members cannot become one that does not, nor the other way round: its members read
+    /// in place, and the others copy.
+    #[error(
+        "topic {topic:?}, group {group:?}: whether its messages go to another member after a time (`ack_wait`) was settled when it was made; join without saying so, or use another group"
+    )]
+    AckWait {
+        /// The topic.
+        topic: String,
+        /// The group.
+        group: String,
+    },
     /// A group name that is not allowed.
     #[error("{name:?} cannot name a group: {why}")]
     GroupName {

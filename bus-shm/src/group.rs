@@ -24,6 +24,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) shared: bool,
     /// Lets go when it has held others back for this long.
     pub(crate) yields: Option<Duration>,
+    /// How long a member of a shared group may be silent, if the group is made now.
+    pub(crate) ack_wait: Option<Duration>,
     /// Where each lane would begin.
     pub(crate) wished: Vec<u64>,
 }
@@ -70,6 +72,11 @@ pub(crate) fn display_name(core: &TopicCore, entry: usize) -> String {
 pub(crate) fn kind_bits(shared: bool) -> u64 {
     let bits = if shared { kind::SHARED } else { 0 };
     kind::with_ack_wait_ms(kind::with_attempts_max(bits, ATTEMPTS_DEFAULT), ACK_WAIT_DEFAULT_MS)
+}
+
+/// A wait as a group keeps it; what is not zero does not become it.
+pub(crate) fn ack_wait_ms(wait: Duration) -> u32 {
+    wait.as_nanos().div_ceil(1_000_000).min(u128::from(u32::MAX)) as u32
 }
 
 /// How long to wait for another process that is putting the group's cursors in place.
@@ -198,7 +205,10 @@ fn try_named(
     let entry = find_named(core, name)?;
     let word = word_of(core, entry, in_entry::STATE)?;
     let seen = HolderWord::unpack(word.load(Ordering::Acquire));
-    let bits = kind_bits(wanted.shared);
+    let mut bits = kind_bits(wanted.shared);
+    if let Some(wait) = wanted.ack_wait {
+        bits = kind::with_ack_wait_ms(bits, ack_wait_ms(wait));
+    }
     let in_use = matches!(seen.state, state::ACTIVE | state::HELD);
     if in_use && (core.group_number(entry, in_entry::KIND) ^ bits) & kind::SHARED != 0 {
         let theirs = if wanted.shared { "a group of one member" } else { "shared by many members" };

@@ -49,9 +49,9 @@ impl Observer {
         Self { ack_wait_ns, seen: HashMap::new(), pass: 0 }
     }
 
-    /// Another wait from now on; what has been seen stays seen.
-    pub(crate) fn set_ack_wait_ns(&mut self, ack_wait_ns: u64) {
-        self.ack_wait_ns = ack_wait_ns;
+    /// How long a member may be silent; 0: for ever.
+    pub(crate) fn ack_wait_ns(&self) -> u64 {
+        self.ack_wait_ns
     }
 
     /// A claimed word was seen at `now_ns`. True: it has not changed for as long as a member may be silent; release exactly
@@ -117,7 +117,7 @@ mod tests {
     fn a_clock_that_goes_back_and_no_wait_expire_nothing() {
         let mut observer = Observer::new(100);
         assert!(!observer.is_expired(A, 1, 1_000) && !observer.is_expired(A, 1, 0));
-        observer.set_ack_wait_ns(0);
+        let mut observer = Observer::new(0);
         assert!(!observer.is_expired(A, 1, u64::MAX));
         assert_eq!(observer.end_pass(), None);
     }

@@ -527,13 +527,24 @@ impl LaneReader {
         owners.acknowledge_with(sequence, claim, low_water, end, finish)
     }
 
-    pub(crate) fn release_claim(&mut self, owners: &Owners<'_>, sequence: u64, claim: OwnerWord) -> bool {
+    pub(crate) fn release_claim(&self, owners: &Owners<'_>, sequence: u64, claim: OwnerWord) -> bool {
         let released = owners.release(sequence, claim);
         if released && let Some(word) = self.released {
             // Release: whoever sees the count sees the word RELEASED.
             word.fetch_add(1, Ordering::Release);
         }
         released
+    }
+
+    /// Shared: messages that are in some member's hands, with the words that say so.
+    pub(crate) fn claims(&self, owners: &Owners<'_>) -> impl Iterator<Item = (u64, OwnerWord)> {
+        let from = self.low_water.map_or(0, |low_water| low_water.load(Ordering::Acquire));
+        let count = distance(self.ring.end(self.hint), from).clamp(0, self.core.config().capacity.into());
+        (0..count as u64).filter_map(move |index| {
+            let sequence = from.wrapping_add(index);
+            let word = owners.look(sequence);
+            (word.state == state::CLAIMED).then_some((sequence, word))
+        })
     }
 
     /// Shared: was something given back since the last look?

@@ -123,7 +123,11 @@ fn release_claims(topic: &TopicCore, entry: usize, mut is_dead: impl FnMut(u16) 
     let owners = |lane: u8| {
         let lane = usize::from(lane);
         let offset = bus_core::layout::owners::words(lane, capacity);
-        if lane < topic.lanes() { Owners::attach(region.look_words(offset, capacity as usize)?) } else { None }
+        if lane < topic.lanes() {
+            Owners::attach(region.look_words(offset, capacity as usize)?)
+        } else {
+            None
+        }
     };
     let mut changed = false;
     for lane in 0..topic.lanes() {

@@ -3,10 +3,13 @@
 use super::{Invariant, Look, Place};
 use crate::directory::TEMPORARY;
 use crate::region::{Access, Region};
+use crate::supervisor::role;
 use crate::sys::{file, lock, process};
 use crate::topic::TopicCore;
-use bus_core::layout::superblock::{self, spin};
+use bus_core::layout::superblock::RoleWord;
+use bus_core::layout::superblock::{self, at, spin};
 use bus_core::layout::{Preamble, wake};
+use bus_core::sync::Ordering;
 use std::fmt::Display;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -110,12 +113,12 @@ fn check_temporary(look: &mut Look<'_>, place: &str, dir: &Path) {
 
 /// When the present holder of the role took it, in seconds; `None` if there is none.
 fn role_taken_at(look: &Look<'_>) -> Option<i64> {
-    let path = look.dir.role();
-    let role = file::open_ro(&path).ok()?;
-    if !lock::is_locked(&role, &path).ok()? {
+    let word = look.roll.word(at::ROLE_EPOCH)?.load(Ordering::Acquire);
+    if !role::is_held(look.dir, word) {
         return None;
     }
-    Some(std::fs::symlink_metadata(look.dir.socket()).ok()?.mtime())
+    let socket = look.dir.socket(RoleWord::unpack(word).mark);
+    Some(std::fs::symlink_metadata(socket).ok()?.mtime())
 }
 
 fn is_maker_alive(name: &str) -> bool {

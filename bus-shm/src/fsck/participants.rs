@@ -102,9 +102,13 @@ pub(super) fn check(look: &mut Look<'_>) {
         let Some(word) = look.roll.entry(number) else { break };
         registered |= word.tag != 0;
         let place = Place::bus().file("bus").entry(u64::from(number));
-        if word.state > participant::SWEEPING {
-            let (found, expected) = (format!("state {}", word.state), "0 to 2");
+        if word.state > participant::QUARANTINED {
+            let (found, expected) = (format!("state {}", word.state), "0 to 4");
             look.suspect(Invariant::ParticipantState, place, [word.pack(), 0], found, expected);
+            continue;
+        }
+        if matches!(word.state, participant::REGISTERING | participant::QUARANTINED) {
+            // It names whoever fills it, and nobody reads what it says.
             continue;
         }
         let own = Holder::new(number, u64::from(word.tag));

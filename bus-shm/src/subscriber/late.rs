@@ -6,8 +6,9 @@
 use super::{Delivery, Membership, Proof, RawSubscriber};
 use crate::aside::{AsideFile, Note};
 use crate::dead_letters::{Announcer, Full as DeadFull};
-use crate::error::{NotOwner, ReceiveError};
+use crate::error::{AttachError, NotOwner, ReceiveError};
 use crate::group;
+use crate::observe::{Observer, Place};
 use crate::reader::Finding;
 use crate::subscriber::Failure;
 use crate::sys::clock::{monotonic_ns, realtime_ns};
@@ -16,7 +17,8 @@ use crate::topic::TopicCore;
 use bus_core::aside::{AsideClaim, Contents, Held, Store, due_ns};
 use bus_core::header::{Header, flags};
 use bus_core::holder::Holder;
-use bus_core::layout::groups::{in_lane, kind};
+use bus_core::layout::aside::state;
+use bus_core::layout::groups::{in_entry, in_lane, kind};
 use bus_core::owner::{OwnerWord, Owners};
 use bus_core::retry::{Backoff, SplitMix64};
 use bus_core::sync::{AtomicU64, Ordering};
@@ -50,6 +52,8 @@ struct Kept {
     dead: bool,
     not_before_ns: u64,
     error: String,
+    /// The payload, where the delivery points to a copy that the next message will overwrite.
+    payload: Option<Box<[u8]>>,
 }
 
 /// A group's aside store, as one of its members sees it.
@@ -72,10 +76,17 @@ pub(super) struct Late {
     /// When the entries were last counted.
     counted: Instant,
     announcer: Announcer,
+    observer: Observer,
+    /// When it looks again.
+    observe_at_ns: u64,
 }
 
 /// How often an idle member counts the entries, for what a death has left wrong.
 const COUNT_PERIOD: Duration = Duration::from_secs(1);
+/// A member that waits looks at the others' claims this often within their time ...
+const LOOKS_PER_ACK_WAIT: u64 = 8;
+/// ... and at most, and at least this often.
+const OBSERVE_PERIOD_NS: std::ops::RangeInclusive<u64> = 5_000_000..=500_000_000;
 /// A message that found no room is tried again this often.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
 
@@ -84,7 +95,7 @@ impl Late {
         core: &TopicCore,
         (entry, me, service): (usize, Holder, &str),
         settings: Settings,
-        announcer: Announcer,
+        (announcer, ack_wait_ms): (Announcer, u32),
     ) -> Result<Self, crate::error::RegionError> {
         let at = bus_core::layout::groups::lane(entry, 0);
         Ok(Self {
@@ -102,6 +113,8 @@ impl Late {
             paused_until_ns: 0,
             counted: Instant::now(),
             announcer,
+            observer: Observer::new(u64::from(ack_wait_ms) * 1_000_000),
+            observe_at_ns: 0,
         })
     }
 
@@ -141,8 +154,7 @@ impl Late {
         sequence: u64,
         parked: OwnerWord,
     ) -> bool {
-        self.store(core)
-            .is_some_and(|(_, store)| store.finish_parked(owners, lane as u8, sequence, parked))
+        self.store(core).is_some_and(|(_, store)| store.finish_parked(owners, lane as u8, sequence, parked))
     }
 
     /// Is there anything to do here? As quick as a look at nothing can be.
@@ -154,6 +166,11 @@ impl Late {
 
     /// The next moment at which something is to be done.
     pub(super) fn next_ns(&self) -> Option<u64> {
+        let observe = Some(self.observe_at_ns).filter(|&at| at != 0);
+        [observe, self.next_message_ns()].into_iter().flatten().min()
+    }
+
+    fn next_message_ns(&self) -> Option<u64> {
         let paused = Some(self.paused_until_ns).filter(|&until| until != 0);
         let kept = (!self.kept.is_empty()).then(|| monotonic_ns() + FULL_PAUSE.as_nanos() as u64);
         [due_ns(self.due), paused, kept].into_iter().flatten().min()
@@ -161,7 +178,7 @@ impl Late {
 
     /// Has that moment come?
     pub(super) fn is_due(&self) -> bool {
-        self.has_work() && self.next_ns().is_some_and(|at_ns| at_ns <= monotonic_ns())
+        self.has_work() && self.next_message_ns().is_some_and(|at_ns| at_ns <= monotonic_ns())
     }
 
     fn delay_ns(&mut self, verdict: Verdict, attempts: u8) -> u64 {
@@ -198,9 +215,10 @@ impl Late {
             key: found.header.reference,
         };
         let note = self.note(&kept.error);
-        // SAFETY: a message in hand stays where it is until it is settled, and its length was checked when it was found.
-        let payload =
-            unsafe { core::slice::from_raw_parts(found.payload, found.header.len_bytes as usize) };
+        let payload = match &kept.payload {
+            Some(payload) => payload,
+            None => payload_of(&kept.delivery),
+        };
         let mut hint = self.free_hint;
         let Some((file, store)) = self.store(core) else { return Ok(None) };
         let who = (self.me, found.times);
@@ -215,6 +233,13 @@ impl Late {
         self.free_hint = hint;
         Ok(put)
     }
+}
+
+/// The payload of a message in hand.
+fn payload_of(delivery: &Delivery) -> &[u8] {
+    // SAFETY: a message in hand stays where it is, or where it was copied to, until it is settled or the next one is handed
+    // out, and its length was checked when it was found. Whoever keeps it longer than that has copied it.
+    unsafe { core::slice::from_raw_parts(delivery.found.payload, delivery.found.header.len_bytes as usize) }
 }
 
 impl RawSubscriber {
@@ -232,7 +257,7 @@ impl RawSubscriber {
         if let Proof::Entry(held) = delivery.proof {
             return self.amend(held, dead, not_before_ns, error, delivery);
         }
-        let kept = Kept { delivery: *delivery, dead, not_before_ns, error: error.to_owned() };
+        let kept = Kept { delivery: *delivery, dead, not_before_ns, error: error.to_owned(), payload: None };
         match late.put(&self.core, &kept) {
             Ok(Some(staged)) => self.commit(delivery, staged, dead),
             Ok(None) => {
@@ -289,7 +314,8 @@ impl RawSubscriber {
             store.note_full();
         }
         if matches!(kept.delivery.proof, Proof::Claim(_)) {
-            late.kept.push(kept);
+            let payload = Some(payload_of(&kept.delivery).into());
+            late.kept.push(Kept { payload, ..kept });
         } else {
             // Its cursor cannot pass the message. It comes again, after a while.
             late.paused_until_ns = kept.not_before_ns.max(1);
@@ -388,11 +414,9 @@ impl RawSubscriber {
             (Proof::Claim(claim), Membership::Shared(_, owners)) => {
                 owners[delivery.lane].extend(delivery.found.sequence, claim).map(Proof::Claim)
             }
-            (Proof::Entry(held), _) => self
-                .late
-                .as_ref()
-                .and_then(|late| late.store(&self.core)?.1.extend(held))
-                .map(Proof::Entry),
+            (Proof::Entry(held), _) => {
+                self.late.as_ref().and_then(|late| late.store(&self.core)?.1.extend(held)).map(Proof::Entry)
+            }
             // A group of one member waits for it as long as it lives.
             (other, _) => Some(other),
         };
@@ -417,7 +441,7 @@ impl RawSubscriber {
         let times = delivery.found.times;
         let dead = verdict == Verdict::Dead || times >= late.settings.attempts_max;
         let not_before_ns = monotonic_ns() + late.delay_ns(verdict, times);
-        let kept = Kept { delivery: *delivery, dead, not_before_ns, error: error.to_owned() };
+        let kept = Kept { delivery: *delivery, dead, not_before_ns, error: error.to_owned(), payload: None };
         let staged = late.put(&self.core, &kept)?;
         if staged.is_none()
             && let Some((_, store)) = late.store(&self.core)
@@ -446,7 +470,11 @@ impl RawSubscriber {
             }
             None => Err(ReceiveError::AsideFull {
                 topic: self.core.name().to_owned(),
-                group: self.membership.entry().map(|at| group::display_name(&self.core, at)).unwrap_or_default(),
+                group: self
+                    .membership
+                    .entry()
+                    .map(|at| group::display_name(&self.core, at))
+                    .unwrap_or_default(),
                 lane: delivery.lane as u8,
                 sequence: delivery.found.sequence,
             }),
@@ -507,7 +535,8 @@ impl RawSubscriber {
         let Self { late: Some(late), core, lanes, .. } = self else { return false };
         let mut copy = std::mem::take(&mut late.copy);
         let Some((file, store)) = late.store(core) else { return false };
-        let contents = store.read(held.index).filter(|(word, _)| *word == held.word).map(|(_, contents)| contents);
+        let contents =
+            store.read(held.index).filter(|(word, _)| *word == held.word).map(|(_, contents)| contents);
         let good = contents.filter(|contents| {
             usize::from(contents.lane) < lanes.len()
                 && u64::from(contents.len_bytes) <= core.config().message_bytes
@@ -575,6 +604,51 @@ impl RawSubscriber {
         }
     }
 
+    /// Shared: a member that waits takes back what others have been silent about for too long.
+    pub(super) fn observe_claims(&mut self) {
+        let Self { late: Some(late), membership: Membership::Shared(_, owners), lanes, batch, .. } = self
+        else {
+            return;
+        };
+        let now_ns = monotonic_ns();
+        let wait_ns = late.observer.ack_wait_ns();
+        if wait_ns == 0 || now_ns < late.observe_at_ns {
+            return;
+        }
+        let mut released = false;
+        for (lane, (reader, owners)) in lanes.iter().zip(owners).enumerate() {
+            for (sequence, word) in reader.claims(owners) {
+                let is_own = batch.iter().any(|mine| {
+                    mine.lane == lane
+                        && mine.found.sequence == sequence
+                        && matches!(mine.proof, Proof::Claim(claim) if claim == word)
+                });
+                let place = Place::Owner { lane: lane as u8, sequence };
+                released |= !is_own
+                    && late.observer.is_expired(place, word.pack(), now_ns)
+                    && reader.release_claim(owners, sequence, word);
+            }
+        }
+        let mut observer = std::mem::replace(&mut late.observer, Observer::new(0));
+        if let Some((_, store)) = late.store(&self.core) {
+            for index in 0..store.len() {
+                let Some(word) = store.look(index).filter(|word| word.state == state::CLAIMED) else {
+                    continue;
+                };
+                released |= observer.is_expired(Place::Aside { index }, word.pack(), now_ns)
+                    && store.expire(index, word);
+            }
+        }
+        let soon_ns =
+            (wait_ns / LOOKS_PER_ACK_WAIT).clamp(*OBSERVE_PERIOD_NS.start(), *OBSERVE_PERIOD_NS.end());
+        let first_ns = observer.end_pass();
+        late.observe_at_ns = (now_ns + soon_ns).min(first_ns.unwrap_or(u64::MAX).max(now_ns + 1));
+        late.observer = observer;
+        if released {
+            self.ring_both_bells();
+        }
+    }
+
     #[cold]
     pub(super) fn not_owner(&self, delivery: &Delivery) -> NotOwner {
         // In a forked child nothing of the bus is mapped.
@@ -595,8 +669,8 @@ pub(super) fn settle_kind(
     entry: usize,
     attempts_max: Option<u8>,
     ack_wait: Option<Duration>,
-) -> u64 {
-    let Some(word) = core.group_word(entry, bus_core::layout::groups::in_entry::KIND) else { return 0 };
+) -> Result<u64, AttachError> {
+    let Some(word) = core.group_word(entry, in_entry::KIND) else { return Ok(0) };
     let mut seen = word.load(Ordering::Acquire);
     loop {
         let mut to = seen;
@@ -604,13 +678,19 @@ pub(super) fn settle_kind(
             to = kind::with_attempts_max(to, attempts);
         }
         if let Some(wait) = ack_wait {
-            to = kind::with_ack_wait_ms(to, wait.as_millis().min(u128::from(u32::MAX)) as u32);
+            to = kind::with_ack_wait_ms(to, group::ack_wait_ms(wait));
+        }
+        // Members of a group that waits for ever read in place: nothing may be taken back from them, not even by those who
+        // joined before.
+        if (kind::ack_wait_ms(seen) == 0) != (kind::ack_wait_ms(to) == 0) {
+            let (topic, group) = (core.name().to_owned(), group::display_name(core, entry));
+            return Err(AttachError::AckWait { topic, group });
         }
         if to == seen {
-            return seen;
+            return Ok(seen);
         }
         match word.compare_exchange(seen, to, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return to,
+            Ok(_) => return Ok(to),
             Err(now) => seen = now,
         }
     }

@@ -39,9 +39,9 @@ use bus_core::limits::{ATTEMPTS_MAX, LANES_MAX};
 use bus_core::owner::{Claim, OwnerWord, Owners};
 use bus_core::ring::Poll;
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
+use late::{Late, Settings, Verdict};
 use std::cell::Cell;
 use std::marker::PhantomData;
-use late::{Late, Settings, Verdict};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -109,7 +109,8 @@ enum Membership {
 }
 
 /// Why a message is a dead letter that nobody rejected.
-const WORN_OUT: &str = "handed out as often as is allowed, and never finished: its consumers died or gave it back";
+const WORN_OUT: &str =
+    "handed out as often as is allowed, and never finished: its consumers died or gave it back";
 
 /// How often a member of a shared group that waits in vain asks whether the others live. The supervisor does it sooner, where
 /// there is one.
@@ -195,7 +196,8 @@ impl RawSubscriber {
         let mut wished: Vec<u64> = lanes.iter_mut().map(|lane| lane.end()).collect();
         begin_at(&core, start, &mut lanes, &mut wished)?;
         let name = group.as_deref();
-        let wanted = Wanted { name, shared: shared && name.is_some(), yields, wished: wished.clone() };
+        let shared = shared && name.is_some();
+        let wanted = Wanted { name, shared, yields, ack_wait, wished: wished.clone() };
         let joined = if tap { None } else { Some(group::join(&bus, &core, &wanted)?) };
         for (index, lane) in lanes.iter_mut().enumerate() {
             let Some(joined) = &joined else {
@@ -243,10 +245,12 @@ impl RawSubscriber {
             lanes.iter_mut().for_each(LaneReader::always_copy);
         }
         let entry = membership.entry();
+        let mut ack_wait_ms = 0;
         let late = match entry {
             None => None,
             Some(entry) => {
-                let kind = late::settle_kind(&core, entry, attempts_max, ack_wait);
+                let kind = late::settle_kind(&core, entry, attempts_max, ack_wait)?;
+                ack_wait_ms = groups::kind::ack_wait_ms(kind);
                 let settings = Settings {
                     attempts_max: groups::kind::attempts_max(kind),
                     backoff,
@@ -256,7 +260,7 @@ impl RawSubscriber {
                 };
                 let announcer = Announcer::new(bus.clone(), core.clone(), entry);
                 let who = (entry, bus.me(), bus.service());
-                Some(Box::new(Late::new(&core, who, settings, announcer)?))
+                Some(Box::new(Late::new(&core, who, settings, (announcer, ack_wait_ms))?))
             }
         };
         let counter =
@@ -274,7 +278,8 @@ impl RawSubscriber {
             membership,
             kinds,
             other,
-            copied: copied && !tap && yields.is_none(),
+            // What may be taken back from a member that is only slow, and then be overwritten, is not read in place.
+            copied: (copied || ack_wait_ms != 0) && !tap && yields.is_none(),
             missed_count: 0,
             missed: [None; LANES_MAX],
             batch: Vec::new(),
@@ -571,6 +576,7 @@ impl RawSubscriber {
     fn look_around(&mut self) -> Result<(), ReceiveError> {
         self.check()?;
         self.look_after_store();
+        self.observe_claims();
         if let Some(path) = self.bus.noticed_unlinked(&self.core) {
             return Err(ReceiveError::BusUnlinked { topic: self.core.name().to_owned(), path });
         }
@@ -846,8 +852,7 @@ impl<T: Speak> Subscriber<T> {
                 false => self.raw.lanes.iter_mut().map(LaneReader::ready_count).sum(),
             };
             let is_due = self.raw.late.as_ref().is_some_and(|late| late.is_due());
-            if is_due
-                || there >= min || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if is_due || there >= min || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(Batch { subscriber: self, left: max, settled: false });
             }
             self.raw.walk();
