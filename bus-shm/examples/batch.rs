@@ -32,18 +32,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The work on all of them is done: they are acknowledged together.
     batch.ack();
 
-    // A batch that is dropped without comes again, every message marked.
+    // A batch that is dropped without comes again, every message marked, and each in a batch of its own: if one of them
+    // kills its consumer, it is to be known which.
     let mut batch = recorder.receive_batch(1, 64, Duration::from_secs(1))?;
     while batch.next_message()?.is_some() {}
-    println!("received {} and dropped them", batch.len());
+    let dropped = batch.len();
+    println!("received {dropped} and dropped them");
     drop(batch);
-    let mut batch = recorder.receive_batch(1, 64, Duration::from_secs(1))?;
     let mut redelivered = 0;
-    while let Some(sample) = batch.next_message()? {
-        redelivered += u32::from(sample.is_redelivered());
+    for _ in 0..dropped {
+        let mut batch = recorder.receive_batch(1, 64, Duration::from_secs(1))?;
+        while let Some(sample) = batch.next_message()? {
+            redelivered += u32::from(sample.is_redelivered());
+        }
+        assert_eq!(batch.ack(), 1);
     }
-    println!("received {} again, {redelivered} of them marked as redelivered", batch.len());
-    batch.ack();
+    println!("received {dropped} again, {redelivered} of them marked as redelivered");
 
     // Nothing more comes: the call returns when its time is up, with an empty batch.
     let batch = recorder.receive_batch(1, 64, Duration::from_millis(10))?;
