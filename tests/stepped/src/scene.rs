@@ -1,0 +1,114 @@
+//! What an operation finds when it begins.
+
+use bus_shm::{Bus, Bytes, Topic, TopicError};
+use std::path::Path;
+
+/// Name of the bus, in a directory of its own.
+pub const BUS: &str = "stepped";
+/// Name of the topic.
+pub const TOPIC: &str = "t";
+/// A group that nobody but survivors reads, and that holds every message for them.
+pub const WITNESS: &str = "w";
+/// The group that the child is a member of, if the scene has one.
+pub const GROUP: &str = "g";
+
+/// What the group of the scene is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// There is none.
+    None,
+    /// It has one member.
+    One,
+    /// It is shared.
+    Shared,
+    /// It has one member, and is made when the first one joins.
+    New,
+    /// It is shared, and made when the first member joins.
+    NewShared,
+}
+
+impl Group {
+    /// Has it many members?
+    pub fn is_shared(self) -> bool {
+        matches!(self, Group::Shared | Group::NewShared)
+    }
+}
+
+/// Topic, group, and what lies in the lane.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene {
+    /// Producer entries; 1: the other protocol.
+    pub producers: u32,
+    /// Slots of the lane.
+    pub capacity: u32,
+    /// Payload bytes in a slot of a one-producer lane.
+    pub inline_bytes: u32,
+    /// Length of the messages.
+    pub body_bytes: usize,
+    /// Messages carry a type.
+    pub typed: bool,
+    /// The group of the child.
+    pub group: Group,
+    /// Messages that are there before the child prepares; by a publisher that has left.
+    pub ready: u64,
+    /// Bus and topic are there.
+    pub exists: bool,
+}
+
+impl Scene {
+    /// Many producers, no group but the witness's.
+    pub const MANY: Self = Self {
+        producers: 4,
+        capacity: 16,
+        inline_bytes: 96,
+        body_bytes: 64,
+        typed: false,
+        group: Group::None,
+        ready: 0,
+        exists: true,
+    };
+    /// One producer, messages in the slot.
+    pub const ONE: Self = Self { producers: 1, ..Self::MANY };
+
+    /// The same with a group and messages for it.
+    pub const fn with_group(self, group: Group, ready: u64) -> Self {
+        Self { group, ready, ..self }
+    }
+
+    /// Opens the topic, or creates it.
+    ///
+    /// # Errors
+    /// What opening it says.
+    pub fn topic(&self, bus: &Bus) -> Result<Topic<Bytes>, TopicError> {
+        self.typed_topic::<Bytes>(bus)
+    }
+
+    /// The same with a type.
+    ///
+    /// # Errors
+    /// What opening it says.
+    pub fn typed_topic<T: bus_shm::Speak>(&self, bus: &Bus) -> Result<Topic<T>, TopicError> {
+        let builder = bus.topic_builder::<T>(TOPIC);
+        let builder = if self.typed { builder.accepts::<crate::body::Words>() } else { builder };
+        let builder = builder
+            .lanes(1)
+            .producers(self.producers)
+            .capacity(self.capacity)
+            .inline_bytes(self.inline_bytes)
+            .with_group(WITNESS);
+        let builder = match self.group {
+            Group::None | Group::New | Group::NewShared => builder,
+            Group::One => builder.with_group(GROUP),
+            Group::Shared => builder.with_shared_group(GROUP),
+        };
+        builder.open()
+    }
+
+    /// Opens the bus without ever taking the supervisor's role.
+    ///
+    /// # Panics
+    /// Where it cannot be opened.
+    pub fn bus(dir: &Path, service: &str) -> Bus {
+        Bus::builder(BUS).dir(dir).service(service).host(false).open().expect("the bus of the scene")
+    }
+}

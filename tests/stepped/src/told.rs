@@ -1,0 +1,183 @@
+//! What the stepped process tells of its own progress, in a page that outlives it: the truth that survivors are measured by.
+#![allow(unsafe_code)]
+
+use std::fs::OpenOptions;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Words of the page.
+const WORDS: usize = 1024;
+const INTENDED: usize = 0;
+const ACCEPTED: usize = 1;
+const ASKED: usize = 2;
+const RECEIVED: usize = 3;
+const ACKS_BEGUN: usize = 4;
+const ACKS_DONE: usize = 5;
+const FAILED: usize = 6;
+const STOP: usize = 7;
+const WITNESSED: usize = 8;
+/// Where received sequences stand, each with the mark of redelivery in bit 0; and where acknowledged ones.
+const RECEIVED_AT: usize = 16;
+const ACKS_AT: usize = 512;
+const LIST_MAX: u64 = 480;
+
+/// The page, mapped by both sides until they end.
+#[derive(Clone, Copy, Debug)]
+pub struct Told(&'static [AtomicU64; WORDS]);
+
+/// What had been told at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Messages that it was about to publish, had published, or both.
+    pub intended: u64,
+    /// Of these, those of which it was told that they are accepted.
+    pub accepted: u64,
+    /// How often it has asked for a message.
+    pub asked: u64,
+    /// Sequences that it was handed, and whether they were marked.
+    pub received: Vec<(u64, bool)>,
+    /// Sequences that it was about to acknowledge, or had.
+    pub acks_begun: Vec<u64>,
+    /// How many of these it knew to be acknowledged.
+    pub acks_done: usize,
+    /// An operation returned an error.
+    pub failed: bool,
+    /// How far it had read for the group of the witness.
+    pub witnessed: u64,
+}
+
+impl Facts {
+    /// Sequences whose acknowledgement had returned.
+    pub fn done(&self) -> &[u64] {
+        &self.acks_begun[..self.acks_done]
+    }
+}
+
+impl Told {
+    /// Maps the page, making it if there is none.
+    ///
+    /// # Panics
+    /// Where it cannot be made.
+    pub fn open(path: &Path) -> Self {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.expect("the page");
+        let len = WORDS * 8;
+        file.set_len(len as u64).expect("room for it");
+        // SAFETY: a new mapping, of a file that is long enough and is never cut.
+        let page = unsafe {
+            libc::mmap(
+                core::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        assert_ne!(page, libc::MAP_FAILED, "the page cannot be mapped");
+        // SAFETY: mapped for as long as the process lives; every bit pattern is a word.
+        Self(unsafe { &*page.cast::<[AtomicU64; WORDS]>() })
+    }
+
+    /// Its bytes, to be compared with what they were.
+    pub fn words(&self) -> &'static [AtomicU64] {
+        self.0
+    }
+
+    fn add(&self, at: usize, count: u64) {
+        // One writer at a time. SeqCst, so that the compiler leaves it where it stands between the steps of an operation.
+        self.0[at].store(self.0[at].load(Ordering::SeqCst) + count, Ordering::SeqCst);
+    }
+
+    fn get(&self, at: usize) -> u64 {
+        self.0[at].load(Ordering::SeqCst)
+    }
+
+    /// So many messages are about to be published.
+    #[inline]
+    pub fn intend(&self, count: u64) {
+        self.add(INTENDED, count);
+    }
+
+    /// They are.
+    #[inline]
+    pub fn accepted(&self, count: u64) {
+        self.add(ACCEPTED, count);
+    }
+
+    /// How many messages were meant to be published so far.
+    pub fn intended(&self) -> u64 {
+        self.get(INTENDED)
+    }
+
+    /// A message is about to be asked for.
+    #[inline]
+    pub fn ask(&self) {
+        self.add(ASKED, 1);
+    }
+
+    /// This one has come.
+    #[inline]
+    pub fn received(&self, sequence: u64, marked: bool) {
+        let count = self.get(RECEIVED);
+        assert!(count < LIST_MAX, "the page is full");
+        self.0[RECEIVED_AT + count as usize].store(sequence << 1 | u64::from(marked), Ordering::SeqCst);
+        self.add(RECEIVED, 1);
+    }
+
+    /// These are about to be acknowledged.
+    #[inline]
+    pub fn acknowledge(&self, sequences: &[u64]) {
+        let count = self.get(ACKS_BEGUN);
+        assert!(count + (sequences.len() as u64) < LIST_MAX, "the page is full");
+        for (index, &sequence) in sequences.iter().enumerate() {
+            self.0[ACKS_AT + count as usize + index].store(sequence, Ordering::SeqCst);
+        }
+        self.add(ACKS_BEGUN, sequences.len() as u64);
+    }
+
+    /// So many of them are.
+    #[inline]
+    pub fn acknowledged(&self, count: u64) {
+        self.add(ACKS_DONE, count);
+    }
+
+    /// An operation returned an error.
+    pub fn failed(&self) {
+        self.0[FAILED].store(1, Ordering::SeqCst);
+    }
+
+    /// The child has read so many messages for the group of the witness.
+    pub fn witnessed(&self, count: u64) {
+        self.add(WITNESSED, count);
+    }
+
+    /// Tells the child to read no further when it has nothing left to read.
+    pub fn stop(&self) {
+        self.0[STOP].store(1, Ordering::SeqCst);
+    }
+
+    /// Was it told?
+    pub fn is_stopped(&self) -> bool {
+        self.get(STOP) != 0
+    }
+
+    /// All of it, for the process that reads along.
+    pub fn facts(&self) -> Facts {
+        let list = |at: usize, count: u64| {
+            (0..count.min(LIST_MAX) as usize).map(move |index| self.get(at + index)).collect::<Vec<_>>()
+        };
+        let received = list(RECEIVED_AT, self.get(RECEIVED));
+        Facts {
+            intended: self.get(INTENDED),
+            accepted: self.get(ACCEPTED),
+            asked: self.get(ASKED),
+            received: received.into_iter().map(|word| (word >> 1, word & 1 != 0)).collect(),
+            acks_begun: list(ACKS_AT, self.get(ACKS_BEGUN)),
+            acks_done: self.get(ACKS_DONE) as usize,
+            failed: self.get(FAILED) != 0,
+            witnessed: self.get(WITNESSED),
+        }
+    }
+}
