@@ -1,10 +1,11 @@
 //! The file behind a group's aside store: making, growing, and copying messages in and out. What its words mean is
 //! [`bus_core::aside`]'s affair.
 
-use crate::directory::{TEMPORARY, TopicDir, unique_name};
+use crate::directory::{TopicDir, unique_name};
 use crate::error::RegionError;
 use crate::reader::copy_words;
 use crate::region::{Access, Region, reserve};
+use crate::repair::making_prefix;
 use crate::sys::file;
 use crate::topic::TopicCore;
 use bus_core::aside::{Contents, Counter, Held, Store, Table};
@@ -60,12 +61,16 @@ impl AsideFile {
     }
 
     /// Maps the store of a group entry for writing, making it with room for `bound` entries at most if there is none.
-    pub(crate) fn make(core: &TopicCore, entry: usize, bound: usize) -> Result<Self, RegionError> {
+    pub(crate) fn make(
+        core: &TopicCore,
+        (entry, me): (usize, Holder),
+        bound: usize,
+    ) -> Result<Self, RegionError> {
         if let Some(file) = Self::attach(core.dir(), entry, core.epoch(), Access::Write)? {
             return Ok(file);
         }
         let shape = Shape::new(bound.max(1), core.config().message_bytes);
-        let making = core.dir().0.join(unique_name(TEMPORARY));
+        let making = core.dir().0.join(unique_name(&making_prefix(me)));
         let bytes = shape.footprint_bytes(ENTRIES_FIRST.min(shape.bound));
         let made = Region::create(&making, bytes, bytes).and_then(|region| {
             for (offset, value) in [

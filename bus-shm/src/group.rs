@@ -8,7 +8,7 @@ use crate::repair;
 use crate::sys::clock;
 use crate::topic::TopicCore;
 use bus_core::group::{self, Handed, LaneJoin};
-use bus_core::holder::HolderWord;
+use bus_core::holder::{Holder, HolderWord};
 use bus_core::layout::groups::{self, KEY_EPHEMERAL, in_entry, in_lane, kind, state};
 use bus_core::layout::{PAGE_BYTES, Preamble, owners};
 use bus_core::limits::{ACK_WAIT_DEFAULT_MS, ATTEMPTS_DEFAULT, GROUP_NAME_BYTES_MAX, GROUPS_MAX};
@@ -180,17 +180,16 @@ fn find_named(core: &TopicCore, name: &str) -> Result<usize, AttachError> {
         }
         let word = word_of(core, entry, in_entry::KEY)?;
         match word.compare_exchange(0, wanted, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => {
+            Err(found) if found != wanted => {}
+            _ => {
                 back(core, entry)?;
-                let at = groups::entry(entry) + in_entry::NAME;
-                core.groups_region().write(at as u64, &bus_core::layout::put_name::<64>(name))?;
+                // Also where the key is there already: whoever put it there may have died before the name.
+                if core.group_name(entry) != name {
+                    let at = groups::entry(entry) + in_entry::NAME;
+                    core.groups_region().write(at as u64, &bus_core::layout::put_name::<64>(name))?;
+                }
                 return Ok(entry);
             }
-            Err(found) if found == wanted => {
-                back(core, entry)?;
-                return Ok(entry);
-            }
-            Err(_) => {}
         }
     }
     Err(AttachError::GroupLimit { topic: core.name().into(), max: GROUPS_MAX as usize })
@@ -218,7 +217,7 @@ fn try_named(
         state::FREE | state::DETACHED => match group::reserve(word, bus.me()) {
             Some(reserved) => {
                 if wanted.shared {
-                    make_owners(core, entry)?;
+                    make_owners(core, entry, bus.me())?;
                 }
                 let joined = place(core, entry, word, reserved, bits, wanted)?;
                 if let Some(joined) = &joined
@@ -304,12 +303,12 @@ fn resume(core: &TopicCore, entry: usize, word: HolderWord) -> Joined {
 }
 
 /// Makes the owner words of a shared group, complete before they get their name.
-fn make_owners(core: &TopicCore, entry: usize) -> Result<(), RegionError> {
+fn make_owners(core: &TopicCore, entry: usize, me: Holder) -> Result<(), RegionError> {
     let path = core.dir().owners(entry);
     if path.exists() {
         return Ok(());
     }
-    let making = core.dir().0.join(crate::directory::unique_name(crate::directory::TEMPORARY));
+    let making = core.dir().0.join(crate::directory::unique_name(&repair::making_prefix(me)));
     let bytes = owners::footprint_bytes(core.lanes(), core.config().capacity);
     let made = Region::create(&making, bytes, bytes).and_then(|region| {
         region.write(0, &Preamble::new(owners::MAGIC, bytes, core.epoch()))?;

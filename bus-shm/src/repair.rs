@@ -47,9 +47,26 @@ fn sweep_topic(topic: &TopicCore, dead: Holder, is_its: &dyn Fn() -> bool) {
         retire_producer(topic, producer, dead);
     }
     reclaim_producers(topic, Keep::Retained);
+    remove_half_made(topic, dead);
     // Whoever slept when the dead one published, or waits for room that has just been made, looks again.
     futex::wake_all(topic.message_bell().word());
     futex::wake_all(topic.space_bell().word());
+}
+
+/// What the temporary names of files begin with that `maker` makes in a topic, so that they are told from those of the living.
+pub(crate) fn making_prefix(maker: Holder) -> String {
+    format!("{}{}.{}-", crate::directory::TEMPORARY, maker.participant, maker.incarnation)
+}
+
+/// Files that `dead` was making in a topic and that have not got their names.
+fn remove_half_made(topic: &TopicCore, dead: Holder) {
+    let prefix = making_prefix(dead);
+    let Ok(entries) = std::fs::read_dir(&topic.dir().0) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// A group entry that `dead` held: an ephemeral one goes, a named one holds on without a member.
@@ -139,7 +156,10 @@ fn release_claims(topic: &TopicCore, entry: usize, mut is_dead: impl FnMut(u16) 
             break;
         };
         let from = low_water.load(Ordering::Acquire);
-        for index in 0..distance(topic.end(lane), from).clamp(0, i64::from(capacity)) as u64 {
+        let end = topic.end(lane);
+        #[cfg(shmbus_break = "claims_not_released")]
+        let end = from;
+        for index in 0..distance(end, from).clamp(0, i64::from(capacity)) as u64 {
             let sequence = from.wrapping_add(index);
             let seen = owners.look(sequence);
             if seen.state == owner::state::CLAIMED && is_dead(seen.member) && owners.release(sequence, seen) {

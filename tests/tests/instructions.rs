@@ -22,7 +22,7 @@ fn every_instruction() {
         _ => Effort::USUAL,
     };
     let wanted = std::env::var("SHMBUS_OPERATION").unwrap_or_default();
-    let program = Path::new(env!("CARGO_BIN_EXE_step-child"));
+    let program = Path::new(env!("CARGO_BIN_EXE_step_child"));
     say(&format!("\n{}\n", heading()));
     let mut lines = Vec::new();
     for operation in OPERATIONS.iter().filter(|operation| operation.name.contains(&wanted)) {

@@ -381,7 +381,11 @@ fn what_members_that_have_ended_were_making_in_a_topic_is_removed() {
     bus.topic::<Words>("t").unwrap();
     let mut guest = spawn("guest", &test, "");
     guest.line.expect("false");
-    let leftover = |pid: u32| -> PathBuf { test.path().join("topics/t").join(format!(".tmp-{pid}-1f-0")) };
+    let leftover = |pid: u32| -> PathBuf {
+        let all = BusView::open(&test.name, None).unwrap().participants();
+        let maker = all.iter().find(|info| info.pid == pid).expect("it takes part");
+        test.path().join("topics/t").join(format!(".tmp-{}.{}-1f-0", maker.participant, maker.tag))
+    };
     let files = [leftover(guest.pid()), leftover(std::process::id())];
     files.iter().for_each(|path| std::fs::write(path, "half").unwrap());
     guest.kill();

@@ -183,8 +183,7 @@ impl<'a> Ring<'a> {
         if distance(s, *cached_gate) < self.slots.len() as i64
             && let Some(seen) = self.is_end(s)
         {
-            address(s);
-            if self.place(s, seen, name, hint) {
+            if self.place(s, seen, name, hint, &mut address) {
                 return Ok(s);
             }
         }
@@ -219,23 +218,37 @@ impl<'a> Ring<'a> {
                     return Err(Refused::Full { sequence: s, gate: *cached_gate });
                 }
             }
-            address(s);
-            if self.place(s, seen, name, hint) {
+            if self.place(s, seen, name, hint, &mut address) {
                 return Ok(s);
             }
             looks_count = 0;
         }
     }
 
-    /// The one step that claims `s` and publishes `name` there. False: its slot no longer holds what was `seen`.
+    /// Addresses the cell to `s`, then the one step that claims `s` and publishes `name` there. False: its slot no longer holds what
+    /// was `seen`.
     #[inline]
-    fn place(&self, s: u64, seen: u64, name: CellName, hint: &AtomicU64) -> bool {
+    fn place(
+        &self,
+        s: u64,
+        seen: u64,
+        name: CellName,
+        hint: &AtomicU64,
+        address: &mut impl FnMut(u64),
+    ) -> bool {
+        #[cfg(not(shmbus_break = "address_after_publish"))]
+        address(s);
         let new = (name.cell as u64 & (CELLS_MAX - 1))
             | (name.producer as u64 & ((1 << PRODUCER_BITS) - 1)) << CELL_BITS
             | self.lap(s) << LAP_SHIFT;
+        let word = self.word(s);
+        #[cfg(shmbus_break = "store_without_compare")]
+        let seen = word.load(Ordering::Relaxed);
         // PUBLISH: Release publishes the cell, Acquire chains to the predecessor's producer. A failure
         // needs nothing: the word is loaded again.
-        let placed = self.word(s).compare_exchange(seen, new, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let placed = word.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        #[cfg(shmbus_break = "address_after_publish")]
+        address(s);
         if placed {
             // Relaxed: advice. A stopped producer may store it late and move it back.
             hint.store(s.wrapping_add(1), Ordering::Relaxed);

@@ -135,7 +135,7 @@ impl Late {
     /// Makes the group's store if it has none.
     fn make_file(&self, core: &TopicCore) -> Result<(), crate::error::RegionError> {
         if self.file(core).is_none() {
-            let _ = self.file.set(AsideFile::make(core, self.entry, self.settings.bound)?);
+            let _ = self.file.set(AsideFile::make(core, (self.entry, self.me), self.settings.bound)?);
         }
         Ok(())
     }

@@ -232,9 +232,6 @@ impl Supervisor {
                 self.watch(info);
             }
         }
-        for name in self.dir.topic_names() {
-            self.clear_temporary_files(&name);
-        }
     }
 
     fn entry_word(&self, number: u16) -> Option<(&AtomicU64, HolderWord)> {
@@ -268,24 +265,6 @@ impl Supervisor {
         self.quarantine = quarantine;
     }
 
-    /// Removes what members that have ended were making in a topic: single files, with their maker's pid in the name.
-    fn clear_temporary_files(&self, topic: &str) {
-        let all = self.participants.all();
-        let home = self.dir.topic(topic).0;
-        let Ok(entries) = std::fs::read_dir(&home) else { return };
-        for entry in entries.flatten() {
-            let maker = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.starts_with(TEMPORARY).then(|| repair::maker_pid(name)).flatten());
-            // A pid of another namespace says nothing.
-            let is_its = |info: &ParticipantInfo| info.pid == maker.unwrap_or(0) || !info.is_of_namespace();
-            if maker.is_some() && !all.iter().any(is_its) {
-                let _ = std::fs::remove_file(entry.path());
-            }
-        }
-    }
-
     fn watch(&mut self, info: ParticipantInfo) {
         self.joined = true;
         let process = Pidfd::open(info.pid).ok();
@@ -317,9 +296,6 @@ impl Supervisor {
         let is_complete = repair::sweep(&self.dir, dead, &|| self.role.beat(), &is_its);
         if !is_complete {
             return;
-        }
-        for topic in self.dir.topic_names() {
-            self.clear_temporary_files(&topic);
         }
         if let Ok((spin, _)) = Region::attach(&self.dir.spin(), superblock::spin::MAGIC, Access::Write, None)
             && is_its()

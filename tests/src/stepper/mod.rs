@@ -24,7 +24,7 @@ use trace::{Step, Traced};
 use watch::{Fate, Snapshot, Watch, decide};
 
 /// Checks that run at the same time; most of their time they wait.
-const WORKERS: usize = 6;
+const WORKERS: usize = 12;
 /// How long a child may take to come to its end when it has been let go.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Instructions of an operation that is over at last.
@@ -43,7 +43,7 @@ pub struct Effort {
 
 impl Effort {
     /// For every run of the test suite.
-    pub const USUAL: Self = Self { stops: 12, control_stops: 24, kills: 8 };
+    pub const USUAL: Self = Self { stops: 12, control_stops: 16, kills: 8 };
     /// Every single instruction of the data path, and every store and system call of the others.
     pub const ALL: Self = Self { stops: usize::MAX, control_stops: usize::MAX, kills: usize::MAX };
 }
@@ -143,13 +143,18 @@ impl Stage {
         }
         let start = |role| Traced::start(program, operation.name, role, &place.dir, &place.page);
         let mut dead = operation.dead.map(|_| start("dead"));
+        // A supervisor that is not to serve yet can register nobody; other children may need the witness's place first.
+        let before = operation.part == Part::Supervisor;
+        let attach = |now| {
+            let mut attached = (with_survivors && scene.exists && now)
+                .then(|| Survivors::attach(&place.dir, scene, false))
+                .transpose()?;
+            attached.as_mut().map_or(Ok(()), |survivors| survivors.take_part(operation.part))?;
+            Ok::<_, String>(attached)
+        };
+        let early = attach(before)?;
         let child = start("child");
-        let mut survivors = None;
-        if with_survivors && scene.exists {
-            let mut attached = Survivors::attach(&place.dir, scene, false)?;
-            attached.take_part(operation.part)?;
-            survivors = Some(attached);
-        }
+        let survivors = attach(!before)?.or(early);
         if let Some(dead) = &mut dead {
             serving = None;
             dead.kill();
@@ -393,7 +398,7 @@ fn die_on_a_copy(operation: &Operation, death: Death, is_swept: bool) -> Verdict
     }
     survivors.settle(&death.facts, death.setup)?;
     survivors.inspect(is_swept)?;
-    survivors.leave(is_swept)
+    survivors.leave(is_swept, is_swept)
 }
 
 /// Which of `points`, at most so many, evenly spread.
@@ -465,8 +470,13 @@ fn live(program: &Path, operation: &'static Operation, point: Point, kill: bool)
     let facts = stage.facts();
     if kill {
         stage.child.kill();
-        if stage.serving.is_none() {
+        let is_recovered = stage.serving.is_none() || operation.part == Part::Supervisor;
+        if is_recovered {
             stage.serving = Some(Serving::start(&stage.place.dir)?);
+        }
+        if let Some(asker) = stage.asker.take() {
+            // It may still be asking; what it made for that is its own to remove.
+            let _ = asker.join();
         }
         let mut survivors = match survivors {
             Some(survivors) => survivors,
@@ -477,10 +487,12 @@ fn live(program: &Path, operation: &'static Operation, point: Point, kill: bool)
         let is_buried = point.step.is_multiple_of(2);
         if is_buried {
             survivors.wait_until_buried()?;
+            // Their numbers are gone before what they held is.
+            stage.serving.iter().for_each(Serving::wait_until_idle);
         }
         survivors.settle(&facts, stage.setup)?;
         survivors.inspect(true)?;
-        return survivors.leave(is_buried);
+        return survivors.leave(is_buried, is_recovered);
     }
     let Some(mut survivors) = survivors else {
         return go_on_alone(stage);
@@ -506,7 +518,7 @@ fn live(program: &Path, operation: &'static Operation, point: Point, kill: bool)
     }
     survivors.settle_with_child_gone(&stage.facts(), stage.setup)?;
     survivors.inspect(true)?;
-    survivors.leave(true)
+    survivors.leave(true, false)
 }
 
 /// Lets the child finish its operation and what comes after.
@@ -527,7 +539,7 @@ fn go_on_alone(mut stage: Stage) -> Verdict {
     let mut survivors = Survivors::attach(&stage.place.dir, stage.operation.scene, true)?;
     survivors.settle_with_child_gone(&stage.facts(), stage.setup)?;
     survivors.inspect(true)?;
-    survivors.leave(true)
+    survivors.leave(true, false)
 }
 
 /// What the columns of a [`Line`] are.

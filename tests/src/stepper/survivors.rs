@@ -405,6 +405,10 @@ impl Survivors {
             ensure!(lane.end == end, "the lane's end is {}, {end} messages were read", lane.end);
             ensure!(lane.gate <= end, "the gate is {} of {end}", lane.gate);
             for group in &state.groups {
+                // A half-joined entry holds nobody up; without a supervisor it waits for the next joiner.
+                if group.state == "joining" && !is_swept {
+                    continue;
+                }
                 ensure!(
                     group.name == WITNESS || group.name == GROUP,
                     "a group {} in state {}",
@@ -431,7 +435,7 @@ impl Survivors {
     }
 
     /// Everybody leaves; nothing of the child may be left but what the ring still keeps for late readers.
-    pub fn leave(mut self, is_swept: bool) -> Verdict {
+    pub fn leave(mut self, is_swept: bool, is_recovered: bool) -> Verdict {
         let own = self.publisher.as_ref().map(|publisher| format!("arena-{}.", publisher.producer()));
         drop(self.publisher.take());
         let home = self.dir.join(format!("shmbus-{}", rustix::process::geteuid().as_raw())).join(BUS);
@@ -441,9 +445,10 @@ impl Survivors {
             let name = entry.file_name().to_string_lossy().into_owned();
             let is_own = own.as_ref().is_some_and(|own| name.starts_with(own));
             ensure!(!name.starts_with("arena-") || is_own || !is_swept, "{name} is left");
-            ensure!(!name.starts_with('.'), "{name} is left");
+            ensure!(!name.starts_with('.') || !is_swept, "{name} is left");
         }
-        for part in ["leases", "topics"] {
+        // Temporary names of those who were never registered go when the role changes hands.
+        for part in ["leases", "topics"].into_iter().filter(|_| is_recovered) {
             for entry in std::fs::read_dir(home.join(part)).map_err(say("the bus's files"))?.flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 ensure!(!name.starts_with('.'), "{part}/{name} is left");

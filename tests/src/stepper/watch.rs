@@ -154,9 +154,11 @@ fn watch(path: PathBuf, inode: u64, len: usize) -> Option<Watched> {
         }
         map = made.cast_const().cast::<u8>();
     }
-    // SAFETY: as in `look`.
-    let seen =
-        if map.is_null() { Vec::new() } else { unsafe { core::slice::from_raw_parts(map, len) }.to_vec() };
+    let mut seen = Vec::new();
+    if !map.is_null() {
+        // SAFETY: as in `look`.
+        seen.extend_from_slice(unsafe { core::slice::from_raw_parts(map, len) });
+    }
     Some(Watched { path, inode, map, seen })
 }
 

@@ -143,7 +143,7 @@ impl Child {
     #[inline]
     pub fn acknowledge(&self, message: Received<'_, Bytes>) {
         self.told.acknowledge(&[message.sequence()]);
-        if message.ack() {
+        if message.ack().is_ok() {
             self.told.acknowledged(1);
         } else {
             self.told.failed();
