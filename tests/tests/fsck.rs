@@ -82,7 +82,7 @@ fn read(joined: Result<Subscriber<Bytes>, bus_shm::AttachError>, role: &mut Role
         }
         let message = subscriber.receive().expect("a message");
         if n % 11 > 0 {
-            message.ack();
+            let _ = message.ack();
         }
     }
 }
@@ -280,7 +280,7 @@ fn furnish(bus: &Bus) {
             if n < FINISHED {
                 publisher.publish(&[1; 50]).unwrap();
                 for reader in &mut readers {
-                    reader.receive().unwrap().ack();
+                    reader.receive().unwrap().ack().unwrap();
                 }
             } else {
                 publisher.publish(&vec![1; if n == 15 { 5_000 } else { 50 }]).unwrap();

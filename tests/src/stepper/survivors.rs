@@ -197,7 +197,7 @@ impl Survivors {
         }
         while let Some(message) = self.witness.try_receive().map_err(say("the witness"))? {
             self.ledger.note(&message, &self.scene)?;
-            message.ack();
+            let _ = message.ack();
         }
         Ok(())
     }
@@ -216,7 +216,7 @@ impl Survivors {
             }
             ensure!(!self.handed.contains_key(&sequence), "the member was handed {sequence} twice");
             self.handed.insert(sequence, marked);
-            ensure!(message.ack(), "the member's acknowledgement of {sequence} came to nothing");
+            ensure!(message.ack().is_ok(), "the member's acknowledgement of {sequence} came to nothing");
         }
         Ok(())
     }
@@ -333,7 +333,7 @@ impl Survivors {
         let (sequence, marked) = (message.sequence(), message.is_redelivered());
         ensure!(!self.handed.contains_key(&sequence), "the member was handed {sequence} twice");
         self.handed.insert(sequence, marked);
-        ensure!(message.ack(), "the member's acknowledgement of {sequence} came to nothing");
+        ensure!(message.ack().is_ok(), "the member's acknowledgement of {sequence} came to nothing");
         Ok(())
     }
 

@@ -116,7 +116,7 @@ impl Child {
         let mut witness = topic.group(WITNESS).join().expect("the witness's place");
         for _ in 0..count {
             self.publish_many(publisher, 1);
-            witness.receive().expect("a message").ack();
+            witness.receive().expect("a message").ack().expect("the witness is alone");
             self.told.witnessed(1);
         }
     }
