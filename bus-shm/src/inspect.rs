@@ -313,10 +313,11 @@ impl TopicView {
         let word = HolderWord::unpack(self.core.group_number(entry, in_entry::STATE));
         let bits = self.core.group_number(entry, in_entry::KIND);
         let shared = bits & kind::SHARED != 0;
+        let members = if shared { self.core.members(entry) } else { 0 };
         let name = match word.state {
             state::JOINING => "joining",
             state::ACTIVE => "active",
-            state::HELD if shared && self.core.group_number(entry, in_entry::MEMBERS) > 0 => "active",
+            state::HELD if shared && members > 0 => "active",
             state::HELD => "held",
             state::DETACHED => "detached",
             state::EVICTED => "evicted",
@@ -336,8 +337,7 @@ impl TopicView {
                 lag_ns: None,
             })
             .collect();
-        let members =
-            if shared { self.core.group_number(entry, in_entry::MEMBERS) } else { u64::from(has_holder) };
+        let members = if shared { members } else { u64::from(has_holder) };
         Some(GroupState {
             name: crate::group::display_name(&self.core, entry),
             state: name,

@@ -12,6 +12,7 @@ use bus_core::aside::AsideClaim;
 use bus_core::group;
 use bus_core::holder::{Holder, HolderWord, producer};
 use bus_core::layout::{PAGE_BYTES, arena, groups, ring};
+use bus_core::limits::PARTICIPANTS_MAX;
 use bus_core::owner::{self, Owners};
 use bus_core::seq::distance;
 use bus_core::sync::{AtomicU64, Ordering};
@@ -167,6 +168,16 @@ fn release_claims(topic: &TopicCore, entry: usize, mut is_dead: impl FnMut(u16) 
                 releases.fetch_add(1, Ordering::Release);
                 changed = true;
             }
+        }
+    }
+    for participant in 0..PARTICIPANTS_MAX as u16 {
+        let (word, shift) = bus_core::layout::owners::member(participant);
+        let Some(word) = region.look(bus_core::layout::owners::MEMBERS + word * 8) else { break };
+        let seen = word.load(Ordering::Relaxed);
+        if bus_core::layout::owners::member_count(seen, participant) != 0 && is_dead(participant) {
+            // Only if nobody has changed it since: the number may have been handed on.
+            let to = seen & !(0xffff << shift);
+            let _ = word.compare_exchange(seen, to, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
     let file = aside_of(topic, entry);

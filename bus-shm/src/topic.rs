@@ -294,9 +294,24 @@ impl TopicCore {
         get_name(&field).to_owned()
     }
 
+    /// Subscribers attached to a shared group.
+    pub(crate) fn members(&self, entry: usize) -> u64 {
+        let Ok(region) = self.map_owners(entry, Access::Read) else { return 0 };
+        let Some(words) = region.look_words(owners::MEMBERS, owners::MEMBER_WORDS) else { return 0 };
+        let count = |participant: u16| {
+            let word = words[owners::member(participant).0].load(Ordering::Relaxed);
+            owners::member_count(word, participant)
+        };
+        (0..limits::PARTICIPANTS_MAX as u16).map(count).sum()
+    }
+
     pub(crate) fn attach_owners(&self, entry: usize) -> Result<Region, RegionError> {
+        self.map_owners(entry, Access::Write)
+    }
+
+    fn map_owners(&self, entry: usize, access: Access) -> Result<Region, RegionError> {
         let path = self.dir.owners(entry);
-        let (region, preamble) = Region::attach(&path, owners::MAGIC, Access::Write, None)?;
+        let (region, preamble) = Region::attach(&path, owners::MAGIC, access, None)?;
         let need_bytes = owners::footprint_bytes(self.lanes(), self.config().capacity);
         if preamble.file_bytes < need_bytes || preamble.epoch != self.epoch() {
             let why = bus_core::layout::Mismatch::Truncated { len_bytes: preamble.file_bytes, need_bytes };

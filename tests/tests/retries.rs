@@ -1,6 +1,7 @@
 //! Messages that fail: retried later, dead letters, who owns them meanwhile.
 
 use bus_shm::dead_letters::{DeadLetterNotice, Full};
+use bus_shm::inspect::BusView;
 use bus_shm::{Batch, Lane, Publisher, ReceiveError, Start, Subscriber, Topic, Wait};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -397,6 +398,36 @@ fn a_batch_larger_than_the_ring_wakes_a_parked_reader_as_it_goes() {
     assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
 }
 
+/// Joins a shared group and stays until it is killed.
+#[test]
+fn a_shared_group_knows_how_many_members_live() {
+    const ENTRY: &str = "a_shared_group_knows_how_many_members_live";
+    if let Some(mut role) = role() {
+        let topic = role.open().topic::<Words>("t").unwrap();
+        let _both = [join(&topic, "many"), join(&topic, "many")];
+        role.parent.tell("joined");
+        role.parent.try_hear();
+        return;
+    }
+    let test = TestBus::new("members");
+    let bus = test.open("tester");
+    let topic = bus.topic::<Words>("t").unwrap();
+    let state = || {
+        let sample = BusView::open(&test.name, None).unwrap().topic("t").unwrap().sample();
+        (sample.groups[0].members, sample.groups[0].state)
+    };
+    let own = join(&topic, "many");
+    assert_eq!(state(), (1, "active"));
+    let mut agents: Vec<_> = (0..3).map(|_| Agent::spawn(ENTRY, "member", &test.name, "")).collect();
+    agents.iter_mut().for_each(|agent| agent.line.expect("joined"));
+    assert_eq!(state(), (7, "active"));
+    agents[0].kill();
+    eventually("the dead one's are gone", || state() == (5, "active"));
+    drop(own);
+    agents.into_iter().for_each(drop);
+    eventually("all are", || state() == (0, "held"));
+}
+
 const POISONED: &str = "a_message_that_kills_its_consumer_is_a_dead_letter_after_so_many_deaths";
 
 #[test]
@@ -444,6 +475,12 @@ fn a_message_that_kills_its_consumer_is_a_dead_letter_after_so_many_deaths() {
         let rest: Vec<_> = (6..10).map(|_| next(&mut subscriber)).collect();
         assert_eq!(rest, [(6, 1), (7, 1), (8, 1), (9, 1)], "{group}: it does not come a fourth time");
         assert_eq!(seen, ["0 1", "1 1", "2 1", "3 1", "4 1"], "{group}");
+        // The last death may be noticed only now.
+        let waiting = Instant::now();
+        while notices.lag_count(Lane::NORMAL) == 0 && notices.lag_count(Lane::CRITICAL) == 0 {
+            assert!(waiting.elapsed() < PATIENCE, "announced");
+            assert!(subscriber.receive_timeout(Duration::from_millis(1)).unwrap().is_none());
+        }
         let notice = notices.receive_timeout(PATIENCE).unwrap().expect("announced");
         let value: &<DeadLetterNotice as rkyv::Archive>::Archived = notice.value().unwrap();
         assert_eq!((value.sequence.to_native(), value.attempts), (5, 3), "{group}");

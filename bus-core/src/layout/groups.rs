@@ -116,8 +116,8 @@ pub mod in_entry {
     pub const KIND: usize = 16;
     /// CLOCK_REALTIME ns of the last join.
     pub const SINCE_NS: usize = 24;
-    /// Members of a shared group: count of those attached (statistics).
-    pub const MEMBERS: usize = 32;
+    /// Unused, 0. The file of owner words counts a shared group's members.
+    pub const RESERVED: usize = 32;
     /// Mark of a group that was let go: the sequence + 1 of lane 0's cursor then; see the lanes for the others.
     pub const ABANDONED: usize = 40;
     /// Messages handed out again (statistics).

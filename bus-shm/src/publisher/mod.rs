@@ -685,6 +685,10 @@ impl RawPublisher {
         // Whoever holds the lane and is dead, or has agreed to yield and has stood still for long enough, lets go.
         let changed = repair::release_dead_groups(&self.core, self.bus.participants())
             | self.evict_yielding(lane, gate, now.duration_since(full_since));
+        if now.duration_since(full_since) >= ROOM_PARK {
+            // A member of a shared group may have died with messages in hand, and no other may look round.
+            repair::release_dead_claims(&self.core, self.bus.participants());
+        }
         let left = deadline.saturating_sub(now.duration_since(begun));
         if changed {
             return Ok(());

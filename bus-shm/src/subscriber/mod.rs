@@ -147,7 +147,7 @@ struct RawSubscriber {
     fork: &'static ForkMark,
     bus: Arc<BusInner>,
     /// Own every `'static` reference above; dropped after them.
-    _owners: Option<Region>,
+    owners: Option<Region>,
     core: Arc<TopicCore>,
 }
 
@@ -232,10 +232,11 @@ impl RawSubscriber {
                         })
                     })
                     .collect::<Result<Vec<_>, _>>()?;
-                owners_region = Some(region);
-                if let Some(members) = core.group_word(joined.entry, groups::in_entry::MEMBERS) {
-                    members.fetch_add(1, Ordering::Relaxed);
+                let (word, shift) = owners::member(bus.me().participant);
+                if let Some(members) = region.look(owners::MEMBERS + word * 8) {
+                    members.fetch_add(1 << shift, Ordering::Relaxed);
                 }
+                owners_region = Some(region);
                 Membership::Shared(joined, owners)
             }
             Some(joined) if yields.is_some() && name.is_none() => Membership::Yielding(joined),
@@ -290,7 +291,7 @@ impl RawSubscriber {
             participant: bus.me().participant,
             fork: ForkMark::global(),
             bus,
-            _owners: owners_region,
+            owners: owners_region,
             core,
         })
     }
@@ -738,9 +739,11 @@ impl Drop for RawSubscriber {
         match &self.membership {
             Membership::Tap => {}
             Membership::One(joined) | Membership::Yielding(joined) => group::leave(&self.core, joined, false),
-            Membership::Shared(joined, _) => {
-                if let Some(members) = self.core.group_word(joined.entry, groups::in_entry::MEMBERS) {
-                    members.fetch_sub(1, Ordering::Relaxed);
+            Membership::Shared(..) => {
+                let (word, shift) = owners::member(self.participant);
+                let members = self.owners.as_ref().and_then(|region| region.look(owners::MEMBERS + word * 8));
+                if let Some(members) = members {
+                    members.fetch_sub(1 << shift, Ordering::Relaxed);
                 }
             }
         }
