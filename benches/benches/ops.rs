@@ -2,6 +2,7 @@
 //! What processes reach with each other is measured by `shmbus bench`.
 
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use bus_bench::content::fill;
 use bus_shm::{Bus, Publisher, Subscriber, Topic};
@@ -66,6 +67,46 @@ fn one_at_a_time(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Receiving and acknowledging alone, by the kind of group: what sharing costs where nobody contends.
+fn receive(criterion: &mut Criterion) {
+    let bus = bus();
+    let mut group = criterion.benchmark_group("receive, acknowledge");
+    for kind in ["one member", "shared, in place", "shared"] {
+        let topic = bus.topic::<Small>(&kind.replace([' ', ','], "-")).expect("a topic");
+        let builder = topic.group("g");
+        let builder = match kind {
+            "one member" => builder,
+            "shared, in place" => builder.shared().ack_wait(Duration::ZERO),
+            _ => builder.shared(),
+        };
+        let (mut publisher, mut subscriber) =
+            (topic.publisher().expect("a publisher"), builder.join().expect("a subscriber"));
+        let value = Small { words: [7; 8] };
+        group.bench_function(BenchmarkId::from_parameter(kind), |bencher| {
+            bencher.iter_custom(|count| {
+                let mut spent = Duration::ZERO;
+                let mut left = count;
+                while left > 0 {
+                    let run = left.min(512);
+                    for _ in 0..run {
+                        publisher.publish(&value).expect("room");
+                    }
+                    let begun = Instant::now();
+                    for _ in 0..run {
+                        let message = subscriber.receive().expect("a message");
+                        black_box(message.value().expect("a valid archive").words[0]);
+                        message.ack().expect("its own");
+                    }
+                    spent += begun.elapsed();
+                    left -= run;
+                }
+                spent
+            });
+        });
+    }
+    group.finish();
+}
+
 fn batches(criterion: &mut Criterion) {
     let bus = bus();
     let mut group = criterion.benchmark_group("batch");
@@ -77,7 +118,7 @@ fn batches(criterion: &mut Criterion) {
         bencher.iter(|| {
             publisher.publish_batch(lane, black_box(&values)).expect("room");
             let mut batch = subscriber
-                .receive_batch(BATCH as usize, BATCH as usize, std::time::Duration::from_secs(1))
+                .receive_batch(BATCH as usize, BATCH as usize, Duration::from_secs(1))
                 .expect("a batch");
             while let Some(message) = batch.next_message().expect("a message") {
                 black_box(message.value().expect("a valid archive").words[0]);
@@ -96,5 +137,5 @@ fn empty(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, one_at_a_time, batches, empty);
+criterion_group!(benches, one_at_a_time, receive, batches, empty);
 criterion_main!(benches);

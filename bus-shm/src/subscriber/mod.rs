@@ -518,12 +518,17 @@ impl RawSubscriber {
     #[inline]
     fn acknowledge_current(&mut self) -> bool {
         if !matches!(self.current.proof, Proof::Position) || self.fork.is_child() {
-            let delivery = self.current;
-            return self.acknowledge(&delivery);
+            return self.acknowledge_unusual();
         }
         self.lanes[self.current.lane].acknowledge(self.current.found.sequence);
         self.ring_space_bell();
         true
+    }
+
+    #[inline(never)]
+    fn acknowledge_unusual(&mut self) -> bool {
+        let delivery = self.current;
+        self.acknowledge(&delivery)
     }
 
     /// Shared: this message is done.

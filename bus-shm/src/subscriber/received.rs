@@ -182,10 +182,18 @@ fn read<'m, T: Message>(
 }
 
 impl<T> Drop for Received<'_, T> {
+    #[inline]
     fn drop(&mut self) {
-        if self.settled {
-            return;
+        if !self.settled {
+            self.give_back();
         }
+    }
+}
+
+impl<T> Received<'_, T> {
+    /// Dropped without a word.
+    #[inline(never)]
+    fn give_back(&mut self) {
         let delivery = *self.delivery();
         let raw = &mut self.subscriber.raw;
         if self.is_invalid.get() && !raw.bus.is_forked() {
