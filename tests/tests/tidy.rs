@@ -109,6 +109,13 @@ fn the_readme_names_the_limits_as_they_are() {
         ("payload types", TYPES_MAX as u32),
         ("groups of a topic", GROUPS_MAX),
         ("processes of a bus", PARTICIPANTS_MAX),
+        ("times a message is handed out", u32::from(ATTEMPTS_DEFAULT)),
+        ("times a message is handed out", u32::from(ATTEMPTS_MAX)),
+        ("a member of a shared group", ACK_WAIT_DEFAULT_MS / 1_000),
+        ("a message that failed waits", RETRY_FIRST_DEFAULT_MS),
+        ("a message that failed waits", RETRY_MAX_DEFAULT_MS / 1_000),
+        ("messages of a group that wait", ASIDE_ENTRIES_DEFAULT),
+        ("messages of a group that wait", ASIDE_ENTRIES_MAX),
         ("a lower lane waits", STARVATION_GUARD_DEFAULT),
         ("topic name", TOPIC_NAME_BYTES_MAX as u32),
     ] {
