@@ -76,9 +76,12 @@ pub(super) struct Late {
     /// When the entries were last counted.
     counted: Instant,
     announcer: Announcer,
+    /// When room for what is kept is looked for again.
+    stage_at_ns: u64,
     observer: Observer,
-    /// When it looks again.
+    /// When it looks again, and when the first claim that it has seen expires.
     observe_at_ns: u64,
+    expires_at_ns: Option<u64>,
 }
 
 /// How often an idle member counts the entries, for what a death has left wrong.
@@ -114,7 +117,9 @@ impl Late {
             counted: Instant::now(),
             announcer,
             observer: Observer::new(u64::from(ack_wait_ms) * 1_000_000),
+            stage_at_ns: 0,
             observe_at_ns: 0,
+            expires_at_ns: None,
         })
     }
 
@@ -166,13 +171,13 @@ impl Late {
 
     /// The next moment at which something is to be done.
     pub(super) fn next_ns(&self) -> Option<u64> {
-        let observe = Some(self.observe_at_ns).filter(|&at| at != 0);
-        [observe, self.next_message_ns()].into_iter().flatten().min()
+        let expires = self.expires_at_ns.map(|at_ns| at_ns.max(self.observe_at_ns));
+        [expires, self.next_message_ns()].into_iter().flatten().min()
     }
 
     fn next_message_ns(&self) -> Option<u64> {
         let paused = Some(self.paused_until_ns).filter(|&until| until != 0);
-        let kept = (!self.kept.is_empty()).then(|| monotonic_ns() + FULL_PAUSE.as_nanos() as u64);
+        let kept = (!self.kept.is_empty()).then_some(self.stage_at_ns);
         [due_ns(self.due), paused, kept].into_iter().flatten().min()
     }
 
@@ -326,6 +331,11 @@ impl RawSubscriber {
     /// Tries again to find room for what is kept.
     fn stage_kept(&mut self) -> Result<(), ReceiveError> {
         let Some(late) = &mut self.late else { return Ok(()) };
+        let now_ns = monotonic_ns();
+        if now_ns < late.stage_at_ns {
+            return Ok(());
+        }
+        late.stage_at_ns = now_ns + FULL_PAUSE.as_nanos() as u64;
         let mut waiting = std::mem::take(&mut late.kept).into_iter();
         while let Some(kept) = waiting.next() {
             let Some(late) = &mut self.late else { break };
@@ -641,8 +651,8 @@ impl RawSubscriber {
         }
         let soon_ns =
             (wait_ns / LOOKS_PER_ACK_WAIT).clamp(*OBSERVE_PERIOD_NS.start(), *OBSERVE_PERIOD_NS.end());
-        let first_ns = observer.end_pass();
-        late.observe_at_ns = (now_ns + soon_ns).min(first_ns.unwrap_or(u64::MAX).max(now_ns + 1));
+        late.observe_at_ns = now_ns + soon_ns;
+        late.expires_at_ns = observer.end_pass();
         late.observer = observer;
         if released {
             self.ring_both_bells();
