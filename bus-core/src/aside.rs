@@ -16,6 +16,8 @@
 //!    |                      |                    +--amend--> AMENDING --again--> WAITING, --dead--> DEAD
 //!    |                      |                                   +------repair------^
 //!    +----------purge-------+--take-- DEAD --announce--> ANNOUNCED
+//!    |                      |           |                    |
+//!    +--------replayed------+--take-- REPLAYING <--replay----+    put back, repair: DEAD
 //! ```
 //!
 //! **Commit.** A staged entry counts for nothing until its message leaves the ring: in a shared group when the owner word
@@ -243,7 +245,7 @@ pub struct Repaired {
     pub freed: usize,
     /// Entries that were committed and are valid now.
     pub finished: usize,
-    /// Entries in hand that wait again.
+    /// Entries in hand that wait again, or are dead letters again.
     pub released: usize,
     /// Entries that could not be judged: they name a lane that is not there.
     pub left: usize,
@@ -595,11 +597,14 @@ impl<'a, T: Table> Store<'a, T> {
             && self.change(claimed.index, claimed.word, claimed.word.with_state(state::FREE))
     }
 
-    /// The message is done, or the dead letter is to go; the caller clears away what it has behind the table, and then
+    /// The message is done, or the dead letter is to go, which nobody else publishes again; the caller clears away what it has behind the table, and then
     /// frees the entry ([`Store::free`]). Nothing may be cleared before: the claim may have been lost. For a dead
     /// letter `held` is what was seen.
     pub fn take(&self, held: Held, me: Holder) -> Option<Held> {
-        let may = held.word.state == state::CLAIMED || state::is_dead(held.word.state);
+        let may = match held.word.state {
+            state::REPLAYING => held.word.holder == me,
+            other => other == state::CLAIMED || state::is_dead(other),
+        };
         let to = AsideWord { state: state::FILLING, holder: me, ..held.word.next_tag() };
         if may { self.step_to_store(held, to) } else { None }
     }
@@ -664,13 +669,36 @@ impl<'a, T: Table> Store<'a, T> {
     /// A dead letter goes: somebody said so, or it has been published again. False: it has changed. Where a payload lies
     /// behind the table, [`Store::take`] and [`Store::free`] instead.
     pub fn purge(&self, index: usize, seen: AsideWord) -> bool {
-        state::is_dead(seen.state) && self.change(index, seen, seen.with_state(state::FREE))
+        state::is_dead_and_free(seen.state) && self.change(index, seen, seen.with_state(state::FREE))
+    }
+
+    /// Takes a dead letter in hand, to publish it again: of all who want to do that or to purge it, one comes to it. Its
+    /// contents stay as they are. `None`: it has changed.
+    pub fn replay(&self, seen: Held, me: Holder) -> Option<Held> {
+        if !state::is_dead_and_free(seen.word.state) {
+            return None;
+        }
+        self.step(seen, AsideWord { state: state::REPLAYING, holder: me, ..seen.word })
+    }
+
+    /// It was not published: a dead letter as before.
+    pub fn put_back(&self, replaying: Held, announced: bool) -> bool {
+        let to = if announced { state::ANNOUNCED } else { state::DEAD };
+        replaying.word.state == state::REPLAYING
+            && self.change(replaying.index, replaying.word, replaying.word.with_state(to))
+    }
+
+    /// It has been published: its entry is free. Where a payload lies behind the table, [`Store::take`] and
+    /// [`Store::free`] instead.
+    pub fn replayed(&self, replaying: Held) -> bool {
+        replaying.word.state == state::REPLAYING
+            && self.change(replaying.index, replaying.word, replaying.word.with_state(state::FREE))
     }
 
     /// Takes the oldest dead letter away to make room, counted; the caller clears and frees it. `None`: there is none.
     pub fn take_oldest_dead(&self, me: Holder) -> Option<Held> {
         loop {
-            let dead = self.entries_from(0).filter(|(_, word)| state::is_dead(word.state));
+            let dead = self.entries_from(0).filter(|(_, word)| state::is_dead_and_free(word.state));
             let last_ns = |index: usize| {
                 // Relaxed: follows an Acquire of the state; the swap below finds out if it belongs to another.
                 self.table.entry(index).map_or(u64::MAX, |words| words[word::LAST_NS].load(Ordering::Relaxed))
@@ -735,8 +763,10 @@ impl<'a, T: Table> Store<'a, T> {
         let mut repaired = Repaired::default();
         for (index, word) in self.entries_from(0) {
             let held = Held { index, word };
-            let held_by_one =
-                matches!(word.state, state::FILLING | state::STAGED | state::CLAIMED | state::AMENDING);
+            let held_by_one = matches!(
+                word.state,
+                state::FILLING | state::STAGED | state::CLAIMED | state::AMENDING | state::REPLAYING
+            );
             let Some(words) = self.table.entry(index).filter(|_| held_by_one && is_dead(word.holder)) else {
                 continue;
             };
@@ -748,6 +778,8 @@ impl<'a, T: Table> Store<'a, T> {
                     // Fails where another has finished it meanwhile.
                     Some(false) => repaired.freed += usize::from(self.free(held)),
                 },
+                // Whether it was published nobody can tell. It is there at least.
+                state::REPLAYING => repaired.released += usize::from(self.put_back(held, false)),
                 // Whoever claims it next sees whether its attempts are used up.
                 _ => repaired.released += usize::from(self.release(held)),
             }
@@ -769,7 +801,7 @@ impl<'a, T: Table> Store<'a, T> {
                         Some(census.due_ns.map_or(not_before_ns, |due: u64| due.min(not_before_ns)));
                 }
                 state::CLAIMED | state::AMENDING => census.claimed += 1,
-                state::DEAD | state::ANNOUNCED => {
+                state::DEAD | state::ANNOUNCED | state::REPLAYING => {
                     census.dead += 1;
                     census.unannounced += usize::from(word.state == state::DEAD);
                 }

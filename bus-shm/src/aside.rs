@@ -8,9 +8,9 @@ use crate::region::{Access, Region, reserve};
 use crate::repair::making_prefix;
 use crate::sys::file;
 use crate::topic::TopicCore;
-use bus_core::aside::{Contents, Counter, Held, Store, Table};
+use bus_core::aside::{AsideWord, Contents, Counter, Held, Store, Table};
 use bus_core::holder::Holder;
-use bus_core::layout::aside::{ENTRIES_FIRST, ENTRY_WORDS, Entry, MAGIC, Shape, at};
+use bus_core::layout::aside::{ENTRIES_FIRST, ENTRY_WORDS, Entry, MAGIC, Shape, at, state};
 use bus_core::layout::groups::in_lane;
 use bus_core::layout::{Mismatch, Preamble, get_name, put_name};
 use bus_core::sync::{AtomicU64, Ordering};
@@ -31,6 +31,9 @@ pub(crate) struct Note {
     pub(crate) handler: String,
     pub(crate) error: String,
 }
+
+/// Looks at a dead letter that keeps changing: it is announced, or taken in hand, and that is all that happens to one.
+const LETTER_READS: usize = 8;
 
 const SERVICE_AT: usize = core::mem::offset_of!(Entry, service) / 8;
 const HANDLER_AT: usize = core::mem::offset_of!(Entry, handler) / 8;
@@ -58,6 +61,20 @@ impl AsideFile {
             .map_err(mismatch)?;
         let (region, _) = Region::attach(&path, MAGIC, access, Some(shape.footprint_bytes(shape.bound)))?;
         Ok(Some(Self { region, shape }))
+    }
+
+    pub(crate) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Bytes that the file has.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.region.file_bytes()
+    }
+
+    /// Entries backed by memory, as the file says it, whether that can be or not.
+    pub(crate) fn claims_reserved(&self) -> u64 {
+        self.region.look(at::RESERVED).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
     /// Maps the store of a group entry for writing, making it with room for `bound` entries at most if there is none.
@@ -170,6 +187,25 @@ impl AsideFile {
         }
     }
 
+    /// A dead letter: its word, and contents and texts that belong to it. `None`: there is none, or it changes too fast.
+    pub(crate) fn read_letter(
+        &self,
+        store: Store<'_, Self>,
+        index: usize,
+    ) -> Option<(AsideWord, Contents, Note)> {
+        for _ in 0..LETTER_READS {
+            let (word, contents) = store.read(index)?;
+            if !state::is_dead(word.state) {
+                return None;
+            }
+            let note = self.read_note(index);
+            if store.is_mine(Held { index, word }) {
+                return Some((word, contents, note));
+            }
+        }
+        None
+    }
+
     fn write_payload(&self, index: usize, contents: &Contents, payload: &[u8]) -> bool {
         if !self.shape.is_inline(contents.stored_bytes()) {
             // No memory is an error here, where a store through a mapping would be a signal.
@@ -212,7 +248,7 @@ impl AsideFile {
     pub(crate) fn clear(&self, store: Store<'_, Self>, held: Held, me: Holder) -> bool {
         let Some((_, contents)) = store.read(held.index) else { return false };
         if self.shape.is_inline(contents.stored_bytes()) {
-            return store.acknowledge(held) || store.purge(held.index, held.word);
+            return store.acknowledge(held) || store.purge(held.index, held.word) || store.replayed(held);
         }
         let Some(taken) = store.take(held, me) else { return false };
         self.clear_payload(taken.index, &contents);

@@ -173,6 +173,10 @@ impl Bus {
         TopicBuilder::new(self.inner.clone(), name)
     }
 
+    pub(crate) fn inner(&self) -> &Arc<BusInner> {
+        &self.inner
+    }
+
     /// Name of the bus.
     pub fn name(&self) -> &str {
         self.inner.dir.name()

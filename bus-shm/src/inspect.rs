@@ -1,6 +1,7 @@
 //! Looking at a bus from outside: who takes part, what lies in the rings, who lags. Nothing here takes part, stores
 //! anything, or creates anything.
 
+use crate::aside::AsideFile;
 use crate::directory::{BusDir, visible_names};
 use crate::error::{BusError, TopicError};
 use crate::lease::{ParticipantInfo, Participants};
@@ -11,8 +12,10 @@ use crate::supervisor::role;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::socket;
 use crate::topic::{Role, TopicCore};
+use bus_core::aside::{Counter, Table};
 use bus_core::holder::{HolderWord, producer};
 use bus_core::lane::Lane;
+use bus_core::layout::aside::state as aside;
 use bus_core::layout::groups::{in_entry, in_lane, kind, state};
 use bus_core::layout::superblock::{self, FLAG_MEMBARRIER, FLAG_TEMPORARY, RoleWord, at};
 use bus_core::layout::wake::breaker;
@@ -40,6 +43,8 @@ pub struct TopicView {
     core: Arc<TopicCore>,
     readers: Vec<LaneReader>,
     participants: Participants,
+    /// Stores of groups that have one, by the group's entry.
+    asides: Vec<Option<AsideFile>>,
 }
 
 impl std::fmt::Debug for TopicView {
@@ -110,6 +115,10 @@ pub struct GroupLane {
     pub lag_bytes: u64,
     /// Age of the oldest of them in nanoseconds; `None` without a lag, or on topics without stamps.
     pub lag_ns: Option<u64>,
+    /// Messages that failed and wait for another attempt, or are at it. They are no lag.
+    pub waiting_count: u64,
+    /// Dead letters.
+    pub dead_count: u64,
 }
 
 /// A group at one moment.
@@ -133,6 +142,14 @@ pub struct GroupState {
     pub redelivered_count: u64,
     /// Messages of other types that were passed over.
     pub skipped_count: u64,
+    /// Messages that failed and wait for another attempt, or are at it.
+    pub waiting_count: u64,
+    /// Dead letters.
+    pub dead_count: u64,
+    /// How often a message that failed found the group's store full.
+    pub full_count: u64,
+    /// Dead letters that made room for others.
+    pub dropped_count: u64,
 }
 
 /// A topic at one moment.
@@ -185,6 +202,10 @@ impl BusView {
     /// Its name.
     pub fn name(&self) -> &str {
         self.dir.name()
+    }
+
+    pub(crate) fn dir(&self) -> &BusDir {
+        &self.dir
     }
 
     /// Its directory.
@@ -256,7 +277,7 @@ impl BusView {
         let core = Arc::new(TopicCore::attach(&self.dir, name, Role::Observer)?);
         let readers =
             (0..core.lanes()).map(|lane| LaneReader::attach(core.clone(), lane)).collect::<Result<_, _>>()?;
-        Ok(TopicView { core, readers, participants: self.participants.clone() })
+        Ok(TopicView { core, readers, participants: self.participants.clone(), asides: Vec::new() })
     }
 }
 
@@ -289,6 +310,7 @@ impl TopicView {
     /// between, and never negative.
     pub fn sample(&mut self) -> TopicState {
         let at_ns = monotonic_ns();
+        self.attach_asides();
         let mut groups: Vec<GroupState> =
             (0..self.core.groups_used()).filter_map(|entry| self.group(entry)).collect();
         let lanes: Vec<LaneState> = (0..self.core.lanes()).map(|lane| self.lane(lane, &groups)).collect();
@@ -307,6 +329,38 @@ impl TopicView {
             producers: self.producers(),
             breaker: self.breaker(),
         }
+    }
+
+    /// Stores are made when they are first needed, and stay as long as the topic.
+    fn attach_asides(&mut self) {
+        self.asides.resize_with(self.core.groups_used().max(self.asides.len()), || None);
+        for (entry, file) in self.asides.iter_mut().enumerate().filter(|(_, file)| file.is_none()) {
+            // What cannot be read is the checker's to report.
+            let epoch = self.core.epoch();
+            *file = AsideFile::attach(self.core.dir(), entry, epoch, Access::Read).ok().flatten();
+        }
+    }
+
+    /// Counts what is in the store of a group, lane by lane. Not its counters: those may be off by what died.
+    fn count_aside(&self, entry: usize, group: &mut GroupState) {
+        let Some(file) = self.asides.get(entry).and_then(Option::as_ref) else { return };
+        let Some(store) = file.store(&self.core, entry) else { return };
+        for index in 0..store.len() {
+            if store.look(index).is_none_or(|word| !aside::is_valid(word.state)) {
+                continue;
+            }
+            let Some((word, contents)) = store.read(index).filter(|(word, _)| aside::is_valid(word.state))
+            else {
+                continue;
+            };
+            let is_dead = aside::is_dead(word.state);
+            *(if is_dead { &mut group.dead_count } else { &mut group.waiting_count }) += 1;
+            if let Some(lane) = group.lanes.get_mut(usize::from(contents.lane)) {
+                *(if is_dead { &mut lane.dead_count } else { &mut lane.waiting_count }) += 1;
+            }
+        }
+        let counter = |which| file.counter(which).load(Ordering::Relaxed);
+        (group.full_count, group.dropped_count) = (counter(Counter::Full), counter(Counter::Dropped));
     }
 
     fn group(&self, entry: usize) -> Option<GroupState> {
@@ -335,10 +389,12 @@ impl TopicView {
                 lag_count: 0,
                 lag_bytes: 0,
                 lag_ns: None,
+                waiting_count: 0,
+                dead_count: 0,
             })
             .collect();
         let members = if shared { members } else { u64::from(has_holder) };
-        Some(GroupState {
+        let mut group = GroupState {
             name: crate::group::display_name(&self.core, entry),
             state: name,
             shared,
@@ -348,7 +404,13 @@ impl TopicView {
             lanes,
             redelivered_count: self.core.group_number(entry, in_entry::REDELIVERED),
             skipped_count: self.core.group_number(entry, in_entry::SKIPPED),
-        })
+            waiting_count: 0,
+            dead_count: 0,
+            full_count: 0,
+            dropped_count: 0,
+        };
+        self.count_aside(entry, &mut group);
+        Some(group)
     }
 
     fn lane(&self, lane: usize, groups: &[GroupState]) -> LaneState {

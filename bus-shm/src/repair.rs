@@ -43,6 +43,7 @@ fn sweep_topic(topic: &TopicCore, dead: Holder, is_its: &dyn Fn() -> bool) {
     for entry in 0..topic.groups_used() {
         release_group(topic, entry, dead);
         release_claims(topic, entry, |member| member == dead.participant && is_its());
+        release_letters(topic, entry, dead);
     }
     for producer in 0..topic.config().producers as usize {
         retire_producer(topic, producer, dead);
@@ -103,6 +104,20 @@ fn settle_one_member(topic: &TopicCore, entry: usize, dead: Holder) {
     let Some(store) = file.store(topic, entry) else { return };
     store.settle_one_member(|holder| holder == dead, |lane| low_water(topic, entry, lane));
     store.census();
+}
+
+/// Entries of a group of one that `dead` had in hand without being its member: whoever purges or replays dead letters. What it
+/// had staged as a member is not touched; that has been settled with the group's entry.
+fn release_letters(topic: &TopicCore, entry: usize, dead: Holder) {
+    if topic.group_number(entry, groups::in_entry::KIND) & groups::kind::SHARED != 0 {
+        // Settled with its claims, whoever has them.
+        return;
+    }
+    let Some(file) = aside_of(topic, entry) else { return };
+    let Some(store) = file.store(topic, entry) else { return };
+    if store.settle_one_member(|holder| holder == dead, |_| None).any() {
+        store.census();
+    }
 }
 
 /// A group's cursor in a lane that an entry names.

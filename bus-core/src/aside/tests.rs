@@ -153,6 +153,29 @@ fn a_message_that_is_worn_out_becomes_a_dead_letter_without_another_attempt() {
 }
 
 #[test]
+fn one_of_many_publishes_a_dead_letter_again_and_a_death_leaves_it_there() {
+    let (memory, due) = (Memory::new(4), AtomicU64::new(0));
+    let store = Store::attach(&memory, &due);
+    assert!(store.finish(staged(&store, ME, contents(7, true, 0))));
+    let seen = Held { index: 0, word: store.look(0).unwrap() };
+    let held = store.replay(seen, ME).unwrap();
+    assert_eq!((store.replay(seen, OTHER), store.replay(held, OTHER)), (None, None), "one only");
+    assert!(!store.purge(0, seen.word) && !store.purge(0, held.word));
+    assert!(store.take(seen, OTHER).is_none() && store.take(held, OTHER).is_none());
+    assert!(store.take_oldest_dead(OTHER).is_none() && !store.announce(0, held.word));
+    assert_eq!((memory.count(Counter::Dead), store.census().dead, store.census().unannounced), (1, 1, 0));
+    assert_eq!(store.settle_one_member(|holder| holder == ME, |_| None).released, 1);
+    assert_eq!(store.look(0).unwrap().state, state::DEAD);
+    assert!(!store.replayed(held) && store.take(held, ME).is_none(), "thought dead");
+    let held = store.replay(Held { index: 0, word: store.look(0).unwrap() }, OTHER).unwrap();
+    assert!(store.put_back(held, true) && !store.put_back(held, true));
+    let held = store.replay(Held { index: 0, word: store.look(0).unwrap() }, OTHER).unwrap();
+    assert_eq!(store.read(0).unwrap().1.sequence, 7);
+    assert!(store.replayed(held) && !store.replayed(held));
+    assert_eq!((memory.count(Counter::Dead), memory.count(Counter::Waiting)), (0, 0));
+}
+
+#[test]
 fn a_claim_that_was_taken_back_changes_nothing() {
     let (memory, due) = (Memory::new(4), AtomicU64::new(0));
     let store = Store::attach(&memory, &due);

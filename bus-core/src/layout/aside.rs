@@ -59,15 +59,23 @@ pub mod state {
     pub const AMENDING: u8 = 6;
     /// A dead letter of which the announcement has been published.
     pub const ANNOUNCED: u8 = 7;
+    /// A dead letter that its holder publishes again: nobody else does meanwhile, or takes it away. A dead letter as before
+    /// if that one dies.
+    pub const REPLAYING: u8 = 8;
 
     /// Does an entry in this state keep a message, whatever has become of the owner word or the cursor?
     pub const fn is_valid(state: u8) -> bool {
-        matches!(state, WAITING | CLAIMED | DEAD | AMENDING | ANNOUNCED)
+        matches!(state, WAITING | CLAIMED | DEAD | AMENDING | ANNOUNCED | REPLAYING)
     }
 
-    /// Is it a dead letter?
-    pub const fn is_dead(state: u8) -> bool {
+    /// Is it a dead letter that nobody is publishing again?
+    pub const fn is_dead_and_free(state: u8) -> bool {
         matches!(state, DEAD | ANNOUNCED)
+    }
+
+    /// Is it a dead letter, in whoever's hands?
+    pub const fn is_dead(state: u8) -> bool {
+        matches!(state, DEAD | ANNOUNCED | REPLAYING)
     }
 }
 

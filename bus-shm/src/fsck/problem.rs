@@ -90,9 +90,10 @@ invariants! {
     OwnerWalk "owner.walk" Repairs "While nobody moves, the cursor of a shared group stands at a message that is not finished.";
     OwnerParked "owner.parked" Anew "A parked message lies in the group's aside store, or has been settled since.";
     AsideState "aside.state" Anew "An entry of an aside store is in a state that exists.";
-    AsideMessage "aside.message" Anew "A message in an aside store names a lane of the topic and a published sequence, and is not too long.";
+    AsideTable "aside.table" Anew "An aside store has the measures of its topic's messages, and no more entries than are allowed and backed by memory.";
+    AsideMessage "aside.message" Anew "A message in an aside store names a lane and a type of the topic and a published sequence, and is not too long.";
     AsideTwins "aside.twins" Anew "A message has at most one entry in an aside store that counts.";
-    AsideHolder "aside.holder" Repairs "An entry of an aside store that a member has in hand is held by a process that is registered.";
+    AsideHolder "aside.holder" Repairs "An entry of an aside store that somebody has in hand is held by a process that is registered.";
     ParticipantState "participant.state" Anew "A participant entry is in a state that exists.";
     ParticipantNumber "participant.number" Anew "A participant entry in use names its own number and incarnation.";
     ParticipantTable "participant.table" Anew "The participant table has no more entries than are allowed and backed by memory.";

@@ -100,7 +100,7 @@ impl RawPublisher {
     ) {
         cell.draft.address(sequence);
         let (reference, filled) = (u64::from(cell.draft.cell), Header::load(cell.draft.header));
-        let header = Header { flags: flags::ARENA, reference, ..filled };
+        let header = Header { flags: filled.flags | flags::ARENA, reference, ..filled };
         header.store(ring.begin(sequence));
         let lane = &mut self.lanes[lane];
         ring.commit(sequence, lane.hint);

@@ -289,6 +289,27 @@ impl Publisher<Bytes> {
     }
 }
 
+/// Publishes messages that come as bytes, with the number of their type and flags of their header: dead letters.
+pub(crate) struct Republisher(RawPublisher);
+
+impl Republisher {
+    pub(crate) fn attach(topic: &Topic<Bytes>) -> Result<Self, AttachError> {
+        RawPublisher::attach(topic).map(Self)
+    }
+
+    pub(crate) fn publish(
+        &mut self,
+        lane: Lane,
+        (kind, flags): (u8, u8),
+        payload: &[u8],
+    ) -> Result<u64, PublishError> {
+        let Self(raw) = self;
+        (raw.header.kind, raw.header.flags) = (kind, flags);
+        let deadline = raw.deadline;
+        raw.publish(lane.index(), &payload, deadline, true)
+    }
+}
+
 impl RawPublisher {
     fn attach<T: Speak>(topic: &Topic<T>) -> Result<Self, AttachError> {
         let bus = topic.bus.clone();
