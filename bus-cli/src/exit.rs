@@ -1,5 +1,6 @@
 //! How a command ends: the message for the user and the exit code for the script.
 
+use bus_shm::dead_letters::{ReplayError, ReplayRefused};
 use bus_shm::{AttachError, BusError, PublishError, ReceiveError, RegionError, TopicError};
 use rustix::io::Errno;
 use std::fmt::Display;
@@ -136,6 +137,15 @@ fn code_of_receive(error: &ReceiveError) -> Code {
     }
 }
 
+fn code_of_replay(error: &ReplayError) -> Code {
+    match &*error.source {
+        ReplayRefused::Type { .. } => Code::Refused,
+        ReplayRefused::Attach(error) => code_of_attach(error),
+        ReplayRefused::Publish(error) => code_of_publish(error),
+        _ => Code::Error,
+    }
+}
+
 macro_rules! failure_from {
     ($($error:ty => $code:path),* $(,)?) => {$(
         impl From<$error> for Failure {
@@ -152,6 +162,7 @@ failure_from! {
     AttachError => code_of_attach,
     PublishError => code_of_publish,
     ReceiveError => code_of_receive,
+    ReplayError => code_of_replay,
 }
 
 #[cfg(test)]

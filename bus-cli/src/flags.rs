@@ -48,6 +48,8 @@ pub(crate) enum Command {
     /// Print the messages of one or more topics as they come
     #[command(visible_aliases = ["subscribe", "echo"])]
     Sub(cmd::subscribe::Args),
+    /// Dead letters: look at them, publish them again, remove them
+    Dlq(cmd::dlq::Args),
     /// Show how far each group is behind
     Lag(cmd::lag::Args),
     /// Watch rates, lag and fill of every topic, lane and group

@@ -54,6 +54,8 @@ pub(crate) fn group_lane(position: &GroupLane, lanes: usize) -> Value {
         "lag_count": position.lag_count,
         "lag_bytes": position.lag_bytes,
         "lag_ns": position.lag_ns,
+        "waiting_count": position.waiting_count,
+        "dead_count": position.dead_count,
     })
 }
 
@@ -72,6 +74,10 @@ pub(crate) fn group(group: &GroupState, lanes: Vec<Value>) -> Value {
         "lag_ns": lag_ns,
         "redelivered_count": group.redelivered_count,
         "skipped_count": group.skipped_count,
+        "waiting_count": group.waiting_count,
+        "dead_count": group.dead_count,
+        "full_count": group.full_count,
+        "dropped_count": group.dropped_count,
         "lanes": lanes,
     })
 }

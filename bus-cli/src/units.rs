@@ -95,6 +95,20 @@ pub(crate) fn ago(realtime_ns: u64) -> String {
     duration(now.saturating_sub(Duration::from_nanos(realtime_ns)))
 }
 
+/// A CLOCK_MONOTONIC time as CLOCK_REALTIME, both in nanoseconds.
+pub(crate) fn realtime_of(monotonic_ns: u64) -> u64 {
+    let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let now_ns = monotonic.tv_sec as u64 * 1_000_000_000 + monotonic.tv_nsec as u64;
+    let real_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
+    real_ns.wrapping_sub(now_ns).wrapping_add(monotonic_ns)
+}
+
+/// Two columns, names and values.
+pub(crate) fn facts(list: &[(&str, String)]) -> String {
+    let width = list.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    list.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+}
+
 /// CLOCK_REALTIME nanoseconds as RFC 3339 in UTC.
 pub(crate) fn rfc3339(realtime_ns: u64) -> String {
     let (seconds, fraction) = (realtime_ns / 1_000_000_000, realtime_ns % 1_000_000_000);
@@ -198,6 +212,14 @@ mod tests {
         assert_eq!([text(350_000), text(12_000_000), text(1_540_000_000)], ["350 us", "12 ms", "1.5 s"]);
         assert_eq!([text(200_000_000_000), text(7_500_000_000_000)], ["3 min 20 s", "2 h 5 min"]);
         assert_eq!(seconds(f64::INFINITY), "for ever");
+    }
+
+    #[test]
+    fn times_of_the_other_clock_are_near_now() {
+        let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let at = realtime_of(monotonic.tv_sec as u64 * 1_000_000_000);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+        assert!(now.abs_diff(at) < 2_000_000_000);
     }
 
     #[test]

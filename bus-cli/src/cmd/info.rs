@@ -5,7 +5,7 @@ use crate::output;
 use crate::place::Place;
 use crate::report;
 use crate::table::columns;
-use crate::units;
+use crate::units::{self, facts};
 use crate::watch::{Sample, Watch, is_present, members_text, total_lag};
 use bus_shm::ParticipantInfo;
 use bus_shm::inspect::{BusView, ProcessInfo};
@@ -30,12 +30,6 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
         _ if args.json => output::print_json(&bus_json(&watch.bus, &samples)),
         _ => output::print(&bus_text(&watch.bus, &samples)),
     }
-}
-
-/// Two columns, names and values.
-fn facts(list: &[(&str, String)]) -> String {
-    let width = list.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    list.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
 }
 
 fn topic_text(sample: &Sample) -> String {
@@ -73,7 +67,17 @@ fn topic_text(sample: &Sample) -> String {
         ]);
     }
     text += &format!("\n{}", lanes.render());
-    let mut groups = columns(&["GROUP", "STATE", "READ BY", ">LAG", ">BYTES", ">OLDEST", ">REDELIVERED"]);
+    let mut groups = columns(&[
+        "GROUP",
+        "STATE",
+        "READ BY",
+        ">LAG",
+        ">BYTES",
+        ">OLDEST",
+        ">REDELIVERED",
+        ">RETRIES",
+        ">DEAD",
+    ]);
     for group in state.groups.iter().filter(|group| is_present(group)) {
         let (count, bytes, age_ns) = total_lag(group);
         groups.row([
@@ -84,12 +88,28 @@ fn topic_text(sample: &Sample) -> String {
             units::bytes(bytes),
             age_ns.map_or_else(|| "-".into(), units::nanoseconds),
             units::count(group.redelivered_count),
+            units::count(group.waiting_count),
+            units::count(group.dead_count),
         ]);
     }
     if groups.is_empty() {
         text += "\nno groups: nobody holds messages back, the last of each lane stay readable\n";
     } else {
         text += &format!("\n{}", groups.render());
+    }
+    for group in state.groups.iter().filter(|group| is_present(group)) {
+        if group.full_count > 0 {
+            text += &format!(
+                "\ngroup {}: its store for retries and dead letters was full for {}; `shmbus dlq purge {}` makes room\n",
+                group.name,
+                units::counted(group.full_count, "message"),
+                state.name
+            );
+        }
+        if group.dropped_count > 0 {
+            let dropped = units::counted(group.dropped_count, "dead letter");
+            text += &format!("\ngroup {}: {dropped} made room for others\n", group.name);
+        }
     }
     text
 }

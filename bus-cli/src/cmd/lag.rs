@@ -64,8 +64,15 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
 }
 
 fn table(groups: &[(&Sample, &GroupState)]) -> String {
-    let mut table =
-        columns(&["TOPIC", "GROUP", "LANE", ">LAG", ">BYTES", ">OLDEST", ">FINISHED", "STATE", "READ BY"]);
+    // Columns that say nothing are left out.
+    let any = |count: fn(&GroupState) -> u64| groups.iter().any(|(_, group)| count(group) > 0);
+    let has_waiting = any(|group| group.waiting_count);
+    let has_dead = any(|group| group.dead_count);
+    let mut headings = vec!["TOPIC", "GROUP", "LANE", ">LAG", ">BYTES", ">OLDEST", ">FINISHED"];
+    headings.extend(has_waiting.then_some(">RETRIES"));
+    headings.extend(has_dead.then_some(">DEAD"));
+    headings.extend(["STATE", "READ BY"]);
+    let mut table = columns(&headings);
     for (sample, group) in groups {
         let lanes = sample.state.lanes.len();
         // Lanes that were never used say nothing, unless none has been used.
@@ -75,7 +82,7 @@ fn table(groups: &[(&Sample, &GroupState)]) -> String {
             used(position.lane.index()) || unused && position.lane.index() == lanes.min(3) - 1
         });
         for position in shown {
-            table.row([
+            let mut cells = vec![
                 sample.state.name.clone(),
                 group.name.clone(),
                 position.lane.name(lanes).to_owned(),
@@ -83,9 +90,11 @@ fn table(groups: &[(&Sample, &GroupState)]) -> String {
                 units::bytes(position.lag_bytes),
                 position.lag_ns.map_or_else(|| "-".into(), units::nanoseconds),
                 units::count(position.low_water),
-                group.state.to_owned(),
-                members_text(group),
-            ]);
+            ];
+            cells.extend(has_waiting.then(|| units::count(position.waiting_count)));
+            cells.extend(has_dead.then(|| units::count(position.dead_count)));
+            cells.extend([group.state.to_owned(), members_text(group)]);
+            table.row(cells);
         }
     }
     table.render()

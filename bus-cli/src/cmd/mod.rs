@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod create;
 pub(crate) mod demo;
+pub(crate) mod dlq;
 pub(crate) mod down;
 pub(crate) mod fsck;
 pub(crate) mod gc;

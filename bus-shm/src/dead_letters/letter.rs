@@ -13,6 +13,7 @@ use bus_core::aside::{AsideWord, Contents, Held};
 use bus_core::header::TYPE_BYTES;
 use bus_core::lane::Lane;
 use bus_core::layout::aside::state;
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -185,6 +186,7 @@ pub(super) fn find(
         }
         None => dir.topic_names(),
     };
+    let ids: HashSet<LetterId> = filter.ids.iter().copied().collect();
     let error_text = filter.error.as_ref().map(|text| text.to_lowercase());
     let mut all = Vec::new();
     for name in names {
@@ -209,7 +211,7 @@ pub(super) fn find(
                 .filter_map(|index| {
                     let (word, contents, note) = file.read_letter(store, index)?;
                     let id = id(&core, entry, index, word);
-                    let is_wanted = (filter.ids.is_empty() || filter.ids.contains(&id))
+                    let is_wanted = (ids.is_empty() || ids.contains(&id))
                         && error_text.as_ref().is_none_or(|text| note.error.to_lowercase().contains(text));
                     is_wanted.then_some(Letter { held: Held { index, word }, contents, note })
                 })

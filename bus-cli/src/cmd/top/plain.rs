@@ -41,6 +41,10 @@ impl Cells {
             none if none < 0.05 => String::new(),
             some => format!(" ({}/s refused)", units::rate(some)),
         };
+        let dead = match group.map_or(0, |group| group.position.dead_count) {
+            0 => String::new(),
+            count => format!(", {} dead", units::count(count)),
+        };
         Self {
             topic: row.topic.clone(),
             lane: row.lane.to_owned(),
@@ -54,7 +58,7 @@ impl Cells {
             publishers: row.publishers.to_string(),
             readers: of_group(&|group| group.state.members.to_string()),
             read_by: of_group(&|group| members_text(&group.state)),
-            verdict: verdict + &refused,
+            verdict: verdict + &dead + &refused,
         }
     }
 }

@@ -306,7 +306,9 @@ fn aligned(text: String, column: &Column) -> Line<'static> {
 
 /// Green can go on like this, red cannot.
 fn color(group: Option<&GroupRow>) -> Style {
+    let has_dead = group.is_some_and(|group| group.position.dead_count > 0);
     match group.map(|group| group.verdict) {
+        Some(Verdict::Idle | Verdict::KeepsUp) if has_dead => Style::new().fg(Color::Yellow),
         None | Some(Verdict::Idle) => Style::new().dim(),
         Some(Verdict::KeepsUp) => Style::new().fg(Color::Green),
         Some(Verdict::Steady | Verdict::Drains(_) | Verdict::NoReader(_)) => Style::new().fg(Color::Yellow),
