@@ -1,15 +1,17 @@
 //! The checker of buses: silent about every bus that only the bus's own code has written to, whatever is going on in it, and
 //! about each rule it has, loud when that one is broken.
 
+use bus_core::aside::AsideWord;
 use bus_core::header::WRITING;
 use bus_core::holder::{Holder, HolderWord, participant, producer};
 use bus_core::layout::groups::{in_entry, in_lane, state as group_state};
 use bus_core::layout::{Preamble, arena, aside, groups, owners, ring, superblock, wake};
 use bus_core::name::key;
 use bus_core::owner::{OwnerWord, ParkedEntry, state as owner_state};
+use bus_shm::dead_letters::{self, Filter, Full};
 use bus_shm::directory::BusDir;
 use bus_shm::fsck::{self, Invariant};
-use bus_shm::{Bus, Bytes, Lane, Start, Subscriber, Topic};
+use bus_shm::{Bus, Bytes, Lane, Start, Subscriber, SubscriberBuilder, Topic};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -37,15 +39,38 @@ fn agent() {
     let topic = bus.topic::<Bytes>(name).expect("the topic");
     match what {
         "publish" => publish(&topic, &mut role),
-        "one" => read(topic.group("g").join(), &mut role),
-        "shared" => read(topic.group("s").shared().join(), &mut role),
-        "own" => read(topic.subscribe(), &mut role),
+        "one" => read(fails(topic.group("g")).join(), &mut role),
+        "shared" => {
+            let builder = topic.group("s").shared().ack_wait(Duration::from_millis(100));
+            read(fails(builder).join(), &mut role);
+        }
+        "own" => read(fails(topic.subscriber()).join(), &mut role),
+        "letters" => handle_letters(&bus, &topic, &mut role),
         "yields" => {
             let builder = topic.subscriber().from(Start::Oldest);
             read(builder.yield_after(Duration::from_millis(5)).join(), &mut role);
         }
         "tap" => read(topic.tap(), &mut role),
         other => panic!("no part {other:?}"),
+    }
+}
+
+/// A subscriber that puts messages aside, in a small store with short delays.
+fn fails(builder: SubscriberBuilder<Bytes>) -> SubscriberBuilder<Bytes> {
+    let (first, max) = (Duration::from_millis(1), Duration::from_millis(20));
+    builder.attempts(3).retry_delays(first, max).aside_entries(48).dead_letters_full(Full::DropOldest)
+}
+
+/// Replays and purges dead letters until it is killed.
+fn handle_letters(bus: &Bus, topic: &Topic<Bytes>, role: &mut Role) {
+    role.parent.tell("ready");
+    let all = Filter::topic(topic.name());
+    for n in 0_u64.. {
+        // Where there is one place for a publisher it is taken.
+        if n % 3 > 0 || dead_letters::replay(bus, &all, None).is_err() {
+            let some = Filter { error: Some("even".into()), ..all.clone() };
+            dead_letters::purge(bus, &some).expect("a topic");
+        }
     }
 }
 
@@ -64,7 +89,7 @@ fn publish(topic: &Topic<Bytes>, role: &mut Role) {
     }
 }
 
-/// Reads until it is killed; gives some messages back, and takes some as a batch.
+/// Reads until it is killed; gives some messages back, retries and rejects some, and takes some as a batch.
 fn read(joined: Result<Subscriber<Bytes>, bus_shm::AttachError>, role: &mut Role) {
     let Ok(mut subscriber) = joined else {
         role.parent.tell("busy");
@@ -74,16 +99,27 @@ fn read(joined: Result<Subscriber<Bytes>, bus_shm::AttachError>, role: &mut Role
     for n in 0_u64.. {
         if n % 5 == 0 {
             let mut batch = subscriber.receive_batch(1, 8, Duration::from_secs(1)).expect("a batch");
-            while batch.next_message().expect("a message").is_some() {}
+            let mut item_number = 0;
+            while let Some(item) = batch.next_message().expect("a message") {
+                item_number += 1;
+                if item_number == 3 && n % 4 == 0 {
+                    // A full store leaves it in the batch.
+                    let _ = item.retry("of a batch");
+                }
+            }
             if n % 3 > 0 {
                 batch.ack();
             }
             continue;
         }
         let message = subscriber.receive().expect("a message");
-        if n % 11 > 0 {
-            let _ = message.ack();
-        }
+        // Another may have the message by now, whatever is said of it.
+        let _ = match n % 11 {
+            0 => continue,
+            1 | 2 => message.retry("odd").is_ok(),
+            3 => message.reject(if n % 2 == 0 { "even" } else { "odd" }).is_ok(),
+            _ => message.ack().is_ok(),
+        };
     }
 }
 
@@ -133,6 +169,8 @@ fn a_bus_in_full_use_is_clean_at_every_moment_and_after_everybody_was_killed() {
         ("tap", "one", 1),
         ("publish", "many", 2),
         ("publish", "one", 1),
+        ("letters", "many", 2),
+        ("letters", "one", 1),
     ] {
         agents.extend((0..count).map(|_| start(&test, what, topic)));
     }
@@ -145,6 +183,10 @@ fn a_bus_in_full_use_is_clean_at_every_moment_and_after_everybody_was_killed() {
     }
     assert!(checks > 10, "only {checks} checks");
     for topic in ["many", "one"] {
+        for group in 0..2 {
+            let store = test.path().join(format!("topics/{topic}/aside-{group}"));
+            assert!(store.exists(), "nothing has been put aside in group {group} of {topic}");
+        }
         let state = bus_shm::inspect::BusView::open(&test.name, None).unwrap().topic(topic).unwrap().sample();
         assert!(state.lanes.iter().all(|lane| lane.end > 64), "too little traffic: {:?}", state.lanes);
     }
@@ -167,7 +209,7 @@ fn coming_and_going_and_being_killed_leaves_nothing_that_is_not_as_it_must_be() 
                 checks.fetch_add(1, Ordering::Relaxed);
             }
         });
-        let parts = ["publish", "one", "shared", "yields", "own", "tap", "shared", "publish"];
+        let parts = ["publish", "one", "shared", "yields", "letters", "own", "tap", "shared", "publish"];
         let mut agents: Vec<Agent> = Vec::new();
         let begun = Instant::now();
         for turn in 0_usize.. {
@@ -391,10 +433,24 @@ fn participant_at(number: usize) -> usize {
     superblock::at::PARTICIPANTS + number * superblock::PARTICIPANT_BYTES
 }
 
+/// The word of an entry of an aside store.
+fn aside_word(state: u8, tag: u32) -> u64 {
+    AsideWord { state, holder: NOBODY, attempts: 1, tag }.pack()
+}
+
+/// Entries of the store that is made here.
+const ASIDE_ENTRIES: usize = 4;
+
+/// The measures of that store.
+fn aside_shape() -> aside::Shape {
+    aside::Shape::new(ASIDE_ENTRIES, bus_core::limits::MESSAGE_BYTES_DEFAULT)
+}
+
 /// Puts an aside store beside the shared group, with these entries: state word, sequence, description.
 fn make_aside(bus: &Path, entries: &[(u64, u64, u64)]) {
     let epoch = load(&bus.join(RING), 24);
-    let bytes = aside::ENTRIES + 4 * size_of::<aside::Entry>();
+    let shape = aside_shape();
+    let bytes = shape.footprint_bytes(ASIDE_ENTRIES) as usize;
     let preamble = Preamble::new(aside::MAGIC, bytes as u64, epoch);
     let mut file = vec![0; bytes];
     file[..8].copy_from_slice(&preamble.magic);
@@ -402,9 +458,17 @@ fn make_aside(bus: &Path, entries: &[(u64, u64, u64)]) {
     file[12..16].copy_from_slice(&preamble.endian.to_ne_bytes());
     file[16..24].copy_from_slice(&preamble.file_bytes.to_ne_bytes());
     file[24..32].copy_from_slice(&preamble.epoch.to_ne_bytes());
+    for (at, value) in [
+        (aside::at::BOUND, ASIDE_ENTRIES as u64),
+        (aside::at::INLINE_BYTES, shape.inline_bytes as u64),
+        (aside::at::SPILL_BYTES, shape.spill_bytes),
+        (aside::at::RESERVED, ASIDE_ENTRIES as u64),
+    ] {
+        file[at..at + 8].copy_from_slice(&value.to_ne_bytes());
+    }
     for (index, &(state, sequence, description)) in entries.iter().enumerate() {
         for (word, value) in [state, sequence, description].into_iter().enumerate() {
-            let at = aside::ENTRIES + index * size_of::<aside::Entry>() + word * 8;
+            let at = shape.entry(index) + word * 8;
             file[at..at + 8].copy_from_slice(&value.to_ne_bytes());
         }
     }
@@ -415,14 +479,14 @@ fn parked(index: u16, incarnation: u16) -> u64 {
     OwnerWord::unpack(owner(owner_state::CLAIMED, 1, 1)).parked(ParkedEntry { index, incarnation }).pack()
 }
 
-/// A message of 10 bytes in lane 0, after one attempt.
-const DESCRIPTION: u64 = 10 << 32 | 1 << 8;
+/// A message of 10 plain bytes in lane 0.
+const DESCRIPTION: u64 = 10 << 32 | 255 << 16;
 
 fn damages() -> Vec<Damage> {
     use Invariant::*;
     let group = |offset| groups::entry(0) + offset;
     let cursor = |offset| groups::lane(0, 0) + offset;
-    let waiting = |tag| held(aside::state::WAITING, tag);
+    let waiting = |tag| aside_word(aside::state::WAITING, tag);
     vec![
         word("a slot of the next lap", RingRun, RING, slot(8, 5), |word| word + (1 << 30)),
         word("a slot of an older lap", RingRun, RING, slot(8, 17), |word| word - (1 << 30)),
@@ -483,7 +547,7 @@ fn damages() -> Vec<Damage> {
             make_aside(bus, &[(waiting(1), 3, DESCRIPTION)]);
             store(&bus.join(OWNERS), claim(12) as u64, parked(0, 1));
         }),
-        act("aside state", &[AsideState], |bus| make_aside(bus, &[(held(9, 1), 3, DESCRIPTION)])),
+        act("aside state", &[AsideState], |bus| make_aside(bus, &[(aside_word(9, 1), 3, DESCRIPTION)])),
         act("aside of a later sequence", &[AsideMessage], move |bus| {
             make_aside(bus, &[(waiting(1), END, DESCRIPTION)]);
         }),
@@ -494,10 +558,29 @@ fn damages() -> Vec<Damage> {
             make_aside(bus, &[(waiting(1), 3, DESCRIPTION | 0xff00 << 48)]);
         }),
         act("aside twice", &[AsideTwins], move |bus| {
-            make_aside(bus, &[(waiting(1), 3, DESCRIPTION), (held(aside::state::DEAD, 1), 3, DESCRIPTION)]);
+            make_aside(
+                bus,
+                &[(waiting(1), 3, DESCRIPTION), (aside_word(aside::state::DEAD, 1), 3, DESCRIPTION)],
+            );
+        }),
+        act("aside of no type", &[AsideMessage], move |bus| {
+            make_aside(bus, &[(waiting(1), 3, DESCRIPTION & !(0xff << 16))]);
         }),
         act("aside in hand", &[AsideHolder], |bus| {
-            make_aside(bus, &[(held(aside::state::CLAIMED, 1), 3, DESCRIPTION)]);
+            make_aside(bus, &[(aside_word(aside::state::CLAIMED, 1), 3, DESCRIPTION)]);
+        }),
+        act("aside being replayed", &[AsideHolder], |bus| {
+            make_aside(bus, &[(aside_word(aside::state::REPLAYING, 1), 3, DESCRIPTION)]);
+        }),
+        act("aside beyond its memory", &[AsideTable], |bus| {
+            make_aside(bus, &[]);
+            let path = bus.join(ASIDE);
+            store(&path, aside::at::BOUND as u64, 1_000);
+            store(&path, aside::at::RESERVED as u64, 100);
+        }),
+        act("aside of another length of messages", &[AsideTable], |bus| {
+            make_aside(bus, &[]);
+            store(&bus.join(ASIDE), aside::at::INLINE_BYTES as u64, 64);
         }),
         word("participant state", ParticipantState, "bus", participant_at(3), |_| 9),
         word("participant", ParticipantNumber, "bus", participant_at(3), |_| held(participant::LIVE, 1)),
@@ -605,8 +688,8 @@ fn each_broken_rule_is_reported_and_no_other() {
 #[test]
 fn what_a_store_of_messages_holds_may_be_there() {
     let template = furnished();
-    let (waiting, staged) = (held(aside::state::WAITING, 1), held(aside::state::DEAD, 1));
-    make_aside(&template.path(), &[(waiting, 3, DESCRIPTION), (0, 0, 0), (staged, 12, DESCRIPTION)]);
+    let (waiting, dead) = (aside_word(aside::state::WAITING, 1), aside_word(aside::state::ANNOUNCED, 1));
+    make_aside(&template.path(), &[(waiting, 3, DESCRIPTION), (0, 0, 0), (dead, 12, DESCRIPTION)]);
     store(&template.path().join(OWNERS), claim(12) as u64, parked(2, 1));
     assert_eq!(template.check(), BTreeSet::new());
     // The entry was used anew since.
@@ -651,7 +734,7 @@ impl Random {
 #[test]
 fn random_bytes_are_reported_and_crash_and_hang_nothing() {
     let template = furnished();
-    make_aside(&template.path(), &[(held(aside::state::WAITING, 1), 3, DESCRIPTION)]);
+    make_aside(&template.path(), &[(aside_word(aside::state::WAITING, 1), 3, DESCRIPTION)]);
     let mut files = vec!["bus".to_owned(), "spin".to_owned(), "leases/0.1".to_owned(), ASIDE.to_owned()];
     for topic in ["many", "one"] {
         for file in ["ring", "groups", "wake", "owners-1", "arena-0.1-0"] {
