@@ -74,6 +74,7 @@ pub(crate) fn group(group: &GroupState, lanes: Vec<Value>) -> Value {
         "lag_ns": lag_ns,
         "redelivered_count": group.redelivered_count,
         "skipped_count": group.skipped_count,
+        "let_go_count": group.let_go_count,
         "waiting_count": group.waiting_count,
         "dead_count": group.dead_count,
         "full_count": group.full_count,

@@ -13,6 +13,7 @@ use bus_core::layout::groups::{self, KEY_EPHEMERAL, in_entry, in_lane, kind, sta
 use bus_core::layout::{PAGE_BYTES, Preamble, owners};
 use bus_core::limits::{ACK_WAIT_DEFAULT_MS, ATTEMPTS_DEFAULT, GROUP_NAME_BYTES_MAX, GROUPS_MAX};
 use bus_core::name::{check_dotted, key};
+use bus_core::seq::distance;
 use bus_core::sync::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -28,11 +29,15 @@ pub(crate) struct Wanted<'a> {
     pub(crate) ack_wait: Option<Duration>,
     /// Where each lane would begin.
     pub(crate) wished: Vec<u64>,
+    /// A group that let go while nobody read goes on where it stood, instead of there.
+    pub(crate) goes_on: bool,
 }
 
 /// Where a group stands in a lane when a member takes it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LaneStand {
+    /// Where its member begins to read: perhaps with messages that are there and not kept.
+    pub(crate) begin: u64,
     /// The first sequence that is kept for the group.
     pub(crate) kept_from: u64,
     /// What was handed out last.
@@ -44,7 +49,7 @@ pub(crate) struct LaneStand {
 impl LaneStand {
     /// A position at which nothing has been handed out.
     pub(crate) fn new(kept_from: u64) -> Self {
-        Self { kept_from, handed: Handed::unpack(0), marked: 0 }
+        Self { begin: kept_from, kept_from, handed: Handed::unpack(0), marked: 0 }
     }
 }
 
@@ -55,8 +60,6 @@ pub(crate) struct Joined {
     pub(crate) word: HolderWord,
     /// For each lane where it stands.
     pub(crate) lanes: Vec<LaneStand>,
-    /// The group existed and goes on where it stood.
-    pub(crate) resumed: bool,
 }
 
 /// How the group is called in listings.
@@ -208,29 +211,59 @@ fn try_named(
     if let Some(wait) = wanted.ack_wait {
         bits = kind::with_ack_wait_ms(bits, ack_wait_ms(wait));
     }
-    let in_use = matches!(seen.state, state::ACTIVE | state::HELD);
-    if in_use && (core.group_number(entry, in_entry::KIND) ^ bits) & kind::SHARED != 0 {
+    let theirs = core.group_number(entry, in_entry::KIND);
+    let is_of_another_kind = (theirs ^ bits) & kind::SHARED != 0;
+    if seen.state == state::DETACHED && !is_of_another_kind {
+        bits = theirs;
+    }
+    if matches!(seen.state, state::ACTIVE | state::HELD) && is_of_another_kind {
         let theirs = if wanted.shared { "a group of one member" } else { "shared by many members" };
         return Err(AttachError::GroupKind { topic: core.name().into(), group: name.into(), theirs });
+    }
+    if seen.state == state::HELD
+        && wanted.ack_wait.is_some_and(|wait| wait.is_zero() != (kind::ack_wait_ms(theirs) == 0))
+        && wanted.shared
+    {
+        return Err(AttachError::AckWait { topic: core.name().into(), group: name.into() });
     }
     match seen.state {
         state::FREE | state::DETACHED => match group::reserve(word, bus.me()) {
             Some(reserved) => {
                 if wanted.shared {
                     make_owners(core, entry, bus.me())?;
+                    count_member(core, entry, bus.me(), true)?;
                 }
-                let joined = place(core, entry, word, reserved, bits, wanted)?;
-                if let Some(joined) = &joined
-                    && wanted.shared
-                {
+                let went_away = seen.state == state::DETACHED && wanted.goes_on;
+                let wanted = &match went_away {
+                    true => where_it_stood(core, entry, wanted),
+                    false => Wanted { goes_on: false, ..wanted.clone() },
+                };
+                let joined = place(core, entry, word, reserved, bits, wanted);
+                match &joined {
                     // A shared group belongs to no single member: it rests in HELD.
-                    group::change(word, joined.word, joined.word.with_state(state::HELD));
+                    Ok(Some(joined)) if wanted.shared => {
+                        group::change(word, joined.word, joined.word.with_state(state::HELD));
+                    }
+                    Ok(Some(_)) => {}
+                    _ if wanted.shared => count_member(core, entry, bus.me(), false)?,
+                    _ => {}
                 }
-                Ok(joined)
+                joined
             }
             None => Ok(None),
         },
-        state::HELD if wanted.shared => Ok(Some(resume(core, entry, seen))),
+        state::HELD if wanted.shared => {
+            // Counted before the word changes: a publisher that would let a group without members go has seen the word before
+            // it counts them, and one of the two steps fails.
+            count_member(core, entry, bus.me(), true)?;
+            match group::change(word, seen, seen.next(state::HELD, bus.me())) {
+                Some(mine) => Ok(Some(resume(core, entry, mine))),
+                None => {
+                    count_member(core, entry, bus.me(), false)?;
+                    Ok(None)
+                }
+            }
+        }
         state::HELD => Ok(group::change(word, seen, seen.next(state::ACTIVE, bus.me()))
             .map(|mine| resume(core, entry, mine))),
         _ if !bus.participants().is_dead(seen.holder) => {
@@ -245,6 +278,31 @@ fn try_named(
             Ok(None)
         }
     }
+}
+
+/// The wish of a group that let go: to go on where it stood, as far as that is still there.
+fn where_it_stood<'w>(core: &TopicCore, entry: usize, wanted: &Wanted<'w>) -> Wanted<'w> {
+    let stood = |(lane, end): (usize, &u64)| {
+        bus_core::seq::earlier(core.group_lane_number(entry, lane, in_lane::LOW_WATER), *end)
+    };
+    Wanted { wished: wanted.wished.iter().enumerate().map(stood).collect(), ..wanted.clone() }
+}
+
+/// Counts a subscriber that joins a shared group, or leaves it.
+pub(crate) fn count_member(
+    core: &TopicCore,
+    entry: usize,
+    me: Holder,
+    joins: bool,
+) -> Result<(), RegionError> {
+    let region = core.attach_owners(entry)?;
+    let (word, shift) = owners::member(me.participant);
+    if let Some(members) = region.look(owners::MEMBERS + word * 8) {
+        // AcqRel: before, and after, whatever is done to the group's state.
+        let one = 1_u64 << shift;
+        members.fetch_add(if joins { one } else { one.wrapping_neg() }, Ordering::AcqRel);
+    }
+    Ok(())
 }
 
 /// Puts the cursors of a reserved entry in place.
@@ -263,27 +321,47 @@ fn place(
     word_of(core, entry, in_entry::SKIPPED)?.store(0, Ordering::Relaxed);
     let no_room = || AttachError::GroupLimit { topic: core.name().into(), max: GROUPS_MAX as usize };
     let mut lanes = Vec::with_capacity(core.lanes());
+    let mut stands = Vec::with_capacity(core.lanes());
     for (lane, &wished) in wanted.wished.iter().enumerate() {
         let gate = core.ring_word(bus_core::layout::ring::gate(lane)).ok_or_else(no_room)?;
         let low_water = core.group_lane_word(entry, lane, in_lane::LOW_WATER).ok_or_else(no_room)?;
         let handed = core.group_lane_word(entry, lane, in_lane::HANDED).ok_or_else(no_room)?;
-        handed.store(0, Ordering::Relaxed);
-        core.group_lane_word(entry, lane, in_lane::MARKED).ok_or_else(no_room)?.store(0, Ordering::Relaxed);
+        let marked = core.group_lane_word(entry, lane, in_lane::MARKED).ok_or_else(no_room)?;
+        if wanted.goes_on {
+            let before = Handed::unpack(handed.load(Ordering::Relaxed));
+            stands.push(LaneStand {
+                begin: wished,
+                kept_from: wished,
+                handed: before,
+                marked: group::mark(marked, before.end),
+            });
+        } else {
+            handed.store(0, Ordering::Relaxed);
+            marked.store(0, Ordering::Relaxed);
+            stands.push(LaneStand::new(wished));
+        }
+        // What is gone is not wished back: a cursor there would hold publishers up for a moment.
+        let oldest = core.end(lane).saturating_sub(u64::from(core.config().capacity));
+        let wished = bus_core::seq::later(wished, oldest);
         lanes.push(LaneJoin { gate, low_water, wished, start: wished });
     }
     let Some(generation) = core.groups_region().look(groups::at::GENERATION) else { return Err(no_room()) };
     if !group::join(word, reserved, generation, &mut lanes) {
         return Ok(None);
     }
-    for (lane, join) in lanes.iter().enumerate() {
-        for (offset, value) in [(in_lane::START, join.start), (in_lane::MISSED, 0)] {
+    for (lane, (join, stand)) in lanes.iter().zip(&mut stands).enumerate() {
+        let missed = distance(join.start, stand.begin).max(0) as u64;
+        for (offset, value) in [(in_lane::START, join.start), (in_lane::MISSED, missed)] {
             if let Some(word) = core.group_lane_word(entry, lane, offset) {
                 word.store(value, Ordering::Relaxed);
             }
         }
+        stand.kept_from = join.start;
+        // A group of one reads the backlog before its reliable start too, as far as it is still there.
+        stand.begin =
+            if wanted.shared { join.start } else { bus_core::seq::earlier(stand.begin, join.start) };
     }
-    let starts = lanes.iter().map(|lane| LaneStand::new(lane.start)).collect();
-    Ok(Some(Joined { entry, word: reserved.with_state(state::ACTIVE), lanes: starts, resumed: false }))
+    Ok(Some(Joined { entry, word: reserved.with_state(state::ACTIVE), lanes: stands }))
 }
 
 /// Goes on where the group stands.
@@ -296,10 +374,10 @@ fn resume(core: &TopicCore, entry: usize, word: HolderWord) -> Joined {
             let marked = core
                 .group_lane_word(entry, lane, in_lane::MARKED)
                 .map_or(handed.end, |word| group::mark(word, handed.end));
-            LaneStand { kept_from, handed, marked }
+            LaneStand { begin: kept_from, kept_from, handed, marked }
         })
         .collect();
-    Joined { entry, word, lanes, resumed: true }
+    Joined { entry, word, lanes }
 }
 
 /// Makes the owner words of a shared group, complete before they get their name.

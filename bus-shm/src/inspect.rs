@@ -142,6 +142,8 @@ pub struct GroupState {
     pub redelivered_count: u64,
     /// Messages of other types that were passed over.
     pub skipped_count: u64,
+    /// How often it let go of the ring while it had no member.
+    pub let_go_count: u64,
     /// Messages that failed and wait for another attempt, or are at it.
     pub waiting_count: u64,
     /// Dead letters.
@@ -404,6 +406,7 @@ impl TopicView {
             lanes,
             redelivered_count: self.core.group_number(entry, in_entry::REDELIVERED),
             skipped_count: self.core.group_number(entry, in_entry::SKIPPED),
+            let_go_count: self.core.group_number(entry, in_entry::LET_GO),
             waiting_count: 0,
             dead_count: 0,
             full_count: 0,

@@ -398,6 +398,49 @@ fn a_batch_larger_than_the_ring_wakes_a_parked_reader_as_it_goes() {
     assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
 }
 
+#[test]
+fn a_group_without_a_member_lets_go_when_it_has_said_so_and_learns_what_it_missed() {
+    let test = TestBus::new("hold");
+    let bus = test.open("tester");
+    for kind in KINDS {
+        let topic = bus.topic_builder::<Words>(kind).capacity(16).open().unwrap();
+        let make = || {
+            let group = topic.group(kind);
+            if kind == "many" { group.shared() } else { group }
+        };
+        let mut publisher = topic.publisher().unwrap();
+        let mut first = make().hold_for(Duration::from_secs(1)).join().unwrap();
+        publish(&mut publisher, 0..16);
+        // With a member it holds the ring however long it takes.
+        publisher.set_deadline(Duration::from_millis(1_500));
+        assert!(publisher.publish(&Words::numbered(16)).is_err());
+        assert_eq!(next(&mut first), (0, 1));
+        drop(first.receive().unwrap());
+        drop(first);
+        publisher.set_deadline(PATIENCE);
+        publish(&mut publisher, 16..17);
+        let begun = Instant::now();
+        publish(&mut publisher, 17..40);
+        assert!(begun.elapsed() >= Duration::from_millis(900) && begun.elapsed() < PATIENCE / 2);
+        let group =
+            || BusView::open(&test.name, None).unwrap().topic(kind).unwrap().sample().groups.remove(0);
+        assert_eq!((group().state, group().let_go_count), ("detached", 1));
+        let mut again = make().join().unwrap();
+        let mut seen = Vec::new();
+        while let Some(message) = again.receive_timeout(SOON).unwrap() {
+            seen.push(message.sequence());
+            message.ack().unwrap();
+        }
+        assert_eq!(seen.last(), Some(&39), "{kind}");
+        assert!(seen.is_sorted() && seen[0] > 1 && seen[0] < 32, "{kind}: {seen:?}");
+        if kind == "one" {
+            assert_eq!(again.missed_count() as usize + seen.len(), 39, "{seen:?}");
+        }
+        publish(&mut publisher, 40..41);
+        assert_eq!(next(&mut again), (40, 1));
+    }
+}
+
 /// Joins a shared group and stays until it is killed.
 #[test]
 fn a_shared_group_knows_how_many_members_live() {

@@ -33,8 +33,8 @@ pub mod state {
 /// Bits of an entry's `kind` word.
 ///
 /// ```text
-/// bit   0           1        2        8..16          32..64
-///       ephemeral   shared   yields   attempts_max   stall limit (yields) or ack_wait (shared), ms
+/// bit   0           1        2        8..16          16..32   32..64
+///       ephemeral   shared   yields   attempts_max   hold, s  stall limit (yields) or ack_wait (shared), ms
 /// ```
 pub mod kind {
     use crate::limits::ATTEMPTS_DEFAULT;
@@ -59,6 +59,16 @@ pub mod kind {
     pub const fn with_attempts_max(kind: u64, attempts: u8) -> u64 {
         let attempts = if attempts == 0 { 1 } else { attempts };
         kind & !(0xff << 8) | (attempts as u64) << 8
+    }
+
+    /// How long a named group without a member may keep a publisher waiting before it lets go, in seconds. 0: for ever.
+    pub const fn hold_s(kind: u64) -> u16 {
+        (kind >> 16) as u16
+    }
+
+    /// The word with this time.
+    pub const fn with_hold_s(kind: u64, hold_s: u16) -> u64 {
+        kind & !(0xffff << 16) | (hold_s as u64) << 16
     }
 
     /// How long a member of a shared group may be silent about a message before another gets it, in ms. 0: for ever. A
@@ -116,8 +126,8 @@ pub mod in_entry {
     pub const KIND: usize = 16;
     /// CLOCK_REALTIME ns of the last join.
     pub const SINCE_NS: usize = 24;
-    /// Unused, 0. The file of owner words counts a shared group's members.
-    pub const RESERVED: usize = 32;
+    /// How often the group let go while it had no member (statistics).
+    pub const LET_GO: usize = 32;
     /// Mark of a group that was let go: the sequence + 1 of lane 0's cursor then; see the lanes for the others.
     pub const ABANDONED: usize = 40;
     /// Messages handed out again (statistics).
@@ -169,6 +179,8 @@ mod tests {
     fn settings_do_not_touch_each_other() {
         let shared = with_ack_wait_ms(with_attempts_max(SHARED, 255), u32::MAX);
         assert_eq!((attempts_max(shared), ack_wait_ms(shared), shared & 7), (255, u32::MAX, SHARED));
+        let holds = with_hold_s(shared, u16::MAX);
+        assert_eq!((hold_s(holds), with_hold_s(holds, 0)), (u16::MAX, shared));
         let less = with_ack_wait_ms(with_attempts_max(shared, 0), 0);
         assert_eq!((attempts_max(less), ack_wait_ms(less), less & 7), (1, 0, SHARED));
         let yields = YIELDS | 5_000 << 32;

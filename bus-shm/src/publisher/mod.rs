@@ -731,22 +731,36 @@ impl RawPublisher {
         Ok(())
     }
 
-    /// Lets groups go that hold this lane at `gate`, agreed to yield, and have had their time.
+    /// Lets groups go that hold this lane at `gate`, agreed to yield or have no member, and have had their time.
     fn evict_yielding(&self, lane: usize, gate: u64, stood_still: Duration) -> bool {
         let mut changed = false;
         for entry in 0..self.core.groups_used() {
             let kind = self.core.group_number(entry, groups::in_entry::KIND);
-            let limit = Duration::from_millis(kind >> 32);
-            if kind & groups::kind::YIELDS == 0
-                || stood_still < limit
+            let yields = kind & groups::kind::YIELDS != 0;
+            let limit = match (yields, groups::kind::hold_s(kind)) {
+                (true, _) => Duration::from_millis(kind >> 32),
+                (false, 0) => continue,
+                (false, hold_s) => Duration::from_secs(hold_s.into()),
+            };
+            if stood_still < limit
                 || self.core.group_lane_number(entry, lane, groups::in_lane::LOW_WATER) != gate
             {
                 continue;
             }
             let Some(word) = self.core.group_word(entry, groups::in_entry::STATE) else { continue };
             let seen = HolderWord::unpack(word.load(Ordering::Acquire));
-            if seen.state == groups::state::ACTIVE {
+            if yields && seen.state == groups::state::ACTIVE {
                 changed |= group::change(word, seen, seen.with_state(groups::state::EVICTED)).is_some();
+            }
+            // The word was seen first: a member that has joined since has changed it.
+            let is_shared = kind & groups::kind::SHARED != 0;
+            if !yields && seen.state == groups::state::HELD && !(is_shared && self.core.members(entry) > 0) {
+                let let_go = group::change(word, seen, seen.with_state(groups::state::DETACHED)).is_some();
+                if let Some(count) = self.core.group_word(entry, groups::in_entry::LET_GO).filter(|_| let_go)
+                {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+                changed |= let_go;
             }
         }
         changed

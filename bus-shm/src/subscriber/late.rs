@@ -679,6 +679,7 @@ pub(super) fn settle_kind(
     entry: usize,
     attempts_max: Option<u8>,
     ack_wait: Option<Duration>,
+    hold: Option<Duration>,
 ) -> Result<u64, AttachError> {
     let Some(word) = core.group_word(entry, in_entry::KIND) else { return Ok(0) };
     let mut seen = word.load(Ordering::Acquire);
@@ -686,6 +687,9 @@ pub(super) fn settle_kind(
         let mut to = seen;
         if let Some(attempts) = attempts_max {
             to = kind::with_attempts_max(to, attempts);
+        }
+        if let Some(hold) = hold {
+            to = kind::with_hold_s(to, hold.as_millis().div_ceil(1_000).min(u128::from(u16::MAX)) as u16);
         }
         if let Some(wait) = ack_wait {
             to = kind::with_ack_wait_ms(to, group::ack_wait_ms(wait));

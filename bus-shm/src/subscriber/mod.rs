@@ -147,7 +147,7 @@ struct RawSubscriber {
     fork: &'static ForkMark,
     bus: Arc<BusInner>,
     /// Own every `'static` reference above; dropped after them.
-    owners: Option<Region>,
+    _owners: Option<Region>,
     core: Arc<TopicCore>,
 }
 
@@ -182,6 +182,7 @@ impl RawSubscriber {
             copied,
             attempts_max,
             ack_wait,
+            hold,
             backoff,
             handler,
             dead_full,
@@ -197,7 +198,8 @@ impl RawSubscriber {
         begin_at(&core, start, &mut lanes, &mut wished)?;
         let name = group.as_deref();
         let shared = shared && name.is_some();
-        let wanted = Wanted { name, shared, yields, ack_wait, wished: wished.clone() };
+        let goes_on = start == Start::Latest;
+        let wanted = Wanted { name, shared, yields, ack_wait, goes_on, wished: wished.clone() };
         let joined = if tap { None } else { Some(group::join(&bus, &core, &wanted)?) };
         for (index, lane) in lanes.iter_mut().enumerate() {
             let Some(joined) = &joined else {
@@ -205,14 +207,7 @@ impl RawSubscriber {
                 continue;
             };
             let stand = joined.lanes[index];
-            // A new group reads the backlog before its reliable start too, as far as it is still there.
-            let backlog = !joined.resumed && !wanted.shared;
-            let next = if backlog {
-                bus_core::seq::earlier(wished[index], stand.kept_from)
-            } else {
-                stand.kept_from
-            };
-            lane.begin(next, stand);
+            lane.begin(stand.begin, stand);
             lane.hold(joined.entry, wanted.shared)?;
         }
         let mut owners_region = None;
@@ -232,10 +227,6 @@ impl RawSubscriber {
                         })
                     })
                     .collect::<Result<Vec<_>, _>>()?;
-                let (word, shift) = owners::member(bus.me().participant);
-                if let Some(members) = region.look(owners::MEMBERS + word * 8) {
-                    members.fetch_add(1 << shift, Ordering::Relaxed);
-                }
                 owners_region = Some(region);
                 Membership::Shared(joined, owners)
             }
@@ -250,7 +241,7 @@ impl RawSubscriber {
         let late = match entry {
             None => None,
             Some(entry) => {
-                let kind = late::settle_kind(&core, entry, attempts_max, ack_wait)?;
+                let kind = late::settle_kind(&core, entry, attempts_max, ack_wait, hold)?;
                 ack_wait_ms = groups::kind::ack_wait_ms(kind);
                 let settings = Settings {
                     attempts_max: groups::kind::attempts_max(kind),
@@ -291,7 +282,7 @@ impl RawSubscriber {
             participant: bus.me().participant,
             fork: ForkMark::global(),
             bus,
-            owners: owners_region,
+            _owners: owners_region,
             core,
         })
     }
@@ -744,12 +735,8 @@ impl Drop for RawSubscriber {
         match &self.membership {
             Membership::Tap => {}
             Membership::One(joined) | Membership::Yielding(joined) => group::leave(&self.core, joined, false),
-            Membership::Shared(..) => {
-                let (word, shift) = owners::member(self.participant);
-                let members = self.owners.as_ref().and_then(|region| region.look(owners::MEMBERS + word * 8));
-                if let Some(members) = members {
-                    members.fetch_sub(1 << shift, Ordering::Relaxed);
-                }
+            Membership::Shared(joined, _) => {
+                let _ = group::count_member(&self.core, joined.entry, self.bus.me(), false);
             }
         }
         // Room may have been made for those who wait.

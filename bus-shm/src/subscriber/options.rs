@@ -54,6 +54,7 @@ pub struct SubscriberBuilder<T> {
     pub(super) trusted: bool,
     pub(super) attempts_max: Option<u8>,
     pub(super) ack_wait: Option<Duration>,
+    pub(super) hold: Option<Duration>,
     pub(super) backoff: Backoff,
     pub(super) handler: Option<String>,
     pub(super) dead_full: Full,
@@ -76,6 +77,7 @@ impl<T: Speak> SubscriberBuilder<T> {
             trusted: false,
             attempts_max: None,
             ack_wait: None,
+            hold: None,
             backoff: Backoff::default(),
             handler: None,
             dead_full: Full::default(),
@@ -150,6 +152,14 @@ impl<T: Speak> SubscriberBuilder<T> {
     /// [`Received::extend`](super::Received::extend) asks for more. A setting of the group. Default 30 s; zero means for ever.
     pub fn ack_wait(mut self, wait: Duration) -> Self {
         self.ack_wait = Some(wait);
+        self
+    }
+
+    /// How long the named group may keep a publisher waiting while it has no member, in whole seconds up to 65,535. After that it
+    /// lets go: publishing goes on, and whoever joins next is told what was missed. A setting of the group. Default: it holds
+    /// the ring for ever.
+    pub fn hold_for(mut self, limit: Duration) -> Self {
+        self.hold = Some(limit);
         self
     }
 
