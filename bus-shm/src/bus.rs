@@ -209,9 +209,12 @@ impl Bus {
     /// # Errors
     /// [`BusError::Refused`].
     pub fn down(&self, force: bool) -> Result<(), BusError> {
-        match self.inner.ask(&Request::Down { force })? {
-            Reply::Refused { reason } => Err(BusError::Refused { bus: self.name().into(), reason }),
-            _ => Ok(()),
+        self.inner.check_usable()?;
+        match self.inner.ask(&Request::Down { force }) {
+            Ok(Reply::Refused { reason }) => Err(BusError::Refused { bus: self.name().into(), reason }),
+            // It was up when this began, and whoever took it down did not live to say so.
+            Err(BusError::Closed { .. }) => Ok(()),
+            other => other.map(|_| ()),
         }
     }
 }

@@ -9,7 +9,7 @@ use bus_core::layout::superblock::{PARTICIPANT_BYTES, RoleWord, at};
 use bus_shm::directory::BusDir;
 use bus_shm::inspect::BusView;
 use bus_shm::supervisor::Supervisor;
-use bus_shm::{Bus, Bytes};
+use bus_shm::{Bus, BusError, Bytes};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -433,4 +433,17 @@ fn holders_leave_neither_locks_nor_sockets() {
     assert_eq!(litter(), [format!("control.{mark:04x}"), format!("role.{mark:04x}")]);
     drop(bus);
     assert!(litter().is_empty(), "{:?}", litter());
+}
+
+#[test]
+fn a_bus_that_takes_long_to_remove_is_taken_down_without_an_error() {
+    let test = TestBus::new("slow-down");
+    let bus = test.builder().temporary(false).open().unwrap();
+    // The asker looks at the role's word every 50 ms, and finds it closed long before the answer comes.
+    let many = test.path().join("many");
+    std::fs::create_dir(&many).unwrap();
+    (0..60_000).for_each(|number| drop(std::fs::File::create(many.join(number.to_string())).unwrap()));
+    bus.down(false).unwrap();
+    assert!(!test.path().exists());
+    assert!(matches!(bus.down(false), Err(BusError::Closed { .. })));
 }

@@ -119,6 +119,7 @@ fn attempt(
     if socket::send(&socket, &request.to_packet()).is_err() {
         return Ok(Attempt::Nobody);
     }
+    let is_down = matches!(request, Request::Down { .. });
     let mut packet = Vec::new();
     loop {
         match socket::receive(&socket, &mut packet, Some(LOOK))? {
@@ -127,6 +128,10 @@ fn attempt(
             socket::Received::TimedOut => {}
         }
         watch.look(2 * LOOK);
+        if is_down && role::is_closed(watch.word) && Instant::now() < deadline {
+            // What was asked for has begun; the answer comes when the files have gone.
+            continue;
+        }
         if watch.word != word {
             return Ok(Attempt::Changed);
         }
