@@ -417,6 +417,12 @@ impl<T> BatchItem<'_, T> {
         self.delivery.found.times > 1
     }
 
+    /// How often it has been handed out, this time included; saturates.
+    #[inline]
+    pub fn attempts(&self) -> u8 {
+        self.delivery.found.times
+    }
+
     /// The payload as it lies in memory.
     #[inline]
     pub fn payload(&self) -> &[u8] {
