@@ -9,6 +9,7 @@ use bus_shm::directory::BusDir;
 use bus_shm::inspect::BusView;
 use bus_shm::sys::clock::monotonic_ns;
 use bus_shm::{Bus, fsck};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -40,6 +41,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 const REST: Duration = Duration::from_millis(2_500);
 /// Between two looks of `fsck` at the bus in use.
 const FSCK_EVERY: Duration = Duration::from_secs(1);
+/// Somebody may be watching.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// A gap between two rounds of the checker that says that the machine had no time for anybody.
 const ROUND: Duration = Duration::from_millis(100);
 
@@ -195,7 +198,7 @@ impl Run {
     /// Until enough has been published. Returns a sample from early on.
     fn traffic(&mut self, begun: Instant) -> Sample {
         let lasts = self.options.seconds.map(Duration::from_secs);
-        let mut first = None;
+        let (mut first, mut told) = (None, begun);
         loop {
             let accepted = self.history.accepted();
             let share = match lasts {
@@ -211,6 +214,10 @@ impl Run {
             }
             self.grant();
             self.round();
+            if told.elapsed() >= TELL_EVERY && std::io::stderr().is_terminal() {
+                told = Instant::now();
+                eprintln!("{accepted} messages, {} kills, {} s", self.kills, begun.elapsed().as_secs());
+            }
         }
         self.is_disturbed = false;
         first.unwrap_or_else(|| self.sample())
@@ -471,8 +478,7 @@ impl Run {
         let begun = Instant::now();
         let mut since: Option<Instant> = None;
         let mut looked = Instant::now();
-        // Of a bus that has broken its promises nobody expects that it gets everything done.
-        while begun.elapsed() < if self.history.findings.is_clean() { DRAIN + REST } else { DRAIN / 8 } {
+        while begun.elapsed() < self.drain() + REST {
             self.round();
             let is_quiet = self.is_quiet()
                 && (since.is_some() && looked.elapsed() < ROUND || {
@@ -485,6 +491,11 @@ impl Run {
             }
         }
         false
+    }
+
+    /// Of a bus that has broken its promises nobody expects that it gets everything done.
+    fn drain(&self) -> Duration {
+        if self.history.findings.is_clean() { DRAIN } else { DRAIN / 8 }
     }
 
     fn is_quiet(&self) -> bool {
@@ -534,7 +545,7 @@ impl Run {
                     self.history.findings.note(format!("{name} ended with {status} at the end"));
                 }
             }
-            if begun.elapsed() > DRAIN {
+            if begun.elapsed() > self.drain() {
                 self.history.findings.note("somebody does not leave".into());
                 self.dump();
                 break;
@@ -608,6 +619,10 @@ impl Run {
                 let lag: u64 = seen.lanes.iter().map(|lane| lane.lag_count).sum();
                 if lag != 0 {
                     self.history.findings.note(format!("{name} lags by {lag} at the end"));
+                }
+                if seen.members != 0 {
+                    let text = format!("{name} has {} member(s) that have left or died", seen.members);
+                    self.history.findings.note(text);
                 }
                 // A member counts before it is told, and may be killed in between; worn-out messages are not handed out.
                 let most = count.redelivered + count.kills + count.dead;
