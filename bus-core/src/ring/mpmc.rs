@@ -182,10 +182,9 @@ impl<'a> Ring<'a> {
         let s = hint.load(Ordering::Relaxed);
         if distance(s, *cached_gate) < self.slots.len() as i64
             && let Some(seen) = self.is_end(s)
+            && self.place(s, seen, name, hint, &mut address)
         {
-            if self.place(s, seen, name, hint, &mut address) {
-                return Ok(s);
-            }
+            return Ok(s);
         }
         self.publish_further(s, hint, name, cached_gate, recompute_gate, address)
     }
