@@ -2,7 +2,7 @@
 
 use crate::units;
 use crate::watch::{Sample, total_lag};
-use bus_shm::inspect::{GroupLane, GroupState, LaneState, ProcessInfo, TopicSettings};
+use bus_shm::inspect::{Age, GroupLane, GroupState, LaneState, Precision, ProcessInfo, TopicSettings};
 use serde_json::{Value, json};
 
 pub(crate) fn process(info: &ProcessInfo) -> Value {
@@ -47,13 +47,23 @@ pub(crate) fn lane(lane: &LaneState, settings: &TopicSettings) -> Value {
     })
 }
 
+/// What the number beside it is worth.
+fn precision(age: Age) -> &'static str {
+    match age.precision {
+        Precision::Exact => "exact",
+        Precision::Sampled => "sampled",
+        Precision::AtLeast => "at-least",
+    }
+}
+
 pub(crate) fn group_lane(position: &GroupLane, lanes: usize) -> Value {
     json!({
         "lane": position.lane.name(lanes),
         "low_water": position.low_water,
         "lag_count": position.lag_count,
         "lag_bytes": position.lag_bytes,
-        "lag_ns": position.lag_ns,
+        "lag_ns": position.age.map(|age| age.ns),
+        "lag_ns_is": position.age.map(precision),
         "waiting_count": position.waiting_count,
         "dead_count": position.dead_count,
     })
@@ -61,7 +71,7 @@ pub(crate) fn group_lane(position: &GroupLane, lanes: usize) -> Value {
 
 /// A group with its lag over all lanes; what it has in each lane comes from `group_lane`.
 pub(crate) fn group(group: &GroupState, lanes: Vec<Value>) -> Value {
-    let (lag_count, lag_bytes, lag_ns) = total_lag(group);
+    let (lag_count, lag_bytes, age) = total_lag(group);
     json!({
         "group": group.name,
         "state": group.state,
@@ -71,7 +81,8 @@ pub(crate) fn group(group: &GroupState, lanes: Vec<Value>) -> Value {
         "holder": group.holder.as_ref().map(process),
         "lag_count": lag_count,
         "lag_bytes": lag_bytes,
-        "lag_ns": lag_ns,
+        "lag_ns": age.map(|age| age.ns),
+        "lag_ns_is": age.map(precision),
         "redelivered_count": group.redelivered_count,
         "skipped_count": group.skipped_count,
         "let_go_count": group.let_go_count,

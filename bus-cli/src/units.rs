@@ -1,5 +1,6 @@
 //! Numbers with units, as people write and read them.
 
+use bus_shm::inspect::{Age, Precision};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// `12,345`.
@@ -64,6 +65,16 @@ pub(crate) fn seconds(number: f64) -> String {
 /// [`duration`] of nanoseconds.
 pub(crate) fn nanoseconds(number: u64) -> String {
     duration(Duration::from_nanos(number))
+}
+
+/// `1.2 s`, `~1.2 s` if sampled, `> 1 h 0 min` if older than what is remembered, `-` if unknown.
+pub(crate) fn age(age: Option<Age>) -> String {
+    let Some(Age { ns, precision }) = age else { return "-".into() };
+    match precision {
+        Precision::Exact => nanoseconds(ns),
+        Precision::Sampled => format!("~{}", nanoseconds(ns)),
+        Precision::AtLeast => format!("> {}", nanoseconds(ns)),
+    }
 }
 
 /// Messages per second: `0`, `0.4`, `950`, `12.3k`, `4.56M`.
@@ -212,6 +223,10 @@ mod tests {
         assert_eq!([text(350_000), text(12_000_000), text(1_540_000_000)], ["350 us", "12 ms", "1.5 s"]);
         assert_eq!([text(200_000_000_000), text(7_500_000_000_000)], ["3 min 20 s", "2 h 5 min"]);
         assert_eq!(seconds(f64::INFINITY), "for ever");
+        let aged = |precision| age(Some(Age { ns: 1_240_000_000, precision }));
+        let all = [Precision::Exact, Precision::Sampled, Precision::AtLeast].map(aged);
+        assert_eq!(all, ["1.2 s", "~1.2 s", "> 1.2 s"]);
+        assert_eq!(age(None), "-");
     }
 
     #[test]

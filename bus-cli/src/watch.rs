@@ -2,7 +2,7 @@
 
 use crate::exit::{Code, Failure};
 use bus_shm::TopicError;
-use bus_shm::inspect::{BusView, GroupState, TopicSettings, TopicState, TopicView};
+use bus_shm::inspect::{Age, BusView, GroupState, TopicSettings, TopicState, TopicView};
 use std::collections::BTreeMap;
 
 /// A topic at one moment, with what does not change in it.
@@ -96,13 +96,13 @@ pub(crate) fn is_present(group: &GroupState) -> bool {
     !matches!(group.state, "detached")
 }
 
-/// Lag of a group over all lanes: messages, bytes, and the age of the oldest in nanoseconds.
-pub(crate) fn total_lag(group: &GroupState) -> (u64, u64, Option<u64>) {
+/// Lag of a group over all lanes: messages, bytes, and the age of the oldest.
+pub(crate) fn total_lag(group: &GroupState) -> (u64, u64, Option<Age>) {
     let lanes = &group.lanes;
     (
         lanes.iter().map(|lane| lane.lag_count).sum(),
         lanes.iter().map(|lane| lane.lag_bytes).sum(),
-        lanes.iter().filter_map(|lane| lane.lag_ns).max(),
+        lanes.iter().filter_map(|lane| lane.age).max(),
     )
 }
 

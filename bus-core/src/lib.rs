@@ -7,7 +7,8 @@
 //! Read in this order: [`layout`] (what lies where and who may write it), [`seq`] and [`header`]
 //! (what a message is), [`ring`] (how it is published and read), [`gate`] and [`group`] (why nothing unread is
 //! overwritten), [`owner`] (how members of one group share it), [`aside`] and [`retry`] (what is tried again later, and
-//! when), [`arena`] (where payloads live), [`doorbell`] (how a sleeping reader is woken).
+//! when), [`arena`] (where payloads live), [`doorbell`] (how a sleeping reader is woken), [`samples`] (how old a message
+//! without a stamp is).
 //!
 //! What it is not: a queue for threads of one process. Inside one process a channel of the standard library
 //! is simpler and needs no cursors.
@@ -28,5 +29,6 @@ pub mod name;
 pub mod owner;
 pub mod retry;
 pub mod ring;
+pub mod samples;
 pub mod seq;
 pub mod sync;

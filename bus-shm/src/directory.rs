@@ -177,6 +177,10 @@ impl TopicDir {
         self.0.join("wake")
     }
 
+    pub(crate) fn samples(&self) -> PathBuf {
+        self.0.join("samples")
+    }
+
     pub(crate) fn owners(&self, entry: usize) -> PathBuf {
         self.0.join(format!("owners-{entry}"))
     }

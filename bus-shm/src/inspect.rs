@@ -19,8 +19,9 @@ use bus_core::layout::aside::state as aside;
 use bus_core::layout::groups::{in_entry, in_lane, kind, state};
 use bus_core::layout::superblock::{self, FLAG_MEMBARRIER, FLAG_TEMPORARY, RoleWord, at};
 use bus_core::layout::wake::breaker;
-use bus_core::layout::{get_name, ring, wake};
+use bus_core::layout::{get_name, ring, samples, wake};
 use bus_core::limits::PARTICIPANTS_MAX;
+use bus_core::samples::History;
 use bus_core::seq::{distance, later};
 use bus_core::sync::Ordering;
 use std::path::Path;
@@ -45,6 +46,8 @@ pub struct TopicView {
     participants: Participants,
     /// Stores of groups that have one, by the group's entry.
     asides: Vec<Option<AsideFile>>,
+    /// What the supervisor has noted, on topics without stamps.
+    samples: Option<Region>,
 }
 
 impl std::fmt::Debug for TopicView {
@@ -113,12 +116,33 @@ pub struct GroupLane {
     pub lag_count: u64,
     /// Their payload bytes; extrapolated beyond 4,096 messages.
     pub lag_bytes: u64,
-    /// Age of the oldest of them in nanoseconds; `None` without a lag, or on topics without stamps.
-    pub lag_ns: Option<u64>,
     /// Messages that failed and wait for another attempt, or are at it. They are no lag.
     pub waiting_count: u64,
     /// Dead letters.
     pub dead_count: u64,
+    /// Age of the oldest of them; `None` without a lag, or where nothing is known of it.
+    pub age: Option<Age>,
+}
+
+/// An age in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Age {
+    /// So many.
+    pub ns: u64,
+    /// How well it is known.
+    pub precision: Precision,
+}
+
+/// How well an age is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Precision {
+    /// The message's stamp says it.
+    Exact,
+    /// From what the supervisor notes of topics without stamps: to some tenths of a second, of messages older than about two
+    /// seconds to some tenths of their age.
+    Sampled,
+    /// It is this or more: older than what is remembered, or nobody noted anything at the time.
+    AtLeast,
 }
 
 /// A group at one moment.
@@ -279,7 +303,9 @@ impl BusView {
         let core = Arc::new(TopicCore::attach(&self.dir, name, Role::Observer)?);
         let readers =
             (0..core.lanes()).map(|lane| LaneReader::attach(core.clone(), lane)).collect::<Result<_, _>>()?;
-        Ok(TopicView { core, readers, participants: self.participants.clone(), asides: Vec::new() })
+        let samples = open_samples(&core);
+        let participants = self.participants.clone();
+        Ok(TopicView { core, readers, participants, asides: Vec::new(), samples })
     }
 }
 
@@ -390,7 +416,7 @@ impl TopicView {
                 low_water: self.core.group_lane_number(entry, lane, in_lane::LOW_WATER),
                 lag_count: 0,
                 lag_bytes: 0,
-                lag_ns: None,
+                age: None,
                 waiting_count: 0,
                 dead_count: 0,
             })
@@ -442,10 +468,14 @@ impl TopicView {
             return;
         }
         let capacity = u64::from(self.core.config().capacity);
-        let reader = &mut self.readers[position.lane.index()];
         let oldest = later(position.low_water, end.saturating_sub(capacity));
+        let sampled = self.sampled_age(position.lane.index(), oldest);
+        let reader = &mut self.readers[position.lane.index()];
         let stamp = reader.header_at(oldest).map_or(0, |header| header.stamp_ns);
-        position.lag_ns = (stamp != 0).then(|| at_ns.saturating_sub(stamp));
+        position.age = match stamp {
+            0 => sampled,
+            _ => Some(Age { ns: at_ns.saturating_sub(stamp), precision: Precision::Exact }),
+        };
         let counted = position.lag_count.min(capacity).min(EXACT_LAG_COUNT);
         let sum: u64 = (0..counted)
             .filter_map(|index| reader.header_at(oldest + index))
@@ -453,6 +483,19 @@ impl TopicView {
             .sum();
         position.lag_bytes =
             (u128::from(sum) * u128::from(position.lag_count) / u128::from(counted.max(1))) as u64;
+    }
+
+    /// Age of a message by what the supervisor has noted.
+    fn sampled_age(&self, lane: usize, sequence: u64) -> Option<Age> {
+        let region = self.samples.as_ref()?;
+        let kept = region.look_words(samples::kept(lane), samples::KEPT)?;
+        let snapshot = History::attach(region.look(samples::newest(lane))?, kept).load();
+        // End and time after the samples, so that none of those is from later.
+        let (end, now_ns) = (self.core.end(lane), monotonic_ns());
+        Some(match snapshot.age(sequence, end, now_ns)? {
+            bus_core::samples::Age::About(ns) => Age { ns, precision: Precision::Sampled },
+            bus_core::samples::Age::AtLeast(ns) => Age { ns, precision: Precision::AtLeast },
+        })
     }
 
     fn producers(&self) -> Vec<ProcessInfo> {
@@ -475,6 +518,12 @@ impl TopicView {
             _ => "half-open",
         }
     }
+}
+
+/// The file of samples, if the topic has one that can be read.
+fn open_samples(core: &TopicCore) -> Option<Region> {
+    let attached = Region::attach(&core.dir().samples(), samples::MAGIC, Access::Read, None);
+    attached.ok().filter(|(_, preamble)| preamble.epoch == core.epoch()).map(|(region, _)| region)
 }
 
 /// Groups with unread messages, a line each.

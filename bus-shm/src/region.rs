@@ -140,6 +140,12 @@ impl Region {
         Ok((Self { map, reach_bytes, file, path: path.to_owned() }, preamble))
     }
 
+    /// The mapping without the open file, for one who has so many that descriptors would run out. What lies beyond the file
+    /// must not be touched; only files that never grow.
+    pub(crate) fn into_map(self) -> Map {
+        self.map
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

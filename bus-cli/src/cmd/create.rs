@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// Payload memory of one publisher in one lane, at most [default: 16M, or four times the largest message]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
     arena_bytes: Option<u64>,
-    /// Messages carry no time, which saves about 9 ns each; lag is then not known in seconds
+    /// Messages carry no time, which saves about 9 ns each; lag in seconds is then an estimate
     #[arg(long)]
     no_stamps: bool,
     /// A group of one member that exists from the start; may be repeated

@@ -79,14 +79,14 @@ fn topic_text(sample: &Sample) -> String {
         ">DEAD",
     ]);
     for group in state.groups.iter().filter(|group| is_present(group)) {
-        let (count, bytes, age_ns) = total_lag(group);
+        let (count, bytes, age) = total_lag(group);
         groups.row([
             group.name.clone(),
             group.state.to_owned(),
             members_text(group),
             units::count(count),
             units::bytes(bytes),
-            age_ns.map_or_else(|| "-".into(), units::nanoseconds),
+            units::age(age),
             units::count(group.redelivered_count),
             units::count(group.waiting_count),
             units::count(group.dead_count),

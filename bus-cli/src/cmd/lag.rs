@@ -88,7 +88,7 @@ fn table(groups: &[(&Sample, &GroupState)]) -> String {
                 position.lane.name(lanes).to_owned(),
                 units::count(position.lag_count),
                 units::bytes(position.lag_bytes),
-                position.lag_ns.map_or_else(|| "-".into(), units::nanoseconds),
+                units::age(position.age),
                 units::count(position.low_water),
             ];
             cells.extend(has_waiting.then(|| units::count(position.waiting_count)));
@@ -115,18 +115,17 @@ fn print_json(place: &Place, groups: &[(&Sample, &GroupState)]) -> Outcome {
 /// Has a group passed a threshold?
 fn check(args: &Args, groups: &[(&Sample, &GroupState)]) -> Outcome {
     for (sample, group) in groups {
-        let (count, _, age_ns) = total_lag(group);
+        let (count, _, age) = total_lag(group);
         let who = format!("topic {:?}, group {:?}", sample.state.name, group.name);
         if let Some(max) = args.max.filter(|&max| count > max) {
             let message =
                 format!("{who}: {} messages behind, more than {}", units::count(count), units::count(max));
             return Err(Failure::new(Code::Threshold, message));
         }
-        let age = age_ns.map(Duration::from_nanos);
-        if let (Some(age), Some(max)) = (age, args.max_age)
-            && age > max
+        if let Some(max) = args.max_age
+            && age.is_some_and(|age| Duration::from_nanos(age.ns) > max)
         {
-            let (age, max) = (units::duration(age), units::duration(max));
+            let (age, max) = (units::age(age), units::duration(max));
             return Err(Failure::new(Code::Threshold, format_args!("{who}: {age} behind, more than {max}")));
         }
     }

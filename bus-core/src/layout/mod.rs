@@ -12,6 +12,7 @@
 //! | [`wake`] `topics/<name>/wake` | all (bells); the supervisor (state, breaker) |
 //! | [`owners`] `topics/<name>/owners-<entry>` | members of that group |
 //! | [`aside`] `topics/<name>/aside-<entry>` | members of that group |
+//! | [`samples`] `topics/<name>/samples` | the supervisor |
 //! | [`arena`] `topics/<name>/arena-<producer>.<tag>-<lane>` | that producer |
 
 pub mod arena;
@@ -19,6 +20,7 @@ pub mod aside;
 pub mod groups;
 pub mod owners;
 pub mod ring;
+pub mod samples;
 pub mod superblock;
 pub mod wake;
 

@@ -8,7 +8,7 @@ use crate::sys::{file, lock, process};
 use crate::topic::TopicCore;
 use bus_core::layout::superblock::RoleWord;
 use bus_core::layout::superblock::{self, at, spin};
-use bus_core::layout::{Preamble, wake};
+use bus_core::layout::{Preamble, ring, samples, wake};
 use bus_core::sync::Ordering;
 use std::fmt::Display;
 use std::os::unix::fs::MetadataExt;
@@ -88,6 +88,21 @@ pub(super) fn check_topic(look: &mut Look<'_>, core: &TopicCore) {
         ("wake", core.dir().wake(), wake::FILE_BYTES),
     ] {
         check_backed(look, &Place::topic(core.name()).file(file), &path, bytes);
+    }
+    if core.config().flags & ring::FLAG_STAMPS == 0 {
+        check_samples(look, core);
+    }
+}
+
+/// Samples that are not true are no damage: readers leave out what contradicts the rest.
+fn check_samples(look: &mut Look<'_>, core: &TopicCore) {
+    let (path, place) = (core.dir().samples(), Place::topic(core.name()).file("samples"));
+    match Region::attach(&path, samples::MAGIC, Access::Read, None) {
+        Ok((_, preamble)) => {
+            check_epoch(look, &place, preamble.epoch, core.epoch());
+            check_backed(look, &place, &path, samples::FILE_BYTES);
+        }
+        Err(error) => unreadable(look, place, 0, &error),
     }
 }
 

@@ -10,7 +10,9 @@ use crate::sys::process::pid_namespace_inode;
 use crate::sys::{barrier, clock, file};
 use bus_core::holder::{Holder, HolderWord};
 use bus_core::layout::ring::type_state;
-use bus_core::layout::{PAGE_BYTES, Preamble, get_name, groups, owners, put_name, ring, superblock, wake};
+use bus_core::layout::{
+    PAGE_BYTES, Preamble, get_name, groups, owners, put_name, ring, samples, superblock, wake,
+};
 use bus_core::limits::TYPES_MAX;
 use bus_core::name::key;
 use bus_core::sync::Ordering;
@@ -196,7 +198,19 @@ fn fill_topic(
     }
     let region = Region::create(&making.wake(), wake::FILE_BYTES, wake::FILE_BYTES)?;
     region.write(0, &Preamble::new(wake::MAGIC, wake::FILE_BYTES, epoch))?;
+    // With stamps, ages are known exactly.
+    if config.flags & ring::FLAG_STAMPS == 0 {
+        fill_samples(&making.samples(), config.lanes as usize, epoch)?;
+    }
     Ok(())
+}
+
+/// The history of a new topic, which begins with its first moment.
+fn fill_samples(path: &Path, lanes: usize, epoch: u64) -> Result<(), RegionError> {
+    let region = Region::create(path, samples::FILE_BYTES, samples::FILE_BYTES)?;
+    region.write(0, &Preamble::new(samples::MAGIC, samples::FILE_BYTES, epoch))?;
+    let first = bus_core::samples::first(clock::monotonic_ns());
+    (0..lanes).try_for_each(|lane| region.write(samples::newest(lane) as u64, &first))
 }
 
 /// Groups that hold messages from the topic's first one on.

@@ -1,4 +1,4 @@
-//! The supervisor's role: registers processes and topics, notices deaths, cleans up. Nothing on the data path calls it.
+//! The supervisor's role: registers processes and topics, notices deaths, cleans up, notes how far lanes have come. Nothing on the data path calls it.
 //!
 //! The role belongs to whoever a word of the superblock names ([`role`]): a dedicated process (`shmbus up`), or a thread of
 //! the first process that opened the bus. When the holder ends, or stands still for a second, the next process that needs a
@@ -9,6 +9,7 @@ pub(crate) mod client;
 pub(crate) mod create;
 pub(crate) mod protocol;
 pub(crate) mod role;
+mod sampler;
 
 use crate::directory::{BusDir, TEMPORARY, unique_name};
 use crate::error::{BusError, RegionError, TopicError};
@@ -27,6 +28,7 @@ use bus_core::sync::{AtomicU64, Ordering};
 use protocol::{Garbled, Reply, Request};
 use role::{Lock, Role};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use sampler::Sampler;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -72,6 +74,7 @@ pub struct Supervisor {
     watched: Vec<(ParticipantInfo, Option<Pidfd>)>,
     /// Are there entries that a superseded holder may still store into? When they were last looked at.
     quarantine: Option<Instant>,
+    sampler: Sampler,
 }
 
 /// Why a supervisor stopped serving.
@@ -128,6 +131,7 @@ impl Supervisor {
             stop: StopHandle::new()?,
             watched: Vec::new(),
             quarantine: None,
+            sampler: Sampler::new(dir.clone()),
         };
         this.recover();
         Ok(Some(this))
@@ -333,6 +337,7 @@ impl Supervisor {
             if stop {
                 return Ok(Stopped::Asked);
             }
+            self.sampler.turn();
             if self.quarantine.is_some_and(|since| since.elapsed() >= role::SILENCE) {
                 self.reclaim_entries();
             }
@@ -379,7 +384,7 @@ impl Supervisor {
         let timeout = crate::sys::timespec(match (self.is_left(), blind) {
             (true, _) => Duration::from_millis(5),
             (false, true) => Duration::from_millis(100),
-            (false, false) => role::BEAT,
+            (false, false) => self.sampler.pause(),
         });
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -586,7 +591,7 @@ impl Supervisor {
         }
     }
 
-    fn create_topic(&self, participant: u16, spec: &protocol::TopicSpec) -> Result<Reply, TopicError> {
+    fn create_topic(&mut self, participant: u16, spec: &protocol::TopicSpec) -> Result<Reply, TopicError> {
         let checked = match spec.name.strip_prefix(BUS_TOPICS) {
             // Libraries ask for these on their own account.
             Some(_) => bus_core::name::check_dotted(&spec.name, TOPIC_NAME_BYTES_MAX),
@@ -599,6 +604,7 @@ impl Supervisor {
         let maker = create::Maker { mark: self.role.mark(), beat: &|| self.role.beat() };
         if create::topic(&self.dir, spec, (pid, service), &maker)? {
             self.ring_topics_bell();
+            self.sampler.made(&spec.name);
         }
         Ok(Reply::Done)
     }

@@ -70,7 +70,7 @@ impl Row {
     }
 
     pub(super) fn lag_ns(&self) -> u64 {
-        self.group.as_ref().and_then(|group| group.position.lag_ns).unwrap_or(0)
+        self.group.as_ref().and_then(|group| group.position.age).map_or(0, |age| age.ns)
     }
 
     pub(super) fn rate_out(&self) -> f64 {
@@ -128,7 +128,7 @@ impl Meter {
                         rate_in: window_in,
                         rate_out: window_out,
                         lag_count: position.lag_count,
-                        lag_s: position.lag_ns.map(|ns| ns as f64 / 1e9),
+                        lag_s: position.age.map(|age| age.ns as f64 / 1e9),
                         capacity: u64::from(settings.capacity),
                         // Members of a shared group may come and go between two looks.
                         has_reader: group.members > 0 || window_out > 0.0,

@@ -53,7 +53,7 @@ impl Cells {
             rate_out: of_group(&|group| units::rate(group.rate_out)),
             lag: of_group(&|group| units::count(group.position.lag_count)),
             bytes: of_group(&|group| units::bytes(group.position.lag_bytes)),
-            age: of_group(&|group| group.position.lag_ns.map_or_else(|| "-".into(), units::nanoseconds)),
+            age: of_group(&|group| units::age(group.position.age)),
             fill: units::percent(row.fill_count, row.capacity),
             publishers: row.publishers.to_string(),
             readers: of_group(&|group| group.state.members.to_string()),

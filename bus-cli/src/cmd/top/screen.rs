@@ -63,7 +63,7 @@ const COLUMNS: [Column; 13] = [
     number("OUT/S", |cells| take(&mut cells.rate_out), 6, 0, Some(Key::Out)),
     number("LAG", |cells| take(&mut cells.lag), 7, 0, Some(Key::Lag)),
     number("BYTES", |cells| take(&mut cells.bytes), 8, 110, Some(Key::Bytes)),
-    number("OLDEST", |cells| take(&mut cells.age), 11, 100, Some(Key::Age)),
+    number("OLDEST", |cells| take(&mut cells.age), 12, 100, Some(Key::Age)),
     number("FILL", |cells| take(&mut cells.fill), 5, 80, Some(Key::Fill)),
     number("PUBS", |cells| take(&mut cells.publishers), 4, 120, None),
     number("SUBS", |cells| take(&mut cells.readers), 4, 120, None),
