@@ -55,7 +55,7 @@ pub(super) struct Sampler {
     listed_ns: u64,
     /// The directory of topics as it was when it was read: changed at this time (seconds, nanoseconds).
     listed: Option<(i64, i64)>,
-    /// The last turn ended before it was through, or messages come somewhere.
+    /// The last turn ended before it was through, or messages come somewhere; or there was none yet.
     is_busy: bool,
 }
 
@@ -83,7 +83,7 @@ impl Sampler {
             turn_ns: 0,
             listed_ns: 0,
             listed: None,
-            is_busy: false,
+            is_busy: true,
         }
     }
 

@@ -1,0 +1,313 @@
+//! Lag in seconds on topics without stamps: what the supervisor notes is near the truth, goes on under another holder, and
+//! cannot be spoilt by what else lies in its file.
+//!
+//! Every child is this test binary again, in the test [`agent`].
+
+use bus_core::layout::samples as layout;
+use bus_shm::directory::BusDir;
+use bus_shm::inspect::{Age, BusView, Precision, TopicView};
+use bus_shm::supervisor::Supervisor;
+use bus_shm::{Bus, BusBuilder, Bytes, Publisher, fsck};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+use tests::cli::CliBus;
+use tests::harness::{self, Agent, Role, TestBus, assert_clean, eventually};
+
+/// How far from the truth an age may be.
+const NEAR: Duration = Duration::from_millis(250);
+
+fn spawn(role: &str, test: &TestBus, argument: &str) -> Agent {
+    Agent::spawn("agent", role, &test.name, argument)
+}
+
+/// The other processes of every test here.
+#[test]
+fn agent() {
+    let Some(role) = harness::role() else { return };
+    match role.name.as_str() {
+        "supervisor" => supervisor(role),
+        "paced" => paced(role),
+        other => panic!("no role {other:?}"),
+    }
+}
+
+/// A dedicated supervisor.
+fn supervisor(mut role: Role) {
+    let supervisor = Supervisor::take(&BusDir::new(&role.bus, None).unwrap(), false).unwrap();
+    role.parent.tell("serving");
+    let stopped = supervisor.serve().unwrap();
+    role.parent.tell(format!("{stopped:?}"));
+}
+
+/// Publishes a message each time it is told to, and says when.
+fn paced(mut role: Role) {
+    let bus = role.builder().temporary(false).open().unwrap();
+    let mut publisher = topic(&bus, &role.argument).publisher().unwrap();
+    role.parent.tell("ready");
+    while role.parent.try_hear().is_some() {
+        publisher.publish(b"x").unwrap();
+        role.parent.tell("published");
+    }
+}
+
+fn builder(test: &TestBus) -> BusBuilder {
+    Bus::builder(&test.name)
+}
+
+fn topic(bus: &Bus, name: &str) -> bus_shm::Topic<Bytes> {
+    bus.topic_builder::<Bytes>(name).stamps(false).lanes(1).capacity(1024).open().unwrap()
+}
+
+fn served(test: &TestBus) -> Agent {
+    let mut chief = spawn("supervisor", test, "");
+    chief.line.expect("serving");
+    chief
+}
+
+fn view(test: &TestBus, name: &str) -> TopicView {
+    BusView::open(&test.name, None).unwrap().topic(name).unwrap()
+}
+
+fn age(view: &mut TopicView) -> Option<Age> {
+    view.sample().groups[0].lanes[0].age
+}
+
+/// Fails unless the group's oldest message is as old as `published` says.
+fn assert_near(view: &mut TopicView, published: Instant) {
+    let before = published.elapsed();
+    let age = age(view).expect("it lags");
+    let (ns, after) = (Duration::from_nanos(age.ns), published.elapsed());
+    assert_eq!(age.precision, Precision::Sampled);
+    assert!(ns + NEAR >= before && ns <= after + NEAR, "{ns:?} instead of {before:?}");
+}
+
+/// The end of the lane at the holder's last look.
+fn noted(test: &TestBus, name: &str) -> u64 {
+    let mut word = [0; 8];
+    let file = std::fs::File::open(test.path().join("topics").join(name).join("samples")).unwrap();
+    file.read_exact_at(&mut word, layout::newest(0) as u64).unwrap();
+    u64::from_ne_bytes(word) & 0xffff_ffff
+}
+
+/// Publishes a message every 20 ms for so long; when each was.
+fn publish_for(publisher: &mut Publisher<Bytes>, time: Duration) -> Vec<Instant> {
+    let begun = Instant::now();
+    let mut times = Vec::new();
+    while begun.elapsed() < time {
+        times.push(Instant::now());
+        publisher.publish(b"x").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    times
+}
+
+#[test]
+fn ages_are_near_the_truth_whatever_the_group_has_finished() {
+    let test = TestBus::new("age");
+    let _chief = served(&test);
+    let bus = builder(&test).open().unwrap();
+    let topic = topic(&bus, "t");
+    let mut subscriber = topic.group("g").join().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    let mut view = view(&test, "t");
+    assert_eq!(age(&mut view), None, "no lag");
+    let mut times = publish_for(&mut publisher, Duration::from_secs(2));
+    // A silence, and a burst at its end.
+    std::thread::sleep(Duration::from_millis(1_300));
+    times.extend((0..100).map(|_| {
+        publisher.publish(b"x").unwrap();
+        Instant::now()
+    }));
+    times.extend(publish_for(&mut publisher, Duration::from_millis(500)));
+    for (sequence, &published) in times.iter().enumerate() {
+        assert_near(&mut view, published);
+        let message = subscriber.receive().unwrap();
+        assert_eq!(message.sequence(), sequence as u64);
+        message.ack().unwrap();
+    }
+    assert_eq!(age(&mut view), None, "everything is finished");
+    assert_clean(&test);
+}
+
+#[test]
+fn a_topic_with_stamps_has_no_samples_and_tells_ages_exactly() {
+    let test = TestBus::new("stamped");
+    let bus = test.open("holder");
+    let topic = bus.topic_builder::<Bytes>("t").lanes(1).with_group("g").open().unwrap();
+    let begun = Instant::now();
+    topic.publisher().unwrap().publish(b"x").unwrap();
+    assert!(!test.path().join("topics/t/samples").exists());
+    let age = age(&mut view(&test, "t")).expect("it lags");
+    assert!(age.precision == Precision::Exact && Duration::from_nanos(age.ns) <= begun.elapsed());
+}
+
+#[test]
+fn the_next_holder_goes_on_and_what_nobody_saw_is_not_made_up() {
+    let test = TestBus::new("age-takeover");
+    let mut chief = served(&test);
+    let bus = builder(&test).open().unwrap();
+    let mut subscriber = topic(&bus, "t").group("g").join().unwrap();
+    let mut paced = spawn("paced", &test, "t");
+    paced.line.expect("ready");
+    let mut view = view(&test, "t");
+    let mut publish = || {
+        paced.line.tell("go");
+        paced.line.expect("published");
+        Instant::now()
+    };
+    // From rest, a first message is not seen at once.
+    publish();
+    eventually("it is noted", || noted(&test, "t") == 1);
+    subscriber.receive().unwrap().ack().unwrap();
+    let first = publish();
+    std::thread::sleep(Duration::from_millis(700));
+    assert_near(&mut view, first);
+    chief.kill();
+    // More than two looks could bridge: nobody holds the role.
+    std::thread::sleep(Duration::from_millis(2_800));
+    assert_near(&mut view, first);
+    let unseen = publish();
+    subscriber.receive().unwrap().ack().unwrap();
+    assert_eq!(age(&mut view), None, "it may have come at any time since");
+    let _next = served(&test);
+    eventually("the new holder has looked", || age(&mut view).is_some());
+    let known = age(&mut view).unwrap();
+    assert!(known.precision == Precision::AtLeast && Duration::from_nanos(known.ns) <= unseen.elapsed());
+    let seen = publish();
+    subscriber.receive().unwrap().ack().unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    assert_near(&mut view, seen);
+    drop(subscriber);
+    assert_clean(&test);
+}
+
+#[test]
+fn what_else_lies_in_the_file_is_ignored() {
+    let test = TestBus::new("age-hostile");
+    let _chief = served(&test);
+    let bus = builder(&test).open().unwrap();
+    let topic = topic(&bus, "t");
+    let _group = topic.group("g").join().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    let mut view = view(&test, "t");
+    let times = publish_for(&mut publisher, Duration::from_millis(1_500));
+    let file =
+        std::fs::File::options().read(true).write(true).open(test.path().join("topics/t/samples")).unwrap();
+    let put = |offset: usize, word: u64| file.write_all_at(&word.to_ne_bytes(), offset as u64).unwrap();
+    let mut newest = [0; 8];
+    file.read_exact_at(&mut newest, layout::newest(0) as u64).unwrap();
+    let now = u64::from_ne_bytes(newest);
+    let (tick, end) = (now >> 32, now & 0xffff_ffff);
+    // Beyond the end, of the future, of long ago with the end of now, of now with the end of long ago, and rubbish.
+    let lies = [tick << 32 | (end + 5), (tick + 1_000) << 32 | end, (tick - 400) << 32 | end, tick << 32 | 1];
+    for (place, lie) in lies.into_iter().chain((0..40).map(|n| !0 - n * 0x1234_5678_9abc)).enumerate() {
+        put(layout::kept(0) + (layout::KEPT - 1 - place) * 8, lie);
+    }
+    assert_near(&mut view, times[0]);
+    // In the word that says where the holder was at its last look, half of another sample.
+    put(layout::newest(0), (tick + 77) << 32 | 3);
+    publish_for(&mut publisher, Duration::from_millis(500));
+    assert_near(&mut view, times[0]);
+    // No such file at all.
+    put(0, 0);
+    let report = fsck::check(&BusDir::new(&test.name, None).unwrap()).unwrap();
+    let told: Vec<_> = report.problems.iter().map(|problem| problem.invariant.id()).collect();
+    assert_eq!(told, ["file.unreadable"], "{:?}", report.problems);
+    let mut other = self::view(&test, "t");
+    assert_eq!(age(&mut other), None, "unknown, and no error");
+    assert_eq!(other.sample().groups[0].lanes[0].lag_count, other.sample().lanes[0].end);
+}
+
+#[test]
+fn a_stopped_holder_that_goes_on_spoils_nothing() {
+    let test = TestBus::new("age-stopped");
+    let mut chief = served(&test);
+    let bus = builder(&test).open().unwrap();
+    let topic = topic(&bus, "t");
+    let mut subscriber = topic.group("g").join().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    let mut view = view(&test, "t");
+    publish_for(&mut publisher, Duration::from_millis(500));
+    chief.stop();
+    let mut next = spawn("supervisor", &test, "");
+    next.line.expect("serving");
+    publisher.publish(b"x").unwrap();
+    let begin = view.sample().lanes[0].end;
+    eventually("the new holder has looked", || noted(&test, "t") == begin);
+    let times = publish_for(&mut publisher, Duration::from_secs(1));
+    chief.go_on();
+    chief.line.expect("HandedOver");
+    chief.join();
+    for _ in 0..begin {
+        subscriber.receive().unwrap().ack().unwrap();
+    }
+    for published in times {
+        assert_near(&mut view, published);
+        subscriber.receive().unwrap().ack().unwrap();
+    }
+}
+
+#[test]
+fn the_command_line_says_that_an_age_is_sampled() {
+    let cli = CliBus::new("cli-sampled");
+    cli.run(&["up"]).expect(0);
+    cli.run(&["create", "a", "--no-stamps", "--lanes", "1", "--group", "g"]).expect(0);
+    cli.run(&["pub", "a", "x"]).expect(0);
+    let lag = |arguments: &[&str]| cli.run(arguments).expect(0);
+    eventually("it is noted", || lag(&["lag"]).out.contains('~'));
+    let lag = cli.run(&["lag", "--json"]).expect(0).json();
+    let info = cli.run(&["info", "a", "--json"]).expect(0).json();
+    let top = cli.run(&["top", "--once", "--json", "--interval", "50ms"]).expect(0).json();
+    for group in [&lag["groups"][0], &info["groups"][0], &top["topics"][0]["groups"][0]] {
+        for place in [group, &group["lanes"][0]] {
+            assert_eq!(place["lag_ns_is"], "sampled", "{group}");
+            assert!(place["lag_ns"].as_u64().unwrap() > 0);
+        }
+    }
+    for arguments in [&["info", "a"][..], &["top", "-1", "--interval", "50ms"]] {
+        assert!(cli.run(arguments).expect(0).out.contains('~'), "{arguments:?}");
+    }
+    cli.run(&["lag", "--max-age", "1us"]).expect(5).says("behind, more than");
+    cli.run(&["create", "b", "--group", "g"]).expect(0);
+    cli.run(&["pub", "b", "x"]).expect(0);
+    let exact = cli.run(&["lag", "b", "--json"]).expect(0).json();
+    assert_eq!(exact["groups"][0]["lag_ns_is"], "exact");
+    cli.run(&["sub", "b", "-g", "g", "-n", "1"]).expect(0);
+    assert!(cli.run(&["lag", "b", "--json"]).expect(0).json()["groups"][0]["lag_ns_is"].is_null());
+    cli.run(&["down", "--force"]).expect(0);
+}
+
+#[test]
+fn many_topics_at_rest_cost_next_to_nothing_and_gone_ones_are_let_go() {
+    let test = TestBus::new("age-idle");
+    let chief = served(&test);
+    let bus = builder(&test).open().unwrap();
+    let count = 300;
+    for index in 0..count {
+        bus.topic_builder::<Bytes>(&format!("t{index}")).stamps(false).capacity(8).open().unwrap();
+    }
+    let process = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", chief.pid())).unwrap();
+    let mapped = || process("maps").lines().filter(|line| line.ends_with("/samples")).count();
+    eventually("all are looked at", || mapped() == count);
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", chief.pid())).unwrap().count();
+    assert!(descriptors < 50, "{descriptors} descriptors");
+    let ticks = || {
+        let stat = process("stat");
+        let fields: Vec<u64> = stat
+            .rsplit(')')
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .filter_map(|field| field.parse().ok())
+            .collect();
+        // After the state: ppid is the first number, utime the eleventh.
+        fields[10] + fields[11]
+    };
+    let before = ticks();
+    std::thread::sleep(Duration::from_secs(10));
+    assert!(ticks() - before <= 1, "{} ticks in 10 s", ticks() - before);
+    std::fs::remove_dir_all(test.path().join("topics/t7")).unwrap();
+    eventually("it is let go", || process("maps").lines().all(|line| !line.contains("/t7/")));
+    assert_eq!(mapped(), count - 1);
+    bus.down(true).unwrap();
+}
