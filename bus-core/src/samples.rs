@@ -188,6 +188,7 @@ impl<'a> History<'a> {
     /// Keeps a sample, in an unused place or in that of the one that is missed least.
     fn keep(&self, sample: Sample, now: Sample) {
         let chain = Chain::of(self.kept.iter().map(|word| word.load(Ordering::Relaxed)), now);
+        // Not one that cannot be true: it was found in the file.
         let Some(kept) = sample.seen_from(now, 0) else { return };
         if chain.all().iter().any(|known| (known.age, known.back) == (kept.age, kept.back)) {
             return;
@@ -249,11 +250,9 @@ impl Recorder {
     /// Records a look: the lane's end was `end` at `at_ns`, and not before. True if the end has moved since the last one.
     pub fn record(&mut self, history: &History<'_>, at_ns: u64, end: u64) -> bool {
         let now = Sample::new(at_ns, end);
-        // One that lies about the last look is forgotten.
-        let last = self.last.filter(|last| last.seen_from(now, 0).is_some());
-        let has_moved = last.is_none_or(|last| last.end != now.end);
+        let has_moved = self.last.is_none_or(|last| last.end != now.end);
         // Of a time in which nothing happens, the first look and the last are kept.
-        if let Some(last) = last.filter(|_| has_moved || self.is_first) {
+        if let Some(last) = self.last.filter(|_| has_moved || self.is_first) {
             history.keep(last, now);
         }
         (self.last, self.is_first) = (Some(now), has_moved);

@@ -9,12 +9,16 @@ use bus_shm::inspect::{Age, BusView, Precision, TopicView};
 use bus_shm::supervisor::Supervisor;
 use bus_shm::{Bus, BusBuilder, Bytes, Publisher, fsck};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tests::cli::CliBus;
 use tests::harness::{self, Agent, Role, TestBus, assert_clean, eventually};
 
-/// How far from the truth an age may be.
+/// How far from the truth an age may be, of a holder that is on time.
 const NEAR: Duration = Duration::from_millis(250);
+/// What a test itself may be late by, where the holder is.
+const LATE: Duration = Duration::from_millis(100);
 
 fn spawn(role: &str, test: &TestBus, argument: &str) -> Agent {
     Agent::spawn("agent", role, &test.name, argument)
@@ -69,24 +73,74 @@ fn view(test: &TestBus, name: &str) -> TopicView {
 }
 
 fn age(view: &mut TopicView) -> Option<Age> {
-    view.sample().groups[0].lanes[0].age
+    age_in(view, "g")
+}
+
+fn age_in(view: &mut TopicView, name: &str) -> Option<Age> {
+    let groups = view.sample().groups;
+    groups.iter().find(|group| group.name == name).expect("the group").lanes[0].age
 }
 
 /// Fails unless the group's oldest message is as old as `published` says.
-fn assert_near(view: &mut TopicView, published: Instant) {
+fn assert_near(view: &mut TopicView, group: &str, published: Instant, near: Duration) {
     let before = published.elapsed();
-    let age = age(view).expect("it lags");
+    let age = age_in(view, group).expect("it lags");
     let (ns, after) = (Duration::from_nanos(age.ns), published.elapsed());
     assert_eq!(age.precision, Precision::Sampled);
-    assert!(ns + NEAR >= before && ns <= after + NEAR, "{ns:?} instead of {before:?}");
+    assert!(ns + near >= before && ns <= after + near, "{ns:?} instead of {before:?}, {near:?}");
+}
+
+/// Measures how late the holder's looks are: on a machine with other work an age cannot be better than they are.
+struct Punctuality {
+    worst_ns: Arc<AtomicU64>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Punctuality {
+    /// From now on; messages have come, so that the holder looks ten times a second.
+    fn watch(test: &TestBus) -> Self {
+        let (worst_ns, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (worst, over, name) = (worst_ns.clone(), is_over.clone(), test.path().join("topics/t/samples"));
+        std::thread::spawn(move || {
+            let file = std::fs::File::open(name).unwrap();
+            let tick = || newest(&file) >> 32;
+            let mut last = tick();
+            while !over.load(Ordering::Relaxed) {
+                let now = tick();
+                worst.fetch_max(now.saturating_sub(last) << 23, Ordering::Relaxed);
+                last = now;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        Self { worst_ns, is_over }
+    }
+
+    fn near(&self) -> Duration {
+        NEAR.max(Duration::from_nanos(self.worst_ns.load(Ordering::Relaxed)) + LATE)
+    }
+}
+
+impl Drop for Punctuality {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+fn newest(file: &std::fs::File) -> u64 {
+    let mut word = [0; 8];
+    file.read_exact_at(&mut word, layout::newest(0) as u64).unwrap();
+    u64::from_ne_bytes(word)
 }
 
 /// The end of the lane at the holder's last look.
-fn noted(test: &TestBus, name: &str) -> u64 {
-    let mut word = [0; 8];
-    let file = std::fs::File::open(test.path().join("topics").join(name).join("samples")).unwrap();
-    file.read_exact_at(&mut word, layout::newest(0) as u64).unwrap();
-    u64::from_ne_bytes(word) & 0xffff_ffff
+fn noted(test: &TestBus) -> u64 {
+    newest(&std::fs::File::open(test.path().join("topics/t/samples")).unwrap()) & 0xffff_ffff
+}
+
+/// From rest, a first message is seen half a second later at the worst: publishes one that nobody measures.
+fn wake(test: &TestBus, publisher: &mut Publisher<Bytes>) {
+    publisher.publish(b"x").unwrap();
+    eventually("it is noted", || noted(test) == 1);
 }
 
 /// Publishes a message every 20 ms for so long; when each was.
@@ -111,6 +165,9 @@ fn ages_are_near_the_truth_whatever_the_group_has_finished() {
     let mut publisher = topic.publisher().unwrap();
     let mut view = view(&test, "t");
     assert_eq!(age(&mut view), None, "no lag");
+    wake(&test, &mut publisher);
+    subscriber.receive().unwrap().ack().unwrap();
+    let punctuality = Punctuality::watch(&test);
     let mut times = publish_for(&mut publisher, Duration::from_secs(2));
     // A silence, and a burst at its end.
     std::thread::sleep(Duration::from_millis(1_300));
@@ -119,10 +176,10 @@ fn ages_are_near_the_truth_whatever_the_group_has_finished() {
         Instant::now()
     }));
     times.extend(publish_for(&mut publisher, Duration::from_millis(500)));
-    for (sequence, &published) in times.iter().enumerate() {
-        assert_near(&mut view, published);
+    for (index, &published) in times.iter().enumerate() {
+        assert_near(&mut view, "g", published, punctuality.near());
         let message = subscriber.receive().unwrap();
-        assert_eq!(message.sequence(), sequence as u64);
+        assert_eq!(message.sequence(), index as u64 + 1);
         message.ack().unwrap();
     }
     assert_eq!(age(&mut view), None, "everything is finished");
@@ -155,17 +212,20 @@ fn the_next_holder_goes_on_and_what_nobody_saw_is_not_made_up() {
         paced.line.expect("published");
         Instant::now()
     };
-    // From rest, a first message is not seen at once.
+    // From rest, a first message is seen half a second later at the worst.
     publish();
-    eventually("it is noted", || noted(&test, "t") == 1);
+    eventually("it is noted", || noted(&test) == 1);
     subscriber.receive().unwrap().ack().unwrap();
+    let _held = topic(&bus, "t").group("h").join().unwrap();
+    let punctuality = Punctuality::watch(&test);
     let first = publish();
-    std::thread::sleep(Duration::from_millis(700));
-    assert_near(&mut view, first);
+    // That it has come stands in the holder's last look alone.
+    eventually("it is noted", || noted(&test) == 2);
+    let near = punctuality.near();
     chief.kill();
     // More than two looks could bridge: nobody holds the role.
     std::thread::sleep(Duration::from_millis(2_800));
-    assert_near(&mut view, first);
+    assert_near(&mut view, "g", first, near);
     let unseen = publish();
     subscriber.receive().unwrap().ack().unwrap();
     assert_eq!(age(&mut view), None, "it may have come at any time since");
@@ -173,10 +233,12 @@ fn the_next_holder_goes_on_and_what_nobody_saw_is_not_made_up() {
     eventually("the new holder has looked", || age(&mut view).is_some());
     let known = age(&mut view).unwrap();
     assert!(known.precision == Precision::AtLeast && Duration::from_nanos(known.ns) <= unseen.elapsed());
+    assert_near(&mut view, "h", first, near);
+    let punctuality = Punctuality::watch(&test);
     let seen = publish();
     subscriber.receive().unwrap().ack().unwrap();
     std::thread::sleep(Duration::from_millis(600));
-    assert_near(&mut view, seen);
+    assert_near(&mut view, "g", seen, punctuality.near());
     drop(subscriber);
     assert_clean(&test);
 }
@@ -187,27 +249,29 @@ fn what_else_lies_in_the_file_is_ignored() {
     let _chief = served(&test);
     let bus = builder(&test).open().unwrap();
     let topic = topic(&bus, "t");
-    let _group = topic.group("g").join().unwrap();
     let mut publisher = topic.publisher().unwrap();
+    wake(&test, &mut publisher);
+    let _group = topic.group("g").join().unwrap();
     let mut view = view(&test, "t");
+    let punctuality = Punctuality::watch(&test);
     let times = publish_for(&mut publisher, Duration::from_millis(1_500));
     let file =
         std::fs::File::options().read(true).write(true).open(test.path().join("topics/t/samples")).unwrap();
     let put = |offset: usize, word: u64| file.write_all_at(&word.to_ne_bytes(), offset as u64).unwrap();
-    let mut newest = [0; 8];
-    file.read_exact_at(&mut newest, layout::newest(0) as u64).unwrap();
-    let now = u64::from_ne_bytes(newest);
+    let now = newest(&file);
     let (tick, end) = (now >> 32, now & 0xffff_ffff);
     // Beyond the end, of the future, of long ago with the end of now, of now with the end of long ago, and rubbish.
     let lies = [tick << 32 | (end + 5), (tick + 1_000) << 32 | end, (tick - 400) << 32 | end, tick << 32 | 1];
     for (place, lie) in lies.into_iter().chain((0..40).map(|n| !0 - n * 0x1234_5678_9abc)).enumerate() {
         put(layout::kept(0) + (layout::KEPT - 1 - place) * 8, lie);
     }
-    assert_near(&mut view, times[0]);
+    let near = punctuality.near();
+    drop(punctuality);
+    assert_near(&mut view, "g", times[0], near);
     // In the word that says where the holder was at its last look, half of another sample.
     put(layout::newest(0), (tick + 77) << 32 | 3);
     publish_for(&mut publisher, Duration::from_millis(500));
-    assert_near(&mut view, times[0]);
+    assert_near(&mut view, "g", times[0], near);
     // No such file at all.
     put(0, 0);
     let report = fsck::check(&BusDir::new(&test.name, None).unwrap()).unwrap();
@@ -215,7 +279,7 @@ fn what_else_lies_in_the_file_is_ignored() {
     assert_eq!(told, ["file.unreadable"], "{:?}", report.problems);
     let mut other = self::view(&test, "t");
     assert_eq!(age(&mut other), None, "unknown, and no error");
-    assert_eq!(other.sample().groups[0].lanes[0].lag_count, other.sample().lanes[0].end);
+    assert_eq!(other.sample().groups[0].lanes[0].lag_count, other.sample().lanes[0].end - 1);
 }
 
 #[test]
@@ -233,7 +297,8 @@ fn a_stopped_holder_that_goes_on_spoils_nothing() {
     next.line.expect("serving");
     publisher.publish(b"x").unwrap();
     let begin = view.sample().lanes[0].end;
-    eventually("the new holder has looked", || noted(&test, "t") == begin);
+    eventually("the new holder has looked", || noted(&test) == begin);
+    let punctuality = Punctuality::watch(&test);
     let times = publish_for(&mut publisher, Duration::from_secs(1));
     chief.go_on();
     chief.line.expect("HandedOver");
@@ -242,7 +307,7 @@ fn a_stopped_holder_that_goes_on_spoils_nothing() {
         subscriber.receive().unwrap().ack().unwrap();
     }
     for published in times {
-        assert_near(&mut view, published);
+        assert_near(&mut view, "g", published, punctuality.near());
         subscriber.receive().unwrap().ack().unwrap();
     }
 }
