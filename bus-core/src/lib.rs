@@ -12,7 +12,7 @@
 //!
 //! What it is not: a queue for threads of one process. Inside one process a channel of the standard library
 //! is simpler and needs no cursors.
-#![cfg_attr(not(any(test, loom)), no_std)]
+#![cfg_attr(not(any(test, loom, shmbus_break)), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod arena;
@@ -32,3 +32,19 @@ pub mod ring;
 pub mod samples;
 pub mod seq;
 pub mod sync;
+
+/// Is the code to be broken at the place of this name? Never, but for `ci/broken`, which shows that the tests would notice.
+#[cfg(not(shmbus_break))]
+#[doc(hidden)]
+#[inline(always)]
+pub const fn is_broken(_place: &str) -> bool {
+    false
+}
+
+/// The same where `ci/broken` has compiled it: the environment names one place.
+#[cfg(shmbus_break)]
+#[doc(hidden)]
+pub fn is_broken(place: &str) -> bool {
+    static BROKEN: std::sync::OnceLock<std::string::String> = std::sync::OnceLock::new();
+    BROKEN.get_or_init(|| std::env::var("SHMBUS_BREAK").unwrap_or_default()) == place
+}

@@ -245,7 +245,9 @@ impl<'a> Owners<'a> {
 
     /// Commits a message to the aside store's `entry`, which is staged. False: the claim had been lost.
     pub fn park(&self, sequence: u64, mine: OwnerWord, entry: ParkedEntry) -> bool {
-        self.settle(sequence, mine, mine.parked(entry))
+        let parked = mine.parked(entry);
+        let done = OwnerWord { state: state::DONE, ..mine };
+        self.settle(sequence, mine, if crate::is_broken("park_to_done") { done } else { parked })
     }
 
     /// Marks a parked message as done. The caller has made its entry valid, or seen that somebody did. False: it was not

@@ -250,9 +250,15 @@ impl AsideFile {
         if self.shape.is_inline(contents.stored_bytes()) {
             return store.acknowledge(held) || store.purge(held.index, held.word) || store.replayed(held);
         }
+        if bus_core::is_broken("punch_before_take") {
+            self.clear_payload(held.index, &contents);
+        }
         let Some(taken) = store.take(held, me) else { return false };
+        if bus_core::is_broken("free_before_clear") {
+            store.free(taken);
+        }
         self.clear_payload(taken.index, &contents);
-        store.free(taken)
+        store.free(taken) || bus_core::is_broken("free_before_clear")
     }
 
     /// A staged entry of the caller will not be committed.

@@ -243,8 +243,9 @@ impl LaneReader {
     fn hand_out(&mut self, sequence: u64) -> u8 {
         let Some(handed) = self.handed else { return 1 };
         self.now = self.now.next(sequence);
-        #[cfg(not(shmbus_break = "hand_out_late"))]
-        group::hand_out(handed, self.now);
+        if !bus_core::is_broken("hand_out_late") {
+            group::hand_out(handed, self.now);
+        }
         self.now.times.max(1 + u8::from(distance(sequence, self.marked) < 0))
     }
 
@@ -257,8 +258,9 @@ impl LaneReader {
         }
         finding.sequence = sequence;
         finding.times = self.hand_out(sequence);
-        #[cfg(shmbus_break = "acknowledge_early")]
-        self.acknowledge(sequence);
+        if bus_core::is_broken("acknowledge_early") {
+            self.acknowledge(sequence);
+        }
         self.locate(sequence, finding)?;
         self.ahead.advance();
         Ok(Found::Message)
@@ -478,8 +480,9 @@ impl LaneReader {
     #[inline]
     pub(crate) fn acknowledge(&mut self, sequence: u64) {
         let next = sequence.wrapping_add(1);
-        #[cfg(shmbus_break = "hand_out_late")]
-        self.handed.inspect(|handed| group::hand_out(handed, self.now));
+        if bus_core::is_broken("hand_out_late") {
+            self.handed.inspect(|handed| group::hand_out(handed, self.now));
+        }
         if let Some(low_water) = self.low_water
             && distance(next, self.reliable_from) > 0
         {

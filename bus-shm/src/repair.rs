@@ -173,8 +173,7 @@ fn release_claims(topic: &TopicCore, entry: usize, mut is_dead: impl FnMut(u16) 
         };
         let from = low_water.load(Ordering::Acquire);
         let end = topic.end(lane);
-        #[cfg(shmbus_break = "claims_not_released")]
-        let end = from;
+        let end = if bus_core::is_broken("claims_not_released") { from } else { end };
         for index in 0..distance(end, from).clamp(0, i64::from(capacity)) as u64 {
             let sequence = from.wrapping_add(index);
             let seen = owners.look(sequence);

@@ -235,19 +235,21 @@ impl<'a> Ring<'a> {
         hint: &AtomicU64,
         address: &mut impl FnMut(u64),
     ) -> bool {
-        #[cfg(not(shmbus_break = "address_after_publish"))]
-        address(s);
+        if !crate::is_broken("address_after_publish") {
+            address(s);
+        }
         let new = (name.cell as u64 & (CELLS_MAX - 1))
             | (name.producer as u64 & ((1 << PRODUCER_BITS) - 1)) << CELL_BITS
             | self.lap(s) << LAP_SHIFT;
         let word = self.word(s);
-        #[cfg(shmbus_break = "store_without_compare")]
-        let seen = word.load(Ordering::Relaxed);
+        let seen =
+            if crate::is_broken("store_without_compare") { word.load(Ordering::Relaxed) } else { seen };
         // PUBLISH: Release publishes the cell, Acquire chains to the predecessor's producer. A failure
         // needs nothing: the word is loaded again.
         let placed = word.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        #[cfg(shmbus_break = "address_after_publish")]
-        address(s);
+        if crate::is_broken("address_after_publish") {
+            address(s);
+        }
         if placed {
             // Relaxed: advice. A stopped producer may store it late and move it back.
             hint.store(s.wrapping_add(1), Ordering::Relaxed);

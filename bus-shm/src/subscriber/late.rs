@@ -262,6 +262,9 @@ impl RawSubscriber {
         if let Proof::Entry(held) = delivery.proof {
             return self.amend(held, dead, not_before_ns, error, delivery);
         }
+        if bus_core::is_broken("cursor_before_stage") && matches!(delivery.proof, Proof::Position) {
+            self.lanes[delivery.lane].acknowledge(delivery.found.sequence);
+        }
         let kept = Kept { delivery: *delivery, dead, not_before_ns, error: error.to_owned(), payload: None };
         match late.put(&self.core, &kept) {
             Ok(Some(staged)) => self.commit(delivery, staged, dead),
@@ -572,7 +575,7 @@ impl RawSubscriber {
                     reference: contents.key,
                 },
                 payload: late.copy.as_ptr().cast(),
-                times: held.word.attempts,
+                times: held.word.attempts + u8::from(bus_core::is_broken("attempt_late")),
             },
             proof: Proof::Entry(held),
         };

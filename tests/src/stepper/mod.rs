@@ -7,6 +7,7 @@
 //! What a copy cannot show is done with a child for each point: it is killed there for good, or left standing there while
 //! survivors work beside it, and then let go on.
 
+pub mod late;
 pub mod survivors;
 pub mod trace;
 pub mod watch;

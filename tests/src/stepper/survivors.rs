@@ -1,6 +1,8 @@
 //! Those who go on while a process is dead or stands still, and what they find.
 
+use super::late::{Handed, Store};
 use bus_shm::directory::BusDir;
+use bus_shm::fsck;
 use bus_shm::inspect::BusView;
 use bus_shm::supervisor::{StopHandle, Supervisor};
 use bus_shm::{AttachError, Bus, Bytes, PublishError, Publisher, Received, Subscriber, Topic};
@@ -27,9 +29,11 @@ macro_rules! ensure {
     };
 }
 
-fn say<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> String + '_ {
+pub(super) fn say<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> String + '_ {
     move |error| format!("{what}: {error}")
 }
+
+pub(super) use ensure;
 
 /// Tries until it works, or too long.
 fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Verdict<T>) -> Verdict<T> {
@@ -94,6 +98,8 @@ impl Drop for Serving {
 struct Ledger {
     streams: [u64; Stream::COUNT],
     next: Option<u64>,
+    /// Number of each message that it has read, by sequence.
+    numbers: BTreeMap<u64, u64>,
 }
 
 impl Ledger {
@@ -108,6 +114,7 @@ impl Ledger {
             ensure!(sequence == next, "message {sequence} where {next} is due");
         }
         self.next = Some(sequence + 1);
+        self.numbers.insert(sequence, number);
         let (stream, count) = parts(number);
         let Some(next) = self.streams.get_mut(stream) else {
             return Err(format!("message {sequence} is of stream {stream}"));
@@ -132,8 +139,7 @@ pub struct Survivors {
     member: Option<Subscriber<Bytes>>,
     ledger: Ledger,
     published: u64,
-    /// Sequences that the member was handed, and how they were marked.
-    handed: BTreeMap<u64, bool>,
+    handed: Handed,
 }
 
 impl std::fmt::Debug for Survivors {
@@ -158,7 +164,7 @@ impl Survivors {
             member: None,
             ledger: Ledger::default(),
             published: 0,
-            handed: BTreeMap::new(),
+            handed: Handed::default(),
         })
     }
 
@@ -174,8 +180,7 @@ impl Survivors {
     }
 
     fn join(&self) -> Result<Subscriber<Bytes>, AttachError> {
-        let builder = self.topic.group(GROUP);
-        if self.scene.group.is_shared() { builder.shared().join() } else { builder.join() }
+        self.scene.group_of(&self.topic).join()
     }
 
     /// Waits until the supervisor has noticed every death.
@@ -205,18 +210,8 @@ impl Survivors {
     /// The member reads what there is.
     fn consume(&mut self) -> Verdict {
         let Some(member) = &mut self.member else { return Ok(()) };
-        let is_shared = self.scene.group.is_shared();
         while let Some(message) = member.try_receive().map_err(say("the member"))? {
-            let (sequence, marked) = (message.sequence(), message.is_redelivered());
-            ensure!(number_of(message.payload()).is_some(), "the member was handed {sequence}, torn");
-            if let Some((&last, _)) = self.handed.last_key_value()
-                && !is_shared
-            {
-                ensure!(sequence == last + 1, "the member was handed {sequence} after {last}");
-            }
-            ensure!(!self.handed.contains_key(&sequence), "the member was handed {sequence} twice");
-            self.handed.insert(sequence, marked);
-            ensure!(message.ack().is_ok(), "the member's acknowledgement of {sequence} came to nothing");
+            self.handed.handle(message, &self.scene)?;
         }
         Ok(())
     }
@@ -330,27 +325,27 @@ impl Survivors {
         else {
             return Ok(());
         };
-        let (sequence, marked) = (message.sequence(), message.is_redelivered());
-        ensure!(!self.handed.contains_key(&sequence), "the member was handed {sequence} twice");
-        self.handed.insert(sequence, marked);
-        ensure!(message.ack().is_ok(), "the member's acknowledgement of {sequence} came to nothing");
-        Ok(())
+        self.handed.handle(message, &self.scene)
     }
 
     /// Is every message before `end` finished, and is what comes again marked?
     fn count_group(&self, facts: &Facts, end: u64, is_new: bool) -> Verdict {
+        if self.scene.late.is_some() {
+            let files = Store::read(&self.dir)?;
+            return self.handed.count_late(facts, end, &self.scene, &files, &self.ledger.numbers);
+        }
         let done: BTreeSet<u64> = facts.done().iter().copied().collect();
         let begun: BTreeSet<u64> = facts.acks_begun.iter().copied().collect();
         let was_handed: BTreeSet<u64> = facts.received.iter().map(|(sequence, _)| *sequence).collect();
-        let first = if is_new { self.handed.keys().next().copied().unwrap_or(end) } else { 0 };
+        let first = if is_new { self.handed.first().unwrap_or(end) } else { 0 };
         for sequence in first..end {
-            let again = self.handed.get(&sequence);
+            let again = self.handed.marked(sequence);
             ensure!(
                 again.is_some() || begun.contains(&sequence),
                 "message {sequence} of {end} is lost to the group: {:?} {facts:?}",
                 self.handed
             );
-            if let Some(&marked) = again {
+            if let Some(marked) = again {
                 ensure!(!done.contains(&sequence), "message {sequence} was acknowledged and comes again");
                 ensure!(marked || !was_handed.contains(&sequence), "message {sequence} comes again unmarked");
                 // Whoever asked and was not told may have been handed one message more, for each time it asked.
@@ -381,10 +376,24 @@ impl Survivors {
             "{end} sequences, {:?} messages",
             self.ledger
         );
-        if self.member.is_some() {
-            self.count_group(facts, end, is_new)?;
+        if self.member.is_none() {
+            return Ok(());
         }
-        Ok(())
+        let begun = Instant::now();
+        loop {
+            self.consume()?;
+            match self.count_group(facts, end, is_new).and_then(|()| self.ensure_tidy()) {
+                Err(_) if self.scene.late.is_some() && begun.elapsed() < DEADLINE => {
+                    self.wait_for_member()?
+                }
+                verdict => return verdict,
+            }
+        }
+    }
+
+    /// Nobody but dead letters is left in the group's store.
+    fn ensure_tidy(&self) -> Verdict {
+        if self.scene.late.is_some() { Store::read(&self.dir)?.ensure_tidy() } else { Ok(()) }
     }
 
     /// The bus as a bystander sees it, after everybody has done his work. Without a supervisor the dead are still in the tables
@@ -431,7 +440,11 @@ impl Survivors {
             let producers: Vec<_> = state.producers.iter().filter(|who| who.service != "survivor").collect();
             ensure!(producers.is_empty() || !is_swept, "producers {producers:?}");
             Ok(())
-        })
+        })?;
+        let dir = BusDir::new(BUS, Some(&self.dir)).map_err(say("the bus's directory"))?;
+        let report = fsck::check(&dir).map_err(say("the check of the bus"))?;
+        ensure!(report.problems.is_empty(), "{}", report.problems[0]);
+        Ok(())
     }
 
     /// Everybody leaves; nothing of the child may be left but what the ring still keeps for late readers.
@@ -449,10 +462,14 @@ impl Survivors {
         }
         // Temporary names of those who were never registered go when the role changes hands.
         for part in ["leases", "topics"].into_iter().filter(|_| is_recovered) {
-            for entry in std::fs::read_dir(home.join(part)).map_err(say("the bus's files"))?.flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                ensure!(!name.starts_with('.'), "{part}/{name} is left");
-            }
+            // Survivors may be having a topic made, to announce a dead letter on.
+            eventually("nothing half-made", || {
+                for entry in std::fs::read_dir(home.join(part)).map_err(say("the bus's files"))?.flatten() {
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    ensure!(!name.starts_with('.'), "{part}/{name} is left");
+                }
+                Ok(())
+            })?;
         }
         drop((self.member.take(), self.witness, self.topic, self.bus));
         Ok(())
@@ -466,14 +483,20 @@ pub fn ensure_all_acknowledged(survivors: &Survivors, facts: &Facts) -> Verdict 
         return Ok(());
     }
     let end = survivors.ledger.next.unwrap_or(0);
+    if survivors.scene.late.is_some() {
+        // What was counted before says as much, if nothing that the child said was cut short.
+        ensure!(facts.done().len() == facts.acks_begun.len(), "an acknowledgement was cut short");
+        return Ok(());
+    }
     let done: BTreeSet<u64> = facts.done().iter().copied().collect();
     for sequence in 0..end {
-        let (by_child, by_member) = (done.contains(&sequence), survivors.handed.contains_key(&sequence));
+        let (by_child, by_member) = (done.contains(&sequence), survivors.handed.marked(sequence).is_some());
         ensure!(by_child || by_member, "message {sequence} of {end} was acknowledged by nobody");
         ensure!(!(by_child && by_member), "message {sequence} was acknowledged twice");
     }
     let mut handed = BTreeSet::new();
-    for &(sequence, marked) in &facts.received {
+    for &(sequence, attempts) in &facts.received {
+        let marked = attempts > 1;
         ensure!(marked || handed.insert(sequence), "message {sequence} came to the child again, unmarked");
     }
     Ok(())

@@ -46,6 +46,10 @@ pub struct Traced {
     /// The call in which it sleeps.
     asleep: Option<i64>,
     is_traced: bool,
+    /// Threads that it has started: they stand still where they begin, until it is let go.
+    threads: Vec<i32>,
+    /// What it was told to do last.
+    doing: u32,
     seen: HashMap<u64, Instruction>,
     /// Where it stands.
     rip: u64,
@@ -79,8 +83,18 @@ impl Traced {
         let output = BufReader::new(child.stdout.take().expect("its output"));
         let pid = child.id() as i32;
         let told = Told::open(page);
-        let mut this =
-            Self { child, pid, output, told, asleep: None, is_traced: false, seen: HashMap::new(), rip: 0 };
+        let mut this = Self {
+            child,
+            pid,
+            output,
+            told,
+            asleep: None,
+            is_traced: false,
+            threads: Vec::new(),
+            doing: libc::PTRACE_CONT,
+            seen: HashMap::new(),
+            rip: 0,
+        };
         this.hear("ready");
         this
     }
@@ -111,7 +125,8 @@ impl Traced {
     /// # Panics
     /// Where it does not get there, or may not be traced.
     pub fn begin(&mut self) {
-        const OPTIONS: i32 = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESYSGOOD;
+        const OPTIONS: i32 =
+            libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE;
         request(libc::PTRACE_SEIZE, self.pid, 0, OPTIONS as u64).expect("permission to trace a child");
         self.is_traced = true;
         self.child.stdin.as_mut().expect("its input").write_all(b"go\n").expect("the child listens");
@@ -134,6 +149,10 @@ impl Traced {
             let pid = unsafe { libc::waitpid(self.pid, &raw mut status, libc::WNOHANG | libc::__WALL) };
             assert!(pid >= 0, "waitpid: {}", std::io::Error::last_os_error());
             if pid == self.pid {
+                if status >> 16 == libc::PTRACE_EVENT_CLONE {
+                    self.note_thread();
+                    continue;
+                }
                 return Some(status);
             }
             looks += 1;
@@ -146,6 +165,30 @@ impl Traced {
             }
             std::thread::yield_now();
         }
+    }
+
+    /// It has started a thread, which is traced as well; it goes on with what it was told to do.
+    fn note_thread(&mut self) {
+        let mut thread: libc::c_ulong = 0;
+        let room = &raw mut thread;
+        request(libc::PTRACE_GETEVENTMSG, self.pid, 0, room as u64).expect("which thread it has started");
+        self.threads.push(thread as i32);
+        request(self.doing, self.pid, 0, 0).expect("to go on");
+    }
+
+    /// The threads that it has started begin.
+    fn let_threads_go(&mut self) {
+        for thread in self.threads.drain(..) {
+            let mut status = 0;
+            // SAFETY: waits for a traced thread, which has stopped or is about to, and stores its status here.
+            unsafe { libc::waitpid(thread, &raw mut status, libc::__WALL) };
+            request(libc::PTRACE_DETACH, thread, 0, 0).expect("to let a thread go");
+        }
+    }
+
+    fn order(&mut self, what: u32) {
+        self.doing = what;
+        request(what, self.pid, 0, 0).expect("to go on");
     }
 
     fn sleeps(&self) -> bool {
@@ -204,7 +247,7 @@ impl Traced {
             return Step::Ended;
         }
         let call = (instruction == Instruction::Call).then(|| self.registers().rax.cast_signed());
-        request(libc::PTRACE_SINGLESTEP, self.pid, 0, 0).expect("a step");
+        self.order(libc::PTRACE_SINGLESTEP);
         let limit = if call.is_some() { None } else { Some(PATIENCE) };
         match (self.wait(limit), call) {
             (Some(status), _) => assert!(libc::WIFSTOPPED(status), "the child ended: {status:#x}"),
@@ -237,7 +280,7 @@ impl Traced {
     pub fn pass_calls(&mut self, count: usize) -> bool {
         // Each call stops it twice.
         for _ in 0..2 * count {
-            request(libc::PTRACE_SYSCALL, self.pid, 0, 0).expect("to the next call");
+            self.order(libc::PTRACE_SYSCALL);
             let begun = Instant::now();
             let status = loop {
                 match self.wait(None) {
@@ -282,8 +325,8 @@ impl Traced {
         }
     }
 
-    fn cont(&self) {
-        request(libc::PTRACE_CONT, self.pid, 0, 0).expect("to the end of the operation");
+    fn cont(&mut self) {
+        self.order(libc::PTRACE_CONT);
     }
 
     /// Waits for the end of its operation, and lets it go for good.
@@ -300,6 +343,7 @@ impl Traced {
             }
             self.cont();
         }
+        self.let_threads_go();
         request(libc::PTRACE_DETACH, self.pid, 0, 0).expect("to let it go");
         self.is_traced = false;
     }
@@ -314,6 +358,12 @@ impl Traced {
         let begun = Instant::now();
         loop {
             let mut status = 0;
+            // A process is gone once its traced threads have been waited for.
+            self.threads.retain(|&thread| {
+                // SAFETY: as above.
+                let pid = unsafe { libc::waitpid(thread, &raw mut status, libc::__WALL | libc::WNOHANG) };
+                pid == 0 || (pid == thread && libc::WIFSTOPPED(status))
+            });
             // SAFETY: as above.
             let pid = unsafe { libc::waitpid(self.pid, &raw mut status, libc::__WALL | libc::WNOHANG) };
             if pid < 0 || (pid == self.pid && !libc::WIFSTOPPED(status)) {

@@ -1,15 +1,26 @@
 //! The side of the process that is stepped: where its operation begins and ends, and what it does before and after.
 
 use crate::body::{Stream, body};
-use crate::scene::{GROUP, Scene, WITNESS};
+use crate::scene::{Scene, WITNESS};
 use crate::told::Told;
-use bus_shm::{Bus, Bytes, Publisher, Received, Subscriber, Topic};
+use bus_shm::{Bus, Bytes, Publisher, ReceiveError, Received, Subscriber, Topic};
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long a child lives at most, in seconds, should its parent have ended.
 const LIFETIME_S: u32 = 120;
+
+/// What is said of a message that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Again, after the group's delay.
+    Retry,
+    /// Again, after so long.
+    At(Duration),
+    /// Never again.
+    Dead,
+}
 
 /// What an operation is given.
 #[derive(Debug)]
@@ -82,9 +93,7 @@ impl Child {
 
     /// A member of the scene's group.
     pub fn member(&self) -> Subscriber<Bytes> {
-        let builder = self.topic(&self.bus()).group(GROUP);
-        let builder = if self.scene.group.is_shared() { builder.shared() } else { builder };
-        builder.join().expect("a member")
+        self.scene.member(&self.topic(&self.bus()))
     }
 
     /// The next message of this process, `after` others.
@@ -128,7 +137,7 @@ impl Child {
         match subscriber.try_receive() {
             Ok(message) => {
                 if let Some(message) = &message {
-                    self.told.received(message.sequence(), message.is_redelivered());
+                    self.told.received(message.sequence(), message.attempts());
                 }
                 message
             }
@@ -145,9 +154,38 @@ impl Child {
         self.told.acknowledge(&[message.sequence()]);
         if message.ack().is_ok() {
             self.told.acknowledged(1);
+        } else if self.may_lose() {
+            self.told.acknowledgement_lost();
         } else {
             self.told.failed();
         }
+    }
+
+    /// May a message be taken from it that it is too slow with?
+    fn may_lose(&self) -> bool {
+        self.scene.late.is_some_and(|late| late.ack_wait.is_some())
+    }
+
+    /// Puts a message aside and tells of it.
+    #[inline]
+    pub fn fail(&self, message: Received<'_, Bytes>, verdict: Verdict) {
+        self.told.fail(message.sequence(), message.attempts(), verdict == Verdict::Dead);
+        let put = match verdict {
+            Verdict::Retry => message.retry("it failed"),
+            Verdict::At(delay) => message.retry_after(delay, "it failed"),
+            Verdict::Dead => message.reject("it is bad"),
+        };
+        match put {
+            Ok(()) => self.told.put_aside(1),
+            Err(ReceiveError::NotOwner(_)) if self.may_lose() => self.told.fail_lost(),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Receives a message and puts it aside.
+    pub fn put_aside(&self, subscriber: &mut Subscriber<Bytes>, verdict: Verdict) {
+        let message = self.receive(subscriber).expect("a message");
+        self.fail(message, verdict);
     }
 
     /// Receives and acknowledges so many messages.
@@ -178,7 +216,7 @@ impl Child {
             let is_last = self.told.is_stopped();
             match subscriber.receive_timeout(Duration::from_millis(2)) {
                 Ok(Some(message)) => {
-                    self.told.received(message.sequence(), message.is_redelivered());
+                    self.told.received(message.sequence(), message.attempts());
                     self.acknowledge(message);
                 }
                 Ok(None) if is_last => return,

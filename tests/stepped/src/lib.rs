@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod child;
+mod late;
 pub mod operations;
 pub mod scene;
 pub mod told;

@@ -3,7 +3,8 @@
 
 use crate::body::{Stream, Words, body};
 use crate::child::Child;
-use crate::scene::{BUS, GROUP, Group, Scene};
+use crate::late;
+use crate::scene::{BUS, Group, Late, Scene};
 use bus_shm::directory::BusDir;
 use bus_shm::supervisor::Supervisor;
 use bus_shm::{Bytes, Lane, Publisher, Subscriber, Wait};
@@ -49,7 +50,8 @@ pub struct Operation {
     pub dead: Option<fn(&Child)>,
     /// The operation.
     pub run: fn(Child),
-    /// One that is not on the data path: stopped before and after each system call and store only.
+    /// One that is not on the data path, or with as many stores as nobody wants to stop at: stopped at some system calls and stores
+    /// only.
     pub control: bool,
 }
 
@@ -83,6 +85,19 @@ const NEW: Scene = MANY.with_group(Group::New, 3);
 const NEW_SHARED: Scene = MANY.with_group(Group::NewShared, 3);
 /// Takes more messages than the first segment of an arena holds, which is 512 of these.
 const LONG: Scene = Scene { capacity: 1024, ..MANY };
+/// Messages of groups that fail.
+const ONE_LATE: Scene = MANY_ALONE.with_late(Late::PLAIN);
+const SHARED_LATE: Scene = SHARED.with_late(Late::PLAIN);
+/// Payloads that do not fit into an entry of the store.
+const ONE_SPILLED: Scene = Scene { body_bytes: 512, ..ONE_LATE };
+const SHARED_SPILLED: Scene = Scene { body_bytes: 512, ..SHARED_LATE };
+const ONCE: Late = Late { attempts: 1, entries: 64, ..Late::PLAIN };
+const TWICE: Late = Late { attempts: 2, ..Late::PLAIN };
+/// A store that holds three dead letters.
+const SMALL: Late = Late { entries: 4, drops: true, ..Late::PLAIN };
+const IMPATIENT: Late = Late { ack_wait: Some(Duration::from_millis(60)), ..Late::PLAIN };
+/// More messages than a new store has entries.
+const MANY_LATE: Scene = Scene { capacity: 32, ready: 18, ..ONE_LATE };
 const EMPTY: Scene = Scene { exists: false, ..MANY };
 
 use Part::{Guest, Member, Publisher as Publishes, Supervisor as Supervises};
@@ -115,13 +130,73 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::hot("shared: acknowledge", Member, SHARED, acknowledge),
     Operation::hot("shared: claim and acknowledge a batch", Member, SHARED, batch),
     Operation::hot("shared: give back and claim again", Member, SHARED, give_back),
+    Operation::control("retry: the store is made", Member, ONE_LATE, late::first_retry),
+    Operation::hot("retry", Member, ONE_LATE, late::retry),
+    Operation::hot("retry, behind the table", Member, ONE_SPILLED, late::retry),
+    Operation::control("retry: the store grows", Member, MANY_LATE, late::grow),
+    Operation::hot("retry again", Member, ONE_LATE, late::retry_again),
+    Operation::control("reject", Member, ONE_LATE, late::reject),
+    Operation::control("reject after a retry", Member, ONE_LATE, late::reject_again),
+    Operation::control("reject: the oldest makes room", Member, ONE_LATE.with_late(SMALL), late::drop_oldest),
+    Operation::control("worn out", Member, ONE_LATE.with_late(ONCE), late::worn_out),
+    Operation::control("worn out in the store", Member, ONE_LATE.with_late(TWICE), late::worn_out_late),
+    Operation::control("a batch with a retry and a reject", Member, ONE_LATE, late::batch),
+    Operation::hot("a late one: claim, acknowledge", Member, ONE_LATE, late::claim_and_acknowledge),
+    Operation::hot("a late one: give back and claim again", Member, ONE_LATE, late::give_back_late),
+    Operation::hot(
+        "a late one behind the table: claim, acknowledge",
+        Member,
+        ONE_SPILLED,
+        late::claim_and_acknowledge,
+    ),
+    Operation::control("shared: retry: the store is made", Member, SHARED_LATE, late::first_retry),
+    Operation::hot("shared: retry", Member, SHARED_LATE, late::retry),
+    Operation::hot("shared: retry, behind the table", Member, SHARED_SPILLED, late::retry),
+    Operation::hot("shared: retry again", Member, SHARED_LATE, late::retry_again),
+    Operation::control("shared: reject", Member, SHARED_LATE, late::reject),
+    Operation::control("shared: worn out", Member, SHARED_LATE.with_late(ONCE), late::worn_out),
+    Operation::control("shared: a batch with a retry and a reject", Member, SHARED_LATE, late::batch),
+    Operation::hot(
+        "shared: a late one: claim, acknowledge",
+        Member,
+        SHARED_LATE,
+        late::claim_and_acknowledge,
+    ),
+    Operation::hot(
+        "shared: a late one behind the table",
+        Member,
+        SHARED_SPILLED,
+        late::claim_and_acknowledge,
+    ),
+    Operation::hot("shared: ask for more time", Member, SHARED_LATE, late::extend),
+    Operation::hot("shared: ask for more time, a late one", Member, SHARED_LATE, late::extend_late),
+    Operation::control(
+        "shared: take from a silent member",
+        Member,
+        SHARED_LATE.with_late(IMPATIENT),
+        late::take_back,
+    ),
     Operation::hot("repair: room that a dead reader holds", Publishes, MANY, publish_into_full)
         .after(read_and_die),
     Operation::hot("repair: claims of a dead member", Member, SHARED, wait_for_claims).after(consume_and_die),
     Operation::control("repair: take a group over", Member, MANY_ALONE, join).after(consume_and_die),
+    Operation::control(
+        "repair: take a group with a store over",
+        Member,
+        ONE_LATE.with_group(Group::One, 8),
+        join,
+    )
+    .after(late::put_aside_and_die),
+    Operation::control(
+        "repair: a store of a dead member",
+        Member,
+        SHARED_LATE.with_group(Group::Shared, 8),
+        late::wait_for_late,
+    )
+    .after(late::put_aside_and_die),
     Operation::control("repair: succeed a dead producer", Publishes, ONE_ARENA, attach)
         .after(publish_and_die),
-    Operation::control("repair: sweep", Supervises, MANY.with_group(Group::Shared, 3), sweep)
+    Operation::control("repair: sweep", Supervises, SHARED_LATE.with_group(Group::Shared, 5), sweep)
         .after(do_all_and_die),
     Operation::control("attach a publisher", Publishes, MANY, attach),
     Operation::control("detach a publisher", Guest, MANY, detach),
@@ -247,7 +322,7 @@ fn park(child: Child) {
     child.begin();
     child.told.ask();
     match member.receive_timeout(Duration::from_secs(20)) {
-        Ok(Some(message)) => child.told.received(message.sequence(), message.is_redelivered()),
+        Ok(Some(message)) => child.told.received(message.sequence(), message.attempts()),
         Ok(None) => child.failed(&"nothing has come"),
         Err(error) => child.failed(&error),
     }
@@ -292,7 +367,7 @@ fn read_batch(child: &Child, member: &mut Subscriber<Bytes>) {
         child.told.ask();
         // Other members may have been quicker.
         let Some(message) = batch.next_message().expect("nothing wrong") else { break };
-        child.told.received(message.sequence(), message.is_redelivered());
+        child.told.received(message.sequence(), 1 + u8::from(message.is_redelivered()));
         sequences[count] = message.sequence();
         count += 1;
     }
@@ -337,7 +412,7 @@ fn consume_and_die(child: &Child) {
     for _ in 0..2 {
         child.told.ask();
         let message = batch.next_message().expect("nothing wrong").expect("a message");
-        child.told.received(message.sequence(), message.is_redelivered());
+        child.told.received(message.sequence(), 1 + u8::from(message.is_redelivered()));
     }
     child.meet("ready");
     drop(batch);
@@ -349,7 +424,7 @@ fn wait_for_claims(child: Child) {
     child.begin();
     child.told.ask();
     match member.receive_timeout(Duration::from_millis(700)) {
-        Ok(Some(message)) => child.told.received(message.sequence(), message.is_redelivered()),
+        Ok(Some(message)) => child.told.received(message.sequence(), message.attempts()),
         Ok(None) => {}
         Err(error) => child.failed(&error),
     }
@@ -359,8 +434,7 @@ fn wait_for_claims(child: Child) {
 
 fn join(child: Child) {
     let topic = child.topic(&child.bus());
-    let builder = topic.group(GROUP);
-    let builder = if child.scene.group.is_shared() { builder.shared() } else { builder };
+    let builder = child.scene.group_of(&topic);
     child.begin();
     let joined = builder.join();
     child.end();
@@ -393,7 +467,7 @@ fn do_all_and_die(child: &Child) {
     child.publish_many(&mut publisher, 3);
     let topic = child.topic(&child.bus());
     let reader = topic.subscribe().expect("a reader");
-    consume_and_die(child);
+    late::put_aside_and_die(child);
     drop((publisher, reader));
 }
 

@@ -1,7 +1,9 @@
 //! What an operation finds when it begins.
 
-use bus_shm::{Bus, Bytes, Topic, TopicError};
+use bus_shm::dead_letters::Full;
+use bus_shm::{Bus, Bytes, Subscriber, SubscriberBuilder, Topic, TopicError};
 use std::path::Path;
+use std::time::Duration;
 
 /// Name of the bus, in a directory of its own.
 pub const BUS: &str = "stepped";
@@ -53,7 +55,30 @@ pub struct Scene {
     pub ready: u64,
     /// Bus and topic are there.
     pub exists: bool,
+    /// Messages of the group fail, and are put aside.
+    pub late: Option<Late>,
 }
+
+/// What a group does with messages that fail.
+#[derive(Clone, Copy, Debug)]
+pub struct Late {
+    /// How often a message is handed out at most.
+    pub attempts: u8,
+    /// How long a member may be silent; `None`: as long as nobody will wait for.
+    pub ack_wait: Option<Duration>,
+    /// Entries of the store.
+    pub entries: u32,
+    /// The oldest dead letter makes room for the newest.
+    pub drops: bool,
+}
+
+impl Late {
+    /// As many attempts as nobody makes, and more room than anybody needs.
+    pub const PLAIN: Self = Self { attempts: 10, ack_wait: None, entries: 32, drops: false };
+}
+
+/// How long a message waits at most that failed.
+pub const RETRY_DELAY: Duration = Duration::from_millis(12);
 
 impl Scene {
     /// Many producers, no group but the witness's.
@@ -66,6 +91,7 @@ impl Scene {
         group: Group::None,
         ready: 0,
         exists: true,
+        late: None,
     };
     /// One producer, messages in the slot.
     pub const ONE: Self = Self { producers: 1, ..Self::MANY };
@@ -73,6 +99,35 @@ impl Scene {
     /// The same with a group and messages for it.
     pub const fn with_group(self, group: Group, ready: u64) -> Self {
         Self { group, ready, ..self }
+    }
+
+    /// The same with messages that fail.
+    pub const fn with_late(self, late: Late) -> Self {
+        Self { late: Some(late), ..self }
+    }
+
+    /// How a member of the group joins.
+    pub fn group_of(&self, topic: &Topic<Bytes>) -> SubscriberBuilder<Bytes> {
+        let builder = topic.group(GROUP);
+        let builder = if self.group.is_shared() { builder.shared() } else { builder };
+        let Some(late) = self.late else { return builder };
+        let builder = match late.ack_wait {
+            Some(wait) => builder.ack_wait(wait),
+            None => builder,
+        };
+        builder
+            .attempts(late.attempts)
+            .aside_entries(late.entries)
+            .retry_delays(RETRY_DELAY, RETRY_DELAY)
+            .dead_letters_full(if late.drops { Full::DropOldest } else { Full::Hold })
+    }
+
+    /// A member of the group.
+    ///
+    /// # Panics
+    /// Where it cannot join.
+    pub fn member(&self, topic: &Topic<Bytes>) -> Subscriber<Bytes> {
+        self.group_of(topic).join().expect("a member")
     }
 
     /// Opens the topic, or creates it.
@@ -96,6 +151,8 @@ impl Scene {
             .capacity(self.capacity)
             .inline_bytes(self.inline_bytes)
             .with_group(WITNESS);
+        // Payloads behind the table are compared byte by byte with what they were, so there is little room for them.
+        let builder = if self.late.is_some() { builder.max_message(1024) } else { builder };
         let builder = match self.group {
             Group::None | Group::New | Group::NewShared => builder,
             Group::One => builder.with_group(GROUP),

@@ -17,10 +17,16 @@ const ACKS_DONE: usize = 5;
 const FAILED: usize = 6;
 const STOP: usize = 7;
 const WITNESSED: usize = 8;
-/// Where received sequences stand, each with the mark of redelivery in bit 0; and where acknowledged ones.
+const VERDICTS_BEGUN: usize = 9;
+const VERDICTS_DONE: usize = 10;
+/// Where received sequences stand, each with its attempts in the low byte; where acknowledged ones; and where those that failed,
+/// like the received ones and with the verdict in the top bit.
 const RECEIVED_AT: usize = 16;
-const ACKS_AT: usize = 512;
-const LIST_MAX: u64 = 480;
+const ACKS_AT: usize = 448;
+const VERDICTS_AT: usize = 880;
+const LIST_MAX: u64 = 430;
+const VERDICTS_MAX: u64 = 140;
+const DEAD: u64 = 1 << 63;
 
 /// The page, mapped by both sides until they end.
 #[derive(Clone, Copy, Debug)]
@@ -35,19 +41,39 @@ pub struct Facts {
     pub accepted: u64,
     /// How often it has asked for a message.
     pub asked: u64,
-    /// Sequences that it was handed, and whether they were marked.
-    pub received: Vec<(u64, bool)>,
+    /// Sequences that it was handed, and at which attempt.
+    pub received: Vec<(u64, u8)>,
     /// Sequences that it was about to acknowledge, or had.
     pub acks_begun: Vec<u64>,
     /// How many of these it knew to be acknowledged.
     pub acks_done: usize,
+    /// Messages of which it was about to say that they failed, or had.
+    pub verdicts_begun: Vec<Failed>,
+    /// For how many of these that counts, as far as it knew.
+    pub verdicts_done: usize,
     /// An operation returned an error.
     pub failed: bool,
     /// How far it had read for the group of the witness.
     pub witnessed: u64,
 }
 
+/// What it said of a message that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// Its sequence.
+    pub sequence: u64,
+    /// At which attempt.
+    pub attempts: u8,
+    /// Never again.
+    pub dead: bool,
+}
+
 impl Facts {
+    /// Messages that failed, where saying so had returned.
+    pub fn failed_for_good(&self) -> &[Failed] {
+        &self.verdicts_begun[..self.verdicts_done]
+    }
+
     /// Sequences whose acknowledgement had returned.
     pub fn done(&self) -> &[u64] {
         &self.acks_begun[..self.acks_done]
@@ -87,7 +113,7 @@ impl Told {
 
     fn add(&self, at: usize, count: u64) {
         // One writer at a time. SeqCst, so that the compiler leaves it where it stands between the steps of an operation.
-        self.0[at].store(self.0[at].load(Ordering::SeqCst) + count, Ordering::SeqCst);
+        self.0[at].store(self.0[at].load(Ordering::SeqCst).wrapping_add(count), Ordering::SeqCst);
     }
 
     fn get(&self, at: usize) -> u64 {
@@ -119,11 +145,37 @@ impl Told {
 
     /// This one has come.
     #[inline]
-    pub fn received(&self, sequence: u64, marked: bool) {
+    pub fn received(&self, sequence: u64, attempts: u8) {
         let count = self.get(RECEIVED);
         assert!(count < LIST_MAX, "the page is full");
-        self.0[RECEIVED_AT + count as usize].store(sequence << 1 | u64::from(marked), Ordering::SeqCst);
+        self.0[RECEIVED_AT + count as usize].store(sequence << 8 | u64::from(attempts), Ordering::SeqCst);
         self.add(RECEIVED, 1);
+    }
+
+    /// This one, handed out for the so-manieth time, is about to be put aside.
+    #[inline]
+    pub fn fail(&self, sequence: u64, attempts: u8, dead: bool) {
+        let count = self.get(VERDICTS_BEGUN);
+        assert!(count < VERDICTS_MAX, "the page is full");
+        let word = sequence << 8 | u64::from(attempts) | if dead { DEAD } else { 0 };
+        self.0[VERDICTS_AT + count as usize].store(word, Ordering::SeqCst);
+        self.add(VERDICTS_BEGUN, 1);
+    }
+
+    /// So many of them are.
+    #[inline]
+    pub fn put_aside(&self, count: u64) {
+        self.add(VERDICTS_DONE, count);
+    }
+
+    /// The last of them was not its own any more.
+    pub fn fail_lost(&self) {
+        self.add(VERDICTS_BEGUN, u64::MAX);
+    }
+
+    /// The last message whose acknowledgement was begun was not its own any more.
+    pub fn acknowledgement_lost(&self) {
+        self.add(ACKS_BEGUN, u64::MAX);
     }
 
     /// These are about to be acknowledged.
@@ -169,13 +221,21 @@ impl Told {
             (0..count.min(LIST_MAX) as usize).map(move |index| self.get(at + index)).collect::<Vec<_>>()
         };
         let received = list(RECEIVED_AT, self.get(RECEIVED));
+        let verdicts = list(VERDICTS_AT, self.get(VERDICTS_BEGUN).min(VERDICTS_MAX));
+        let failed = |word: u64| Failed {
+            sequence: (word & !DEAD) >> 8,
+            attempts: word as u8,
+            dead: word & DEAD != 0,
+        };
         Facts {
             intended: self.get(INTENDED),
             accepted: self.get(ACCEPTED),
             asked: self.get(ASKED),
-            received: received.into_iter().map(|word| (word >> 1, word & 1 != 0)).collect(),
+            received: received.into_iter().map(|word| (word >> 8, word as u8)).collect(),
             acks_begun: list(ACKS_AT, self.get(ACKS_BEGUN)),
             acks_done: self.get(ACKS_DONE) as usize,
+            verdicts_begun: verdicts.into_iter().map(failed).collect(),
+            verdicts_done: self.get(VERDICTS_DONE) as usize,
             failed: self.get(FAILED) != 0,
             witnessed: self.get(WITNESSED),
         }
