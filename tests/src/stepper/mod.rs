@@ -1,8 +1,8 @@
 //! A death at every instruction, and a standstill before every store: docs/reliability.md says what is proved and how.
 //!
 //! A child of its own, optimised, is stepped through one operation. After each step shared memory is compared with what it was;
-//! where it has changed, or the kernel was called, the bus is copied as it is, and survivors are let loose on the copy, where the
-//! child is dead. Between two such points its death leaves the same bytes behind, so that the points are all covered.
+//! where it has changed, the bus is copied as it is, and survivors are let loose on the copy, where the child is dead. Between two
+//! such points its death leaves the same bytes behind, so that the points are all covered.
 //!
 //! What a copy cannot show is done with a child for each point: it is killed there for good, or left standing there while
 //! survivors work beside it, and then let go on.
@@ -309,7 +309,7 @@ fn in_parallel<J: Send>(
     failures.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Steps through the operation once. Returns the points at which something had changed.
+/// Steps through the operation once. Returns the points at which something had changed or the kernel was called.
 fn try_deaths(program: &Path, operation: &'static Operation, line: &mut Line) -> Verdict<Vec<Point>> {
     let (mut stage, _) = Stage::set(program, operation, false)?;
     let (send, receive) = mpsc::channel::<(Death, bool)>();
@@ -329,10 +329,14 @@ fn try_deaths(program: &Path, operation: &'static Operation, line: &mut Line) ->
         || {
             let mut watch = Watch::new(&stage.place.dir, stage.child.told());
             let mut point = Point { step: 0, calls: 0, since_call: 0 };
-            let mut is_new = true;
+            let (mut is_new, mut differs) = (true, true);
             loop {
                 if is_new {
                     points.push(point);
+                }
+                // Else a copy would be the one that was made last.
+                if differs {
+                    line.states += 1;
                     for is_swept in [true, false] {
                         if is_swept || operation.scene.exists {
                             let death = Death {
@@ -359,13 +363,13 @@ fn try_deaths(program: &Path, operation: &'static Operation, line: &mut Line) ->
                         point = Point { step: point.step + 1, calls: point.calls + 1, since_call: 0 };
                     }
                 }
-                is_new = step != Step::Ran && watch.scan();
-                is_new |= watch.look() || matches!(step, Step::Called(_));
+                differs = step != Step::Ran && watch.scan();
+                differs |= watch.look();
+                is_new = differs || matches!(step, Step::Called(_));
             }
             drop(send);
             line.instructions = point.step;
             line.calls = point.calls;
-            line.states = points.len();
         },
     );
     let mut names = names.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -180,8 +180,14 @@ impl Snapshot {
                 .truncate(true)
                 .mode(0o600)
                 .open(root.join(path))?;
-            file.set_len(bytes.len() as u64)?;
-            // Pages of zeros stay holes.
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if bytes.is_empty() || ["arena-", "aside-"].iter().any(|kind| name.starts_with(kind)) {
+                file.set_len(bytes.len() as u64)?;
+            } else {
+                // All but payload memory has every page, and is checked for that.
+                rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes.len() as u64)?;
+            }
+            // Pages of zeros are there already, or stay holes.
             for (index, page) in bytes.chunks(4096).enumerate() {
                 if page.iter().any(|&byte| byte != 0) {
                     file.write_all_at(page, index as u64 * 4096)?;

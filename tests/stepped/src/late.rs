@@ -350,7 +350,6 @@ pub(crate) fn put_aside_and_die(child: &Child) {
 pub(crate) fn wait_for_late(child: Child) {
     let topic = child.topic(&child.bus());
     let mut holder = child.scene.member(&topic);
-    let mut waiter = child.scene.member(&topic);
     let mut batch = holder.receive_batch(1, 3, Duration::ZERO).expect("a batch");
     let mut sequences = [0; 2];
     for index in 0..3 {
@@ -367,6 +366,8 @@ pub(crate) fn wait_for_late(child: Child) {
             sequences[index / 2] = sequence;
         }
     }
+    // Who waits asks after others for the first time a while after it has joined.
+    let mut waiter = child.scene.member(&topic);
     child.begin();
     child.told.ask();
     match waiter.receive_timeout(Duration::from_millis(700)) {
