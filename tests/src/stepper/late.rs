@@ -197,11 +197,9 @@ impl Handed {
                 (None | Some(End::Retried | End::Lost), Some(kept))
                     if state::is_dead(kept.word.state) && kept.word.attempts >= late.attempts => {}
                 // It was about to say so.
-                (None, Some(kept))
-                    if state::is_dead(kept.word.state) && verdicts().any(|failed| is_dead_letter(failed)) => {
-                }
+                (None, Some(kept)) if state::is_dead(kept.word.state) && verdicts().any(is_dead_letter) => {}
                 (None, None) if begun.contains(&sequence) => {}
-                (None, None) if late.drops && verdicts().any(|failed| is_dead_letter(failed)) => missing += 1,
+                (None, None) if late.drops && verdicts().any(is_dead_letter) => missing += 1,
                 (None | Some(End::Lost), _) => return Err(format!("lost to the group: {}", what())),
                 _ => return Err(format!("not finished: {}", what())),
             }
