@@ -772,7 +772,7 @@ impl<'a, T: Table> Store<'a, T> {
                 word.state,
                 state::FILLING | state::STAGED | state::CLAIMED | state::AMENDING | state::REPLAYING
             );
-            let is_its = || crate::is_broken("settle_without_proof") || is_dead(word.holder);
+            let mut is_its = || crate::is_broken("settle_without_proof") || is_dead(word.holder);
             let Some(words) = self.table.entry(index).filter(|_| held_by_one && is_its()) else {
                 continue;
             };
