@@ -34,7 +34,7 @@
 //! `low_water` stays behind for ever.
 
 use crate::seq::distance;
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence, fence_after_swap};
 
 /// States of an owner word. A word of another lap is FREE whatever it says, as long as `low_water` has not passed it.
 pub mod state {
@@ -216,7 +216,9 @@ impl<'a> Owners<'a> {
     ) -> bool {
         let done = self.settle(sequence, mine, OwnerWord { state: state::DONE, ..mine });
         if done {
-            self.walk_with(low_water, end, finish);
+            // ACK-WALK: between this member's DONE and its look at the others'.
+            fence_after_swap();
+            self.walk_on(low_water, end, finish);
         }
         done
     }
@@ -278,10 +280,21 @@ impl<'a> Owners<'a> {
         &self,
         low_water: &AtomicU64,
         end: u64,
-        mut finish: impl FnMut(u64, OwnerWord) -> bool,
+        finish: impl FnMut(u64, OwnerWord) -> bool,
     ) -> u64 {
         // ACK-WALK: between this member's DONE and its look at the others'.
         fence(Ordering::SeqCst);
+        self.walk_on(low_water, end, finish)
+    }
+
+    /// The walk, after the fence.
+    #[inline]
+    fn walk_on(
+        &self,
+        low_water: &AtomicU64,
+        end: u64,
+        mut finish: impl FnMut(u64, OwnerWord) -> bool,
+    ) -> u64 {
         let mut from = low_water.load(Ordering::Acquire);
         let mut l = from;
         while distance(end, l) > 0 {

@@ -106,3 +106,13 @@ mod explored {
     explored!(AtomicU32, u32);
     explored!(AtomicU64, u64);
 }
+
+/// A full fence right behind a compare-and-swap of this thread that succeeded. Where such an instruction is a full fence
+/// itself (the lock prefix), the compiler only has to keep the order; a second fence would cost as much as the swap.
+#[inline]
+pub(crate) fn fence_after_swap() {
+    #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+    compiler_fence(Ordering::SeqCst);
+    #[cfg(not(all(target_arch = "x86_64", not(loom), not(miri))))]
+    fence(Ordering::SeqCst);
+}

@@ -135,8 +135,8 @@ struct RawSubscriber {
     /// Runs that nobody has asked for yet: the first sequence, and the one after the last.
     missed: [Option<(u64, u64)>; LANES_MAX],
     batch: Vec<Delivery>,
-    /// The last message of the batch was found invalid.
-    item_is_invalid: Cell<bool>,
+    /// Lane and sequence of the message that was found invalid last.
+    invalid: Cell<Option<(usize, u64)>>,
     /// The group's aside store; a tap has none.
     late: Option<Box<Late>>,
     /// When the other members of a shared group were last asked after.
@@ -275,7 +275,7 @@ impl RawSubscriber {
             missed_count: 0,
             missed: [None; LANES_MAX],
             batch: Vec::new(),
-            item_is_invalid: Cell::new(false),
+            invalid: Cell::new(None),
             late,
             asked: Instant::now(),
             current: Delivery::NONE,
@@ -599,6 +599,11 @@ impl RawSubscriber {
         Err(ReceiveError::Fenced { topic: self.core.name().to_owned() })
     }
 
+    /// Was the archive of this message found invalid?
+    fn was_invalid(&self, delivery: &Delivery) -> bool {
+        self.invalid.get() == Some((delivery.lane, delivery.found.sequence))
+    }
+
     fn take_missed(&mut self) -> Option<(Lane, u64, u64)> {
         self.missed.iter_mut().enumerate().find_map(|(lane, run)| {
             let (from, until) = run.take()?;
@@ -789,7 +794,7 @@ impl<T: Speak> Subscriber<T> {
 
     #[inline]
     fn wrap(&mut self) -> Received<'_, T> {
-        Received { subscriber: self, settled: false, is_invalid: Cell::new(false) }
+        Received { subscriber: self, settled: false }
     }
 
     /// The next message, without waiting.

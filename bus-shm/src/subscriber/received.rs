@@ -9,7 +9,6 @@ use bus_core::header::producer_entry;
 use bus_core::lane::Lane;
 use bus_core::limits::LANES_MAX;
 use bus_core::seq::distance;
-use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// A message, borrowed from its subscriber. Acknowledge it with [`Received::ack`] when its work is done. If it failed,
@@ -19,7 +18,6 @@ use std::time::{Duration, Instant};
 pub struct Received<'s, T> {
     pub(super) subscriber: &'s mut Subscriber<T>,
     pub(super) settled: bool,
-    pub(super) is_invalid: Cell<bool>,
 }
 
 /// The error text of messages whose archive does not validate.
@@ -157,7 +155,7 @@ impl<T: Message> Received<'_, T> {
     /// [`ReceiveError::Invalid`]. Dropped after that, the message becomes a dead letter.
     #[inline]
     pub fn value(&self) -> Result<&T::Archived, ReceiveError> {
-        read::<T>(self.subscriber, self.delivery(), self.payload()).inspect_err(|_| self.is_invalid.set(true))
+        read::<T>(self.subscriber, self.delivery(), self.payload())
     }
 }
 
@@ -171,13 +169,17 @@ fn read<'m, T: Message>(
         // SAFETY: `SubscriberBuilder::trusted` is unsafe, and its caller has promised it.
         return Ok(unsafe { access_unchecked::<T>(payload) });
     }
-    access::<T>(payload).ok_or_else(|| ReceiveError::Invalid {
-        topic: subscriber.raw.core.name().to_owned(),
-        lane: delivery.lane as u8,
-        sequence: delivery.found.sequence,
-        len: delivery.found.header.len_bytes,
-        kind: T::NAME,
-        producer: producer_entry(delivery.found.header.producer),
+    access::<T>(payload).ok_or_else(|| {
+        // Settled without a word, it is a dead letter.
+        subscriber.raw.invalid.set(Some((delivery.lane, delivery.found.sequence)));
+        ReceiveError::Invalid {
+            topic: subscriber.raw.core.name().to_owned(),
+            lane: delivery.lane as u8,
+            sequence: delivery.found.sequence,
+            len: delivery.found.header.len_bytes,
+            kind: T::NAME,
+            producer: producer_entry(delivery.found.header.producer),
+        }
     })
 }
 
@@ -196,7 +198,7 @@ impl<T> Received<'_, T> {
     fn give_back(&mut self) {
         let delivery = *self.delivery();
         let raw = &mut self.subscriber.raw;
-        if self.is_invalid.get() && !raw.bus.is_forked() {
+        if raw.was_invalid(&delivery) && !raw.bus.is_forked() {
             // Not this member's any more, or no room: then it comes again.
             let _ = raw.put_aside(&delivery, Verdict::Dead, INVALID);
         } else {
@@ -258,7 +260,10 @@ impl<T> Batch<'_, T> {
     /// as done like the others, and its reader has had the error.
     fn bury_last(&mut self) {
         let raw = &mut self.subscriber.raw;
-        if raw.item_is_invalid.take() {
+        if let Some(last) = raw.batch.last().copied()
+            && raw.was_invalid(&last)
+            && !matches!(last.proof, Proof::Staged(_) | Proof::Settled)
+        {
             let _ = raw.put_item_aside(Verdict::Dead, INVALID);
         }
     }
@@ -358,7 +363,6 @@ impl<T> Drop for Batch<'_, T> {
             return;
         }
         let raw = &mut self.subscriber.raw;
-        raw.item_is_invalid.set(false);
         let mut batch = std::mem::take(&mut raw.batch);
         for delivery in batch.iter().rev() {
             raw.release(delivery);
@@ -454,7 +458,6 @@ impl<T> BatchItem<'_, T> {
     }
 
     fn put_aside(self, verdict: Verdict, error: &str) -> Result<(), ReceiveError> {
-        self.subscriber.raw.item_is_invalid.set(false);
         self.subscriber.raw.put_item_aside(verdict, error)
     }
 }
@@ -467,6 +470,5 @@ impl<T: Message> BatchItem<'_, T> {
     #[inline]
     pub fn value(&self) -> Result<&T::Archived, ReceiveError> {
         read::<T>(self.subscriber, &self.delivery, self.payload())
-            .inspect_err(|_| self.subscriber.raw.item_is_invalid.set(true))
     }
 }
