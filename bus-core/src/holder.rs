@@ -83,7 +83,7 @@ impl HolderWord {
 /// ```
 ///
 /// In REGISTERING and QUARANTINED the word names the holder of the role that fills the entry by plain stores, by the mark of
-/// its files ([`maker`]).
+/// its files.
 pub mod participant {
     /// Nobody has the number.
     pub const FREE: u8 = 0;

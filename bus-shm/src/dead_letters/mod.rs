@@ -1,7 +1,7 @@
 //! Dead letters: messages that were handed out too often, rejected, or could not be read.
 //!
 //! A dead letter is an entry of its group's aside store; there is no second copy to lose or to double. [`list`] shows them
-//! without taking part in the bus; [`purge`] removes them; [`replay`] publishes them again.
+//! without taking part in the bus; [`purge`] removes them; [`replay()`] publishes them again.
 
 mod announce;
 mod letter;

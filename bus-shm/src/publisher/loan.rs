@@ -48,7 +48,7 @@ impl Loan<'_> {
     /// Publishes it, waiting for room up to the publisher's deadline. Returns the sequence.
     ///
     /// # Errors
-    /// See [`Publisher::publish_to`].
+    /// See [`super::Publisher::publish_to`].
     pub fn publish(mut self) -> Result<u64, PublishError> {
         let (lane, deadline) = (self.lane, self.publisher.deadline);
         if self.publisher.fork.is_child() {

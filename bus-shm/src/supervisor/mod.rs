@@ -1,6 +1,6 @@
 //! The supervisor's role: registers processes and topics, notices deaths, cleans up, notes how far lanes have come. Nothing on the data path calls it.
 //!
-//! The role belongs to whoever a word of the superblock names ([`role`]): a dedicated process (`shmbus up`), or a thread of
+//! The role belongs to whoever a word of the superblock names: a dedicated process (`shmbus up`), or a thread of
 //! the first process that opened the bus. When the holder ends, or stands still for a second, the next process that needs a
 //! registration takes it. Whatever the holder knows stands in the regions, so a successor starts from them, and what a
 //! holder does after it was superseded changes nothing.
