@@ -93,13 +93,19 @@ impl Connection {
     }
 }
 
+/// How long a publisher waits for room.
+const DEADLINE: Duration = Duration::from_secs(10);
+
 /// A topic.
 #[derive(Debug)]
 pub(crate) struct Topic<const WORDS: usize>(bus_shm::Topic<Block<WORDS>>);
 
 impl<const WORDS: usize> Topic<WORDS> {
     pub(crate) fn publisher(&self) -> Result<Publisher<WORDS>> {
-        Ok(Publisher(self.0.publisher().map_err(|error| refused("attaching a publisher", &error))?))
+        let mut publisher = self.0.publisher().map_err(|error| refused("attaching a publisher", &error))?;
+        // On a machine with other work a reader may be away for longer than a program would wait.
+        publisher.set_deadline(DEADLINE);
+        Ok(Publisher(publisher))
     }
 
     /// A group of its own.

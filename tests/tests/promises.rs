@@ -447,6 +447,7 @@ fn two_versions_are_in_flight_and_each_reader_says_what_it_reads() {
         let mut skipping = first.group("skipping").join().unwrap();
         let mut strict = first.group("strict").other_types(OtherTypes::Error).join().unwrap();
         let mut shared = first.group("shared").shared().join().unwrap();
+        let mut burying = first.group("burying").other_types(OtherTypes::DeadLetter).join().unwrap();
         let mut newer = second.group("newer").join().unwrap();
         let (mut old, mut new) = (first.publisher().unwrap(), second.publisher().unwrap());
         for n in 0..10 {
@@ -454,7 +455,7 @@ fn two_versions_are_in_flight_and_each_reader_says_what_it_reads() {
             new.publish(&second::Words { words: Words::numbered(n).words, more: n as u32 }).unwrap();
         }
         for n in 0..10 {
-            for reader in [&mut skipping, &mut shared] {
+            for reader in [&mut skipping, &mut shared, &mut burying] {
                 let message = reader.receive().unwrap();
                 assert!(message.sequence() == 2 * n && message.value().unwrap().is_numbered(n));
                 message.ack().unwrap();
@@ -470,13 +471,14 @@ fn two_versions_are_in_flight_and_each_reader_says_what_it_reads() {
             let ReceiveError::OtherType { sequence, found, reads, .. } = &error else { panic!("{error}") };
             assert!(*sequence == 2 * n + 1 && found.contains("Words v2") && reads.contains("Words v1"));
         }
-        for reader in [&mut skipping, &mut strict, &mut shared] {
+        for reader in [&mut skipping, &mut strict, &mut shared, &mut burying] {
             assert!(reader.try_receive().unwrap().is_none());
             assert_eq!(reader.lag_count(Lane::NORMAL), 0, "what was passed over is done with");
         }
         let groups = BusView::open(&test.name, None).unwrap().topic("t").unwrap().sample().groups;
         for group in groups {
             assert_eq!(group.skipped_count, 10, "{}", group.name);
+            assert_eq!(group.dead_count, if group.name == "burying" { 10 } else { 0 }, "{}", group.name);
         }
     }
 }

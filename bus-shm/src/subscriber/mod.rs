@@ -419,17 +419,14 @@ impl RawSubscriber {
 
     #[cold]
     fn other_type(&mut self, delivery: &Delivery) -> Result<(), ReceiveError> {
-        if self.batch.is_empty() || !matches!(delivery.proof, Proof::Position) {
-            self.acknowledge(delivery);
-        } else {
-            // A cursor cannot pass it before the messages of the batch that stand before it: it is settled with them.
-            let found = Finding { times: 0, ..delivery.found };
-            self.batch.push(Delivery { found, ..*delivery });
+        let is_buried = self.other == OtherTypes::DeadLetter && self.bury_other_type(delivery)?;
+        if !is_buried {
+            self.pass_over_other_type(delivery);
         }
         if let Some(counter) = self.skipped {
             counter.fetch_add(1, Ordering::Relaxed);
         }
-        if self.other == OtherTypes::Skip {
+        if self.other != OtherTypes::Error {
             return Ok(());
         }
         let found = self.type_name(delivery.found.header.kind);
@@ -441,6 +438,35 @@ impl RawSubscriber {
             found,
             reads,
         })
+    }
+
+    fn pass_over_other_type(&mut self, delivery: &Delivery) {
+        if self.batch.is_empty() || !matches!(delivery.proof, Proof::Position) {
+            self.acknowledge(delivery);
+        } else {
+            // A cursor cannot pass it before the messages of the batch that stand before it: it is settled with them.
+            let found = Finding { times: 0, ..delivery.found };
+            self.batch.push(Delivery { found, ..*delivery });
+        }
+    }
+
+    /// True if the message is settled so.
+    fn bury_other_type(&mut self, delivery: &Delivery) -> Result<bool, ReceiveError> {
+        if self.late.is_none() {
+            return Ok(false);
+        }
+        let why = format!("a {}, which this group does not read", self.type_name(delivery.found.header.kind));
+        if self.batch.is_empty() || !matches!(delivery.proof, Proof::Position) {
+            return match self.put_aside(delivery, Verdict::Dead, &why) {
+                // Another member took it: its affair.
+                Ok(()) | Err(ReceiveError::NotOwner(_)) => Ok(true),
+                Err(error) => Err(error),
+            };
+        }
+        let Some(staged) = self.stage_for_batch(delivery, Verdict::Dead, &why)? else { return Ok(false) };
+        let found = Finding { times: 0, ..delivery.found };
+        self.batch.push(Delivery { found, proof: Proof::Staged(staged), ..*delivery });
+        Ok(true)
     }
 
     fn type_name(&mut self, kind: u8) -> String {

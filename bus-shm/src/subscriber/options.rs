@@ -35,6 +35,8 @@ pub enum OtherTypes {
     Skip,
     /// Each is passed over with [`crate::ReceiveError::OtherType`].
     Error,
+    /// They become dead letters of the group, counted as skipped. A tap skips them.
+    DeadLetter,
 }
 
 /// Options of a subscriber.
