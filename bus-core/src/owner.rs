@@ -223,6 +223,16 @@ impl<'a> Owners<'a> {
         done
     }
 
+    /// Is the claim still the caller's? Asked after a copy of the message has been made and before that is used: a claim may be taken
+    /// back from a member that is slow, its message finished by another and overwritten.
+    #[inline]
+    pub fn is_mine(&self, sequence: u64, mine: OwnerWord) -> bool {
+        // CLAIM-COPY: the copy is made before this look. Pairs with the Release that every publisher puts between seeing the gate and
+        // overwriting (OVERWRITE, WRITE): who copied one byte of that sees the word that let the gate pass.
+        fence(Ordering::Acquire);
+        self.word(sequence).load(Ordering::Relaxed) == mine.pack()
+    }
+
     /// A message that has used up its attempts, as [`Owners::claim`] found it, is the caller's: not to hand it out, but to
     /// park it as a dead letter. The attempts stay as they are.
     pub fn claim_exhausted(&self, sequence: u64, seen: OwnerWord, member: u16) -> Option<OwnerWord> {

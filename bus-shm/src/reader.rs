@@ -298,6 +298,21 @@ impl LaneReader {
     /// trust that its publisher leaves it alone.
     #[inline(never)]
     pub(crate) fn copy(&mut self, finding: &mut Finding) -> Result<(), Failure> {
+        let found = *finding;
+        self.copy_claimed(finding);
+        // RECHECK: the copy comes before the second look, as in `spsc::Ring::still`.
+        fence(Ordering::Acquire);
+        let mut again = found;
+        self.locate(found.sequence, &mut again)?;
+        if again.header != found.header || again.payload != found.payload {
+            return Err(self.corrupt("a message that changed while it was copied"));
+        }
+        Ok(())
+    }
+
+    /// Copies a message that was found in place. That it was whole, its claim tells.
+    #[inline]
+    pub(crate) fn copy_claimed(&mut self, finding: &mut Finding) {
         let len_bytes = finding.header.len_bytes as usize;
         // SAFETY: the reader has checked that the payload is inside of the mapping; slots and cells are whole lines, so
         // rounding up to words stays inside as well. Others may store here: the loads are atomic.
@@ -305,15 +320,7 @@ impl LaneReader {
             core::slice::from_raw_parts(finding.payload.cast::<AtomicU64>(), len_bytes.div_ceil(8))
         };
         copy_words(words, len_bytes, &mut self.copy);
-        // RECHECK: the copy comes before the second look, as in `spsc::Ring::still`.
-        fence(Ordering::Acquire);
-        let mut again = *finding;
-        self.locate(finding.sequence, &mut again)?;
-        if again.header != finding.header || again.payload != finding.payload {
-            return Err(self.corrupt("a message that changed while it was copied"));
-        }
         finding.payload = self.copy.as_ptr().cast();
-        Ok(())
     }
 
     /// Header and payload of a cell, everything that they say of themselves checked.

@@ -131,6 +131,8 @@ struct RawSubscriber {
     kinds: Kinds,
     other: OtherTypes,
     copied: bool,
+    /// Claims of the group may be taken back from a member that is slow: what is theirs is copied.
+    may_lose_claims: bool,
     missed_count: u64,
     /// Runs that nobody has asked for yet: the first sequence, and the one after the last.
     missed: [Option<(u64, u64)>; LANES_MAX],
@@ -270,8 +272,9 @@ impl RawSubscriber {
             membership,
             kinds,
             other,
+            copied: copied && !tap && yields.is_none(),
             // What may be taken back from a member that is only slow, and then be overwritten, is not read in place.
-            copied: (copied || ack_wait_ms != 0) && !tap && yields.is_none(),
+            may_lose_claims: ack_wait_ms != 0,
             missed_count: 0,
             missed: [None; LANES_MAX],
             batch: Vec::new(),
@@ -331,6 +334,10 @@ impl RawSubscriber {
                 _ => (None, false),
             };
             let found = self.lanes[lane].take(&mut self.current.found);
+            if found.is_err() && self.may_lose_claims && self.has_lost(lane, claim) {
+                self.lanes[lane].pass_over();
+                continue;
+            }
             match found.inspect_err(|_| self.give_back(lane, claim))? {
                 Found::Message => {
                     self.current.lane = lane;
@@ -345,6 +352,11 @@ impl RawSubscriber {
                     }
                     if self.copied {
                         self.lanes[lane].copy(&mut self.current.found)?;
+                    } else if self.may_lose_claims {
+                        self.lanes[lane].copy_claimed(&mut self.current.found);
+                    }
+                    if self.may_lose_claims && self.has_lost_current(lane, claim) {
+                        continue;
                     }
                     let other = self.kinds.own.is_some_and(|own| self.current.found.header.kind != own);
                     if (other || self.current.found.times > 1) && !self.deliver_unusual(other)? {
@@ -375,6 +387,20 @@ impl RawSubscriber {
     fn pick(&mut self) -> Option<usize> {
         let Self { picker, lanes, .. } = self;
         picker.pick(|lane| is_ready(lanes, lane))
+    }
+
+    /// Shared: has the claim of the message at this lane's position been taken back?
+    #[cold]
+    fn has_lost(&self, lane: usize, claim: Option<OwnerWord>) -> bool {
+        let (Membership::Shared(_, owners), Some(claim)) = (&self.membership, claim) else { return false };
+        !owners[lane].is_mine(self.lanes[lane].next(), claim)
+    }
+
+    /// The same of the message in `current`, after it was copied.
+    #[inline]
+    fn has_lost_current(&self, lane: usize, claim: Option<OwnerWord>) -> bool {
+        let (Membership::Shared(_, owners), Some(claim)) = (&self.membership, claim) else { return false };
+        !owners[lane].is_mine(self.current.found.sequence, claim)
     }
 
     /// A message that could not be read is not kept from the other members.
