@@ -220,7 +220,8 @@ fn try_named(
         let theirs = if wanted.shared { "a group of one member" } else { "shared by many members" };
         return Err(AttachError::GroupKind { topic: core.name().into(), group: name.into(), theirs });
     }
-    if seen.state == state::HELD
+    if matches!(seen.state, state::HELD | state::DETACHED)
+        && !is_of_another_kind
         && wanted.ack_wait.is_some_and(|wait| wait.is_zero() != (kind::ack_wait_ms(theirs) == 0))
         && wanted.shared
     {
@@ -230,8 +231,13 @@ fn try_named(
         state::FREE | state::DETACHED => match group::reserve(word, bus.me()) {
             Some(reserved) => {
                 if wanted.shared {
-                    make_owners(core, entry, bus.me())?;
-                    count_member(core, entry, bus.me(), true)?;
+                    let made = make_owners(core, entry, bus.me())
+                        .and_then(|()| count_member(core, entry, bus.me(), true));
+                    if let Err(error) = made {
+                        // Not JOINING for as long as this process lives: others may have more luck.
+                        group::change(word, reserved, reserved.with_state(seen.state));
+                        return Err(error.into());
+                    }
                 }
                 let went_away = seen.state == state::DETACHED && wanted.goes_on;
                 let wanted = &match went_away {

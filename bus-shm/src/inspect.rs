@@ -395,7 +395,7 @@ impl TopicView {
         let word = HolderWord::unpack(self.core.group_number(entry, in_entry::STATE));
         let bits = self.core.group_number(entry, in_entry::KIND);
         let shared = bits & kind::SHARED != 0;
-        let members = if shared { self.core.members(entry) } else { 0 };
+        let members = if shared { self.core.members(entry).unwrap_or(0) } else { 0 };
         let name = match word.state {
             state::JOINING => "joining",
             state::ACTIVE => "active",

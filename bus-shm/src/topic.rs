@@ -294,15 +294,15 @@ impl TopicCore {
         get_name(&field).to_owned()
     }
 
-    /// Subscribers attached to a shared group.
-    pub(crate) fn members(&self, entry: usize) -> u64 {
-        let Ok(region) = self.map_owners(entry, Access::Read) else { return 0 };
-        let Some(words) = region.look_words(owners::MEMBERS, owners::MEMBER_WORDS) else { return 0 };
+    /// Subscribers attached to a shared group; `None` where that cannot be read.
+    pub(crate) fn members(&self, entry: usize) -> Option<u64> {
+        let region = self.map_owners(entry, Access::Read).ok()?;
+        let words = region.look_words(owners::MEMBERS, owners::MEMBER_WORDS)?;
         let count = |participant: u16| {
             let word = words[owners::member(participant).0].load(Ordering::Relaxed);
             owners::member_count(word, participant)
         };
-        (0..limits::PARTICIPANTS_MAX as u16).map(count).sum()
+        Some((0..limits::PARTICIPANTS_MAX as u16).map(count).sum())
     }
 
     pub(crate) fn attach_owners(&self, entry: usize) -> Result<Region, RegionError> {

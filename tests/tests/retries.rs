@@ -257,6 +257,25 @@ fn a_batch_given_back_takes_its_retries_along() {
 }
 
 #[test]
+fn a_batch_that_is_forgotten_is_given_back_with_the_next_call() {
+    let test = TestBus::new("forgotten");
+    let bus = test.open("tester");
+    for kind in KINDS {
+        let topic = bus.topic::<Words>(kind).unwrap();
+        let mut subscriber = join(&topic, kind);
+        publish(&mut topic.publisher().unwrap(), 0..3);
+        let mut batch = subscriber.receive_batch(3, 3, PATIENCE).unwrap();
+        batch.next_message().unwrap().unwrap();
+        batch.next_message().unwrap().unwrap().retry("forgotten too").unwrap();
+        std::mem::forget(batch);
+        let mut again: Vec<_> = (0..3).map(|_| next(&mut subscriber)).collect();
+        again.sort_unstable();
+        assert_eq!(again, [(0, 2), (1, 2), (2, 1)], "{kind}");
+        assert!(subscriber.receive_timeout(SOON).unwrap().is_none());
+    }
+}
+
+#[test]
 fn a_named_groups_retries_wait_for_its_next_member() {
     let test = TestBus::new("retry-away");
     let bus = test.open("tester");

@@ -735,6 +735,9 @@ impl RawPublisher {
     fn evict_yielding(&self, lane: usize, gate: u64, stood_still: Duration) -> bool {
         let mut changed = false;
         for entry in 0..self.core.groups_used() {
+            // The word first: what is read after it belongs to it, or the change below fails.
+            let Some(word) = self.core.group_word(entry, groups::in_entry::STATE) else { continue };
+            let seen = HolderWord::unpack(word.load(Ordering::Acquire));
             let kind = self.core.group_number(entry, groups::in_entry::KIND);
             let yields = kind & groups::kind::YIELDS != 0;
             let limit = match (yields, groups::kind::hold_s(kind)) {
@@ -747,14 +750,12 @@ impl RawPublisher {
             {
                 continue;
             }
-            let Some(word) = self.core.group_word(entry, groups::in_entry::STATE) else { continue };
-            let seen = HolderWord::unpack(word.load(Ordering::Acquire));
             if yields && seen.state == groups::state::ACTIVE {
                 changed |= group::change(word, seen, seen.with_state(groups::state::EVICTED)).is_some();
             }
-            // The word was seen first: a member that has joined since has changed it.
-            let is_shared = kind & groups::kind::SHARED != 0;
-            if !yields && seen.state == groups::state::HELD && !(is_shared && self.core.members(entry) > 0) {
+            // Where members cannot be counted there may be some. One that has joined since has changed the word.
+            let has_members = || kind & groups::kind::SHARED != 0 && self.core.members(entry) != Some(0);
+            if !yields && seen.state == groups::state::HELD && !has_members() {
                 let let_go = group::change(word, seen, seen.with_state(groups::state::DETACHED)).is_some();
                 if let Some(count) = self.core.group_word(entry, groups::in_entry::LET_GO).filter(|_| let_go)
                 {

@@ -351,11 +351,23 @@ impl RawSubscriber {
                 Ok(None) | Err(_) => {
                     late.kept.push(kept);
                     late.kept.extend(waiting);
+                    self.extend_kept();
                     break;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Asks for more time with what is kept; what others have by now is theirs.
+    fn extend_kept(&mut self) {
+        let Self { late: Some(late), membership: Membership::Shared(_, owners), .. } = self else { return };
+        late.kept.retain_mut(|kept| {
+            let Proof::Claim(claim) = kept.delivery.proof else { return true };
+            let extended = owners[kept.delivery.lane].extend(kept.delivery.found.sequence, claim);
+            kept.delivery.proof = extended.map_or(Proof::Settled, Proof::Claim);
+            extended.is_some()
+        });
     }
 
     /// Gives back what is kept for lack of room: another member will find the store fuller or emptier.
@@ -648,6 +660,10 @@ impl RawSubscriber {
                 let Some(word) = store.look(index).filter(|word| word.state == state::CLAIMED) else {
                     continue;
                 };
+                let own = Held { index, word };
+                if batch.iter().any(|mine| matches!(mine.proof, Proof::Entry(held) if held == own)) {
+                    continue;
+                }
                 released |= observer.is_expired(Place::Aside { index }, word.pack(), now_ns)
                     && store.expire(index, word);
             }

@@ -345,10 +345,6 @@ impl RawSubscriber {
                     if let Some(claim) = claim {
                         self.current.proof = Proof::Claim(claim);
                         self.current.found.times = claim.attempts;
-                        if is_worn_out {
-                            self.bury_current()?;
-                            continue;
-                        }
                     }
                     if self.copied {
                         self.lanes[lane].copy(&mut self.current.found)?;
@@ -356,6 +352,10 @@ impl RawSubscriber {
                         self.lanes[lane].copy_claimed(&mut self.current.found);
                     }
                     if self.may_lose_claims && self.has_lost_current(lane, claim) {
+                        continue;
+                    }
+                    if is_worn_out {
+                        self.bury_current()?;
                         continue;
                     }
                     let other = self.kinds.own.is_some_and(|own| self.current.found.header.kind != own);
@@ -620,6 +620,26 @@ impl RawSubscriber {
         }
     }
 
+    /// A batch that was neither acknowledged nor dropped (`mem::forget`) is given back before anything else is handed out: what it
+    /// points to may not stay where it is.
+    #[inline]
+    fn give_back_forgotten(&mut self) {
+        if !self.batch.is_empty() {
+            self.give_back_batch();
+        }
+    }
+
+    #[cold]
+    fn give_back_batch(&mut self) {
+        self.invalid.set(None);
+        let mut batch = std::mem::take(&mut self.batch);
+        for delivery in batch.iter().rev() {
+            self.release(delivery);
+        }
+        batch.clear();
+        self.batch = batch;
+    }
+
     /// What every wait ends with: has something happened to this subscriber?
     #[cold]
     fn look_around(&mut self) -> Result<(), ReceiveError> {
@@ -855,6 +875,7 @@ impl<T: Speak> Subscriber<T> {
     /// See [`ReceiveError`].
     #[inline]
     pub fn try_receive(&mut self) -> Result<Option<Received<'_, T>>, ReceiveError> {
+        self.raw.give_back_forgotten();
         self.raw.notice_eviction();
         Ok(if self.raw.poll()? { Some(self.wrap()) } else { None })
     }
@@ -893,6 +914,7 @@ impl<T: Speak> Subscriber<T> {
         timeout: Duration,
     ) -> Result<Batch<'_, T>, ReceiveError> {
         self.raw.check()?;
+        self.raw.give_back_forgotten();
         self.raw.notice_eviction();
         let min = min.clamp(1, max.max(1)) as u64;
         let deadline = Instant::now().checked_add(timeout);
@@ -925,6 +947,7 @@ impl<T: Speak> Subscriber<T> {
 
     #[inline]
     fn wait_for(&mut self, deadline: Option<Instant>) -> Result<bool, Failure> {
+        self.raw.give_back_forgotten();
         self.raw.notice_eviction();
         Ok(self.raw.poll()? || self.raw.wait(deadline)?)
     }

@@ -264,6 +264,8 @@ impl<T> Batch<'_, T> {
             && raw.was_invalid(&last)
             && !matches!(last.proof, Proof::Staged(_) | Proof::Settled)
         {
+            // Once: what it points to may be gone later.
+            raw.invalid.set(None);
             let _ = raw.put_item_aside(Verdict::Dead, INVALID);
         }
     }
@@ -362,13 +364,7 @@ impl<T> Drop for Batch<'_, T> {
         if self.settled {
             return;
         }
-        let raw = &mut self.subscriber.raw;
-        let mut batch = std::mem::take(&mut raw.batch);
-        for delivery in batch.iter().rev() {
-            raw.release(delivery);
-        }
-        batch.clear();
-        raw.batch = batch;
+        self.subscriber.raw.give_back_batch();
     }
 }
 
