@@ -80,6 +80,9 @@ fn waits(options: &Options, spin: WaitMode) -> Vec<WaitMode> {
     }
 }
 
+/// Payload of the bare ring that throughput of large payloads is compared with.
+pub(crate) const BARE_PAYLOAD_BYTES: usize = 1_024;
+
 struct Planner<'a> {
     options: &'a Options,
     cores: &'a Cores,
@@ -111,9 +114,13 @@ impl Planner<'_> {
                 let default = Spec { payload_bytes, wait, ..Spec::of(Scenario::Latency) };
                 let mut specs = vec![default.clone(), Spec { one_producer: true, ..default.clone() }];
                 if self.options.full {
-                    specs.push(Spec { no_stamps: true, ..default });
+                    specs.push(Spec { no_stamps: true, ..default.clone() });
                 }
-                groups.push(group(FloorKind::Line, specs, &PAIR, 200, 6));
+                let mut group = group(FloorKind::Line, specs, &PAIR, 200, 6);
+                if payload_bytes == 64 {
+                    group.entries.push(entry(Spec { bare: true, ..default }, &PAIR, 15));
+                }
+                groups.push(group);
             }
         }
         Ok(groups)
@@ -154,13 +161,19 @@ impl Planner<'_> {
                     specs.push(Spec { no_stamps: true, ..default.clone() });
                     specs.push(Spec { batch: BATCH, ..default });
                 }
-                groups.push(group(
-                    floor,
-                    specs,
-                    &PAIR,
-                    if large { 150 } else { 200 },
-                    if large { 5 } else { 6 },
-                ));
+                let (slice_ms, goal) = if large { (80, 5) } else { (200, 6) };
+                let mut group = group(floor, specs, &PAIR, slice_ms, goal);
+                if large {
+                    // How fast bytes come over at all: a ring of the largest payload whose bare ring is small.
+                    let bare = Spec {
+                        bare: true,
+                        payload_bytes: BARE_PAYLOAD_BYTES,
+                        wait,
+                        ..Spec::of(Scenario::Throughput)
+                    };
+                    group.entries.push(entry(bare, &PAIR, 15));
+                }
+                groups.push(group);
             }
         }
         Ok(groups)

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::cores::Cores;
 use crate::histogram::{LoggedInterval, Nanos};
 use crate::machine::directory_bytes;
-use crate::plan::Group;
+use crate::plan::{BARE_PAYLOAD_BYTES, Group};
 use crate::protocol::Outcome;
 use crate::report::{Memory, PerCore, Ratio, ScenarioReport, Slices, Target};
 use crate::scenarios::{HOPS, REQUESTS};
@@ -44,9 +44,9 @@ pub(crate) fn build(group: &Group, all: &[Measured], around: &Surroundings<'_>) 
         })
         .collect();
     match group.scenario() {
-        Scenario::Latency => rows.iter().map(latency).collect(),
+        Scenario::Latency => rows.iter().map(|row| latency(row, &rows)).collect(),
         Scenario::Paced => rows.iter().map(paced).collect(),
-        Scenario::Throughput => rows.iter().map(throughput).collect(),
+        Scenario::Throughput => rows.iter().map(|row| throughput(row, &rows)).collect(),
         Scenario::Fanout => rows.iter().map(|row| fanout(row, &rows[0])).collect(),
         Scenario::Mpmc => rows.iter().map(mpmc).collect(),
         Scenario::Priority => rows.iter().map(|row| priority(row, &rows)).collect(),
@@ -152,10 +152,16 @@ fn mean_rate(outcome: &Outcome) -> Option<f64> {
     outcome.mean_ns.filter(|ns| *ns > 0.0).map(|ns| 1e9 / ns)
 }
 
-fn latency(row: &Row<'_>) -> ScenarioReport {
+fn latency(row: &Row<'_>, rows: &[Row<'_>]) -> ScenarioReport {
     let mut report = row.common();
     row.compare(&mut report, block(0));
     report.block_ns = Spread::of(&row.measured.values(block(0)));
+    if row.spec.bare {
+        if !row.measured.used.is_empty() {
+            report.one_way_ns = Some(row.histogram(0).summary());
+        }
+        return report;
+    }
     if !row.measured.used.is_empty() {
         report.one_way_ns = Some(row.histogram(0).summary());
         report.per_core =
@@ -168,7 +174,16 @@ fn latency(row: &Row<'_>) -> ScenarioReport {
         } else {
             targets::LATENCY_TO_LINE
         };
-        report.target = Some(Target::at_most("one way to the line", limit, report.to_floor, row.judged()));
+        // Two lines that are kept in motion may be much faster than lines that the other core read last, which a ring
+        // cannot do without. Where a bare ring is slower than the line, it is the measure.
+        let bare = rows.iter().find(|row| row.spec.bare).map(|bare| bare.measured);
+        let bare_to_line = bare.and_then(|bare| median(&bare.to_floor(block(0))));
+        report.target = Some(match bare_to_line.zip(report.to_floor).filter(|(bare, _)| *bare > 1.0) {
+            Some((bare, to_line)) => {
+                Target::at_most("one way to a bare ring's", limit, Some(to_line / bare), row.judged())
+            }
+            None => Target::at_most("one way to the line", limit, report.to_floor, row.judged()),
+        });
     }
     report
 }
@@ -185,7 +200,7 @@ fn paced(row: &Row<'_>) -> ScenarioReport {
     report
 }
 
-fn throughput(row: &Row<'_>) -> ScenarioReport {
+fn throughput(row: &Row<'_>, rows: &[Row<'_>]) -> ScenarioReport {
     let mut report = row.common();
     let bytes = row.spec.payload_bytes as f64;
     let to_memcpy = matches!(row.floor, FloorKind::Memcpy(_));
@@ -196,7 +211,7 @@ fn throughput(row: &Row<'_>) -> ScenarioReport {
     report.msgs_per_s = median(&row.measured.values(rate));
     report.mean_msgs_per_s = median(&row.measured.values(|slice| mean_rate(&slice.outcomes[1])));
     report.gb_per_s = report.msgs_per_s.map(|rate| rate * bytes / 1e9);
-    if row.spec.no_stamps || row.spec.batch > 0 {
+    if row.spec.no_stamps || row.spec.batch > 0 || row.spec.bare {
         return report;
     }
     let (what, limit) = match (to_memcpy, row.spec.one_producer) {
@@ -205,7 +220,16 @@ fn throughput(row: &Row<'_>) -> ScenarioReport {
         (false, true) => ("messages/s to the ring", targets::THROUGHPUT_ONE_PRODUCER_TO_RING),
     };
     if row.spec.payload_bytes != 1_024 {
-        report.target = Some(Target::at_least(what, limit, report.to_floor, row.judged()));
+        // memcpy is one core's affair. Where bytes come over from another core more slowly, a bare ring is the measure.
+        let bare = rows.iter().find(|row| row.spec.bare).map(|bare| bare.measured);
+        let bare_share = bare
+            .and_then(|bare| median(&bare.to_floor(|slice| Some(rate(slice)? * BARE_PAYLOAD_BYTES as f64))));
+        report.target = Some(match bare_share.zip(report.to_floor).filter(|(bare, _)| *bare < 1.0) {
+            Some((bare, to_memcpy)) => {
+                Target::at_least("bytes/s to a bare ring's", limit, Some(to_memcpy / bare), row.judged())
+            }
+            None => Target::at_least(what, limit, report.to_floor, row.judged()),
+        });
     }
     report
 }
@@ -326,14 +350,17 @@ fn bus100k(row: &Row<'_>, directory: &Path) -> ScenarioReport {
         });
     }
     let value = report.msgs_per_s.map(|rate| rate / targets::QUOTED_MSGS_PER_S);
-    // The quoted figure comes from another machine. Where the bare ring itself does not get so far beyond it, no bus can.
-    let floor = value.zip(report.to_floor).map(|(value, to_floor)| value / to_floor);
-    let is_possible = floor.is_some_and(|floor| floor >= targets::BUS100K_TO_QUOTED);
+    // The quoted figure comes from another machine. Where the share of the bare ring that a throughput row is to reach does not
+    // come so far beyond it, a miss says something of this machine and not of the bus.
+    let share =
+        value.zip(report.to_floor).map(|(value, to_floor)| value / to_floor * targets::THROUGHPUT_TO_RING);
+    let is_met = value >= Some(targets::BUS100K_TO_QUOTED);
+    let is_fair = share >= Some(targets::BUS100K_TO_QUOTED);
     report.target = Some(Target::at_least(
         "messages/s to the quoted 42,387",
         targets::BUS100K_TO_QUOTED,
         value,
-        row.judged() && is_possible,
+        row.judged() && (is_met || is_fair),
     ));
     report
 }
@@ -411,6 +438,59 @@ mod tests {
         assert_eq!(rows[0].one_way_ns.map(|summary: Summary| summary.count), Some(5));
         assert_eq!(rows[0].per_core.iter().map(|core| core.core).collect::<Vec<_>>(), vec![0, 1]);
         assert_eq!(rows[0].target.as_ref().unwrap().met, Some(true));
+    }
+
+    #[test]
+    fn latency_is_judged_by_a_bare_ring_where_that_is_slower_than_the_line() {
+        let spec = Spec::of(Scenario::Latency);
+        let specs = vec![spec.clone(), Spec { bare: true, ..spec }];
+        let group = group(Scenario::Latency, FloorKind::Line, specs);
+        let all = |bare_ns| {
+            [150.0, bare_ns].map(|ns| Measured {
+                used: (0..5).map(|round| slice(round, 50.0, vec![outcome(ns), outcome(ns)])).collect(),
+                ..Measured::default()
+            })
+        };
+        let rows = build_on(&group, &all(100.0));
+        assert_eq!((rows[0].to_floor, rows[1].to_floor), (Some(3.0), Some(2.0)));
+        let target = rows[0].target.as_ref().unwrap();
+        assert_eq!((target.value, target.met), (Some(1.5), Some(true)));
+        assert!(rows[1].target.is_none() && rows[1].variant.as_deref() == Some("bare ring"));
+        let target = build_on(&group, &all(45.0))[0].target.clone().unwrap();
+        assert_eq!((target.value, target.met), (Some(3.0), Some(false)), "the line is slower: it counts");
+    }
+
+    #[test]
+    fn large_payloads_are_judged_by_a_bare_ring_where_that_is_slower_than_memcpy() {
+        let spec = Spec { payload_bytes: 65_536, ..Spec::of(Scenario::Throughput) };
+        let specs = vec![spec.clone(), Spec { bare: true, payload_bytes: 1_024, ..spec }];
+        let group = group(Scenario::Throughput, FloorKind::Memcpy(65_536), specs);
+        let target = |ns: f64, bare_ns: f64| {
+            let all = [ns, bare_ns].map(|ns| Measured {
+                used: (0..5).map(|round| slice(round, 16.384e9, vec![outcome(ns), outcome(ns)])).collect(),
+                ..Measured::default()
+            });
+            build_on(&group, &all)[0].target.clone().unwrap()
+        };
+        // 2 GB/s where the bare ring does 2.56, and where it does 25.6.
+        let ns = 65_536.0 / 2.0;
+        assert!((target(ns, 400.0).value.unwrap() - 2.0 / 2.56).abs() < 1e-3);
+        assert_eq!(target(ns, 400.0).met, Some(true));
+        assert_eq!(target(ns, 40.0).met, Some(false));
+    }
+
+    #[test]
+    fn the_quoted_rate_is_asked_of_machines_whose_ring_can_carry_it() {
+        let group = group(Scenario::Bus100k, FloorKind::Ring(64), vec![Spec::of(Scenario::Bus100k)]);
+        let met = |ring: f64, ns: f64| {
+            let used = (0..5).map(|round| slice(round, ring, vec![outcome(ns), outcome(ns)])).collect();
+            build_on(&group, &[Measured { used, ..Measured::default() }])[0].target.as_ref().unwrap().met
+        };
+        // The mean is a tenth slower than the blocks.
+        assert_eq!(met(3e8, 20.0), Some(true));
+        assert_eq!(met(3e8, 30.0), Some(false));
+        assert_eq!(met(6e7, 50.0), None);
+        assert_eq!(met(6e7, 20.0), Some(true));
     }
 
     #[test]

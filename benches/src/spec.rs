@@ -134,7 +134,7 @@ pub(crate) struct Spec {
     pub(crate) saturated: bool,
     /// Who sends the critical messages (priority).
     pub(crate) sender: Sender,
-    /// The same handlers without the bus (pipeline).
+    /// The same without the bus: handlers alone (pipeline), a bare ring (latency, throughput).
     pub(crate) bare: bool,
 }
 
@@ -191,6 +191,7 @@ impl Spec {
                 Some(format!("{load} sender={sender}"))
             }
             Scenario::Paced => Some(format!("{}/s", self.rate_hz)),
+            Scenario::Latency | Scenario::Throughput if self.bare => Some("bare ring".into()),
             _ => None,
         }
     }

@@ -123,14 +123,21 @@ impl Waiter {
         if self.mode == Wait::Spin {
             return spin_until(deadline, Instant::now() + PARK_CEILING, ready);
         }
-        if self.mode == Wait::Adaptive
-            && self.should_spin()
-            && let Some(_slot) = SpinSlot::take(spin_region, self.participant)
-        {
-            let found = spin_until(deadline, Instant::now() + SPIN_BUDGET, &mut ready);
-            self.misses = if found { 0 } else { self.misses.saturating_add(1) };
-            if found {
-                return true;
+        if self.mode == Wait::Adaptive && self.should_spin() {
+            let mut slot = SpinSlot::take(spin_region, self.participant);
+            if slot.is_none() {
+                // Whoever has it may be about to receive what this process has just sent.
+                if look_often(&mut ready) {
+                    return true;
+                }
+                slot = SpinSlot::take(spin_region, self.participant);
+            }
+            if slot.is_some() {
+                let found = spin_until(deadline, Instant::now() + SPIN_BUDGET, &mut ready);
+                self.misses = if found { 0 } else { self.misses.saturating_add(1) };
+                if found {
+                    return true;
+                }
             }
         }
         let now = Instant::now();
@@ -155,16 +162,24 @@ impl Waiter {
     }
 }
 
+/// Looks for less than a microsecond, which is less than going to sleep takes. True if ready.
+fn look_often(ready: &mut impl FnMut() -> bool) -> bool {
+    (0..PAUSES_PER_LOOK).any(|_| {
+        let found = ready();
+        if !found {
+            spin_pause();
+        }
+        found
+    })
+}
+
 /// Spins until `ready`, the deadline, or `limit`. True if ready.
 fn spin_until(deadline: Option<Instant>, limit: Instant, mut ready: impl FnMut() -> bool) -> bool {
     let until = deadline.map_or(limit, |deadline| deadline.min(limit));
     let mut pauses = 0_u32;
     loop {
-        for _ in 0..PAUSES_PER_LOOK {
-            if ready() {
-                return true;
-            }
-            spin_pause();
+        if look_often(&mut ready) {
+            return true;
         }
         pauses += PAUSES_PER_LOOK;
         if pauses.is_multiple_of(PAUSES_PER_YIELD) {

@@ -1,13 +1,17 @@
 //! `ring`: one producer, one reader, 4,096 slots with publication word and payload side by side, every byte written
 //! and summed, the reader's cursor stored every 64 messages. Nothing that a bus needs on top: no header, no second
 //! reader, no check of what is read.
+//!
+//! [`hop`] passes single messages there and back over such slots: what one message costs where each goes into lines that
+//! the other core read last. `line` keeps two lines in motion, which some machines do twice as fast.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Turn;
-use crate::blocks::Stream;
+use crate::blocks::{BLOCK_OPS, Blocks, Stream};
 use crate::control::{RING_SLOTS, slot_bytes};
 use crate::error::{BenchError, Result};
+use crate::histogram::Nanos;
 use crate::protocol::Outcome;
 
 /// Messages between two stores of the cursor, and how far ahead the second kind of reader waits.
@@ -78,6 +82,91 @@ impl<const WORDS: usize> Slots<WORDS> {
     fn published(&self, number: u64) -> u64 {
         self.base + number + 1
     }
+
+    /// Writes and publishes a message. The reader is past the last one in its slot and does not read this one before it is
+    /// published; there is one writer.
+    #[inline(always)]
+    fn put(&self, number: u64) {
+        let seed = number.wrapping_mul(ODD);
+        // SAFETY: see above.
+        let payload = unsafe { &mut *self.payload(number) };
+        for (index, word) in payload.iter_mut().enumerate() {
+            *word = seed.wrapping_add(index as u64);
+        }
+        // Release: publishes the payload; pairs with the Acquire in `wait`.
+        self.word(number).store(self.published(number), Ordering::Release);
+    }
+
+    /// Waits until a message is published: its payload and that of all before it are visible.
+    #[inline(always)]
+    fn wait(&self, turn: &Turn<'_>, number: u64) {
+        while self.word(number).load(Ordering::Acquire) != self.published(number) {
+            turn.relax();
+        }
+    }
+
+    /// Adds up a message that was waited for and is not overwritten yet.
+    #[inline(always)]
+    fn sum(&self, number: u64, sum: u64) -> u64 {
+        // SAFETY: see above.
+        let payload = unsafe { &*self.payload(number) };
+        payload.iter().fold(sum, |sum, word| sum.wrapping_add(*word))
+    }
+}
+
+/// Messages of 64 bytes there and back, each in the next slot: the even ones of role 0, the odd ones of role 1.
+pub(crate) fn hop(turn: &Turn<'_>, histogram: &mut Nanos) -> Result<Outcome> {
+    let Some(first) = turn.control.ring(64) else {
+        return Err(BenchError::WorkerArguments("no ring for a hop".into()));
+    };
+    let slots = Slots::<8> { first, base: turn.gate << COUNT_BITS };
+    let page = turn.control.page();
+    let (mut blocks, mut number, mut sum) = (Blocks::new(), 0, 0);
+    let mut outcome;
+    if turn.role == 0 {
+        outcome = Outcome::of("producer");
+        let (clock, until) = (turn.clock, turn.deadline());
+        let mut now = clock.now();
+        while now < until {
+            for timed in [false, true] {
+                let begun = now;
+                for _ in 0..BLOCK_OPS {
+                    slots.put(number);
+                    slots.wait(turn, number + 1);
+                    sum = slots.sum(number + 1, sum);
+                    number += 2;
+                    if timed {
+                        let arrived = clock.now();
+                        histogram.record(clock.ns_between(now, arrived) / 2);
+                        now = arrived;
+                    }
+                }
+                if !timed {
+                    now = clock.now();
+                    blocks.push(clock.ns_f64(now - begun), 2 * BLOCK_OPS);
+                }
+            }
+        }
+        // Release: the other side sees it with the message that it waits for, or after it.
+        page.end.store(number + 1, Ordering::Release);
+        slots.put(number);
+        outcome.block_ns = blocks.median_ns();
+    } else {
+        outcome = Outcome::of("consumer");
+        while page.end.load(Ordering::Acquire) != number + 1 {
+            slots.wait(turn, number);
+            sum = slots.sum(number, sum);
+            if page.end.load(Ordering::Acquire) == number + 1 {
+                break;
+            }
+            slots.put(number + 1);
+            number += 2;
+        }
+    }
+    outcome.ops = number;
+    outcome.histogram = histogram.to_sparse();
+    std::hint::black_box(sum);
+    Ok(outcome)
 }
 
 fn write<const WORDS: usize>(turn: &Turn<'_>, slots: &Slots<WORDS>) -> Outcome {
@@ -97,15 +186,7 @@ fn write<const WORDS: usize>(turn: &Turn<'_>, slots: &Slots<WORDS>) -> Outcome {
                 done = page.cursor.load(Ordering::Acquire);
                 turn.relax();
             }
-            let seed = number.wrapping_mul(ODD);
-            // SAFETY: the reader is past this slot's last message (cursor above) and will not read it before the
-            // publication below; there is one writer.
-            let payload = unsafe { &mut *slots.payload(number) };
-            for (index, word) in payload.iter_mut().enumerate() {
-                *word = seed.wrapping_add(index as u64);
-            }
-            // Release: publishes the payload; pairs with the reader's Acquire.
-            slots.word(number).store(slots.published(number), Ordering::Release);
+            slots.put(number);
             number += 1;
         }
     }
@@ -125,13 +206,9 @@ fn read<const WORDS: usize, const AHEAD: u64>(turn: &Turn<'_>, slots: &Slots<WOR
             for _ in 0..RUN / AHEAD {
                 let far = number + AHEAD - 1;
                 // Acquire: the payload of `far` and of all before it is visible.
-                while slots.word(far).load(Ordering::Acquire) != slots.published(far) {
-                    turn.relax();
-                }
+                slots.wait(turn, far);
                 for _ in 0..AHEAD {
-                    // SAFETY: published, and not overwritten before the cursor passes it.
-                    let payload = unsafe { &*slots.payload(number) };
-                    sum = payload.iter().fold(sum, |sum, word| sum.wrapping_add(*word));
+                    sum = slots.sum(number, sum);
                     number += 1;
                 }
             }

@@ -5,7 +5,7 @@ use crate::blocks::Blocks;
 use crate::bus::{Block, Connection, Publisher, Settings, Subscriber};
 use crate::content::{Order, fill};
 use crate::error::Result;
-use crate::floor::Turn;
+use crate::floor::{self, Turn};
 use crate::histogram::Nanos;
 use crate::protocol::Outcome;
 use crate::spec::Spec;
@@ -16,6 +16,19 @@ use super::{LAST, Part, block_ops};
 const PLAIN: u64 = 0;
 /// Stamp of a message whose round trip is timed.
 const TIMED: u64 = 1;
+
+/// The same over the slots of a bare ring: no bus.
+#[derive(Default)]
+pub(crate) struct Bare {
+    histogram: Nanos,
+}
+
+impl Part for Bare {
+    fn slice(&mut self, turn: &Turn<'_>) -> Result<Outcome> {
+        self.histogram.clear();
+        floor::ring::hop(turn, &mut self.histogram)
+    }
+}
 
 /// One end of the line, either of them.
 struct End<const WORDS: usize> {

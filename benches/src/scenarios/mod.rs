@@ -48,8 +48,12 @@ impl Host {
 
 /// Opens one worker's share. The payload size is a constant of the code that runs, as it is in a user's program.
 pub(crate) fn open(host: &mut Host, spec: &Spec, role: usize) -> Result<Box<dyn Part>> {
-    if spec.scenario == Scenario::Pipeline && spec.bare {
-        return Ok(Box::new(pipeline::Bare::new()));
+    if spec.bare {
+        return Ok(match spec.scenario {
+            Scenario::Latency => Box::new(latency::Bare::default()),
+            Scenario::Throughput => Box::new(throughput::Bare { payload_bytes: spec.payload_bytes }),
+            _ => Box::new(pipeline::Bare::new()),
+        });
     }
     let bus = host.connect(spec, role)?;
     match spec.payload_bytes {

@@ -4,7 +4,7 @@ use crate::blocks::Stream;
 use crate::bus::{Block, Connection, Publisher, Settings, Subscriber};
 use crate::content::{Order, fill};
 use crate::error::Result;
-use crate::floor::Turn;
+use crate::floor::{self, Turn};
 use crate::protocol::Outcome;
 use crate::spec::Spec;
 
@@ -18,6 +18,17 @@ pub(crate) fn open<const WORDS: usize>(bus: &Connection, spec: &Spec, role: usiz
     }
     let from = topic.subscriber(spec.wait)?;
     Ok(Box::new(Consumer { from, batch: spec.batch, seen: Seen::default(), next: 0 }))
+}
+
+/// The same over a bare ring, which copies nothing: no bus.
+pub(crate) struct Bare {
+    pub(crate) payload_bytes: usize,
+}
+
+impl Part for Bare {
+    fn slice(&mut self, turn: &Turn<'_>) -> Result<Outcome> {
+        floor::ring::run(turn, self.payload_bytes, true)
+    }
 }
 
 struct Producer<const WORDS: usize> {
