@@ -3,16 +3,20 @@
 //! ```text
 //!            join (1)       cursors in place (3)         start known (7)
 //!   FREE ------------> JOINING ------------> STARTING ------------> ACTIVE --leave, ephemeral--> FREE
-//!   DETACHED --join----^  |                     |                    |  ^
+//!                         |                     |                    |  ^
 //!                         +---- proof of death -+--> FREE            |  | take over: proof of death, or HELD
 //!                                                                    |  |
+//!   DETACHED --join--> REJOINING --------> RESTARTING --------------> ACTIVE
+//!      ^                  +---- proof of death -+                    |  |
+//!      +----------------------------------------+                    |  |
 //!                                                                    +--+--leave, named--> HELD --let go--> DETACHED
 //!                                                                    |
 //!                                                                    +--evict--> EVICTED --its process says so, or dies--> FREE
 //! ```
 //!
 //! Why STARTING: a joiner that dies after its cursors hold the gate, and before it has read the gate, leaves cursors that
-//! may point at overwritten messages. Whoever inherited them would read those; so such an entry is freed.
+//! may point at overwritten messages. Whoever inherited them would read those; so such an entry is freed. One that was
+//! DETACHED is so again, since whoever joins a detached group reads the gate anew and is told what it missed.
 //!
 //! STARTING, ACTIVE and HELD entries hold the gate. An evicted entry does not, and it is not handed to anybody else while
 //! its process may still store to it: that store would land in the next owner's cursor.
@@ -24,13 +28,16 @@ use crate::layout::groups::state;
 use crate::seq::later;
 use crate::sync::{AtomicU64, Ordering, fence};
 
-/// Takes an entry from FREE or DETACHED to JOINING, for `me`. `None` if it is neither, or somebody was quicker.
+/// Takes an entry from FREE to JOINING, or from DETACHED to REJOINING, for `me`. `None` if it is neither, or somebody was
+/// quicker.
 pub fn reserve(word: &AtomicU64, me: Holder) -> Option<HolderWord> {
     let seen = HolderWord::unpack(word.load(Ordering::Acquire));
-    if !matches!(seen.state, state::FREE | state::DETACHED) {
-        return None;
-    }
-    change(word, seen, seen.next(state::JOINING, me))
+    let joining = match seen.state {
+        state::FREE => state::JOINING,
+        state::DETACHED => state::REJOINING,
+        _ => return None,
+    };
+    change(word, seen, seen.next(joining, me))
 }
 
 /// One lane of a join: where the group would like to start.
@@ -60,7 +67,8 @@ pub fn join(
         lane.low_water.store(lane.wished, Ordering::Relaxed);
     }
     // AcqRel: Release publishes the cursors to a scan that acquires this word.
-    let Some(starting) = change(word, reserved, reserved.with_state(state::STARTING)) else { return false };
+    let starting = if reserved.state == state::REJOINING { state::RESTARTING } else { state::STARTING };
+    let Some(starting) = change(word, reserved, reserved.with_state(starting)) else { return false };
     // AcqRel: Release, so that a scan that sees the new generation sees the STARTING entry too.
     generation.fetch_add(1, Ordering::AcqRel);
     // JOIN-SCAN: pairs with the fence in `gate::recompute`.
@@ -201,6 +209,8 @@ mod tests {
             (state::DETACHED, false),
             (state::EVICTED, false),
             (state::STARTING, true),
+            (state::REJOINING, false),
+            (state::RESTARTING, true),
         ] {
             let table = table();
             let gate = AtomicU64::new(0);
@@ -233,6 +243,21 @@ mod tests {
         let full = Handed { end: Handed::END_MASK, times: 255 };
         assert_eq!(Handed::unpack(full.pack()), full);
         assert_eq!(full.next(Handed::END_MASK - 1).times, 255);
+    }
+
+    #[test]
+    fn a_detached_group_remembers_through_its_states_that_it_was() {
+        let table = table();
+        let detached = HolderWord { state: state::DETACHED, holder: ME, tag: 3 };
+        table.state.store(detached.pack(), Ordering::Relaxed);
+        let reserved = reserve(&table.state, ME).unwrap();
+        assert!(reserved.state == state::REJOINING && state::is_joining(reserved.state));
+        assert!(reserve(&table.state, ME).is_none());
+        let gate = AtomicU64::new(7);
+        let mut lanes = [LaneJoin { gate: &gate, low_water: &table.low_water, wished: 5, start: 0 }];
+        assert!(join(&table.state, reserved, &table.generation, &mut lanes));
+        assert_eq!((lanes[0].start, table.low_water.load(Ordering::Relaxed)), (7, 7));
+        assert_eq!(HolderWord::unpack(table.state.load(Ordering::Relaxed)).state, state::ACTIVE);
     }
 
     #[test]

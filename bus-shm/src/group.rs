@@ -13,8 +13,10 @@ use bus_core::layout::groups::{self, KEY_EPHEMERAL, in_entry, in_lane, kind, sta
 use bus_core::layout::{PAGE_BYTES, Preamble, owners};
 use bus_core::limits::{ACK_WAIT_DEFAULT_MS, ATTEMPTS_DEFAULT, GROUP_NAME_BYTES_MAX, GROUPS_MAX};
 use bus_core::name::{check_dotted, key};
+use bus_core::owner::Owners;
 use bus_core::seq::distance;
 use bus_core::sync::{AtomicU64, Ordering};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What a subscriber asks for.
@@ -85,7 +87,7 @@ pub(crate) fn ack_wait_ms(wait: Duration) -> u32 {
 /// How long to wait for another process that is putting the group's cursors in place.
 const JOIN_PATIENCE: Duration = Duration::from_secs(1);
 
-pub(crate) fn join(bus: &BusInner, core: &TopicCore, wanted: &Wanted<'_>) -> Result<Joined, AttachError> {
+fn join(bus: &BusInner, core: &TopicCore, wanted: &Wanted<'_>) -> Result<Joined, AttachError> {
     if let Some(name) = wanted.name {
         check_dotted(name, GROUP_NAME_BYTES_MAX)
             .map_err(|why| AttachError::GroupName { name: name.into(), why })?;
@@ -167,7 +169,9 @@ fn try_ephemeral(
             if let Some(limit) = wanted.yields {
                 bits |= kind::YIELDS | (limit.as_millis().min(u128::from(u32::MAX)) as u64) << 32;
             }
-            return place(core, entry, word, reserved, bits, wanted);
+            return place(core, entry, word, reserved, bits, wanted).inspect_err(|_| {
+                group::change(word, reserved, reserved.with_state(state::FREE));
+            });
         }
     }
     Err(AttachError::GroupLimit { topic: core.name().into(), max: GROUPS_MAX as usize })
@@ -251,8 +255,14 @@ fn try_named(
                         group::change(word, joined.word, joined.word.with_state(state::HELD));
                     }
                     Ok(Some(_)) => {}
-                    _ if wanted.shared => count_member(core, entry, bus.me(), false)?,
-                    _ => {}
+                    refused => {
+                        if refused.is_err() {
+                            group::change(word, reserved, reserved.with_state(seen.state));
+                        }
+                        if wanted.shared {
+                            count_member(core, entry, bus.me(), false)?;
+                        }
+                    }
                 }
                 joined
             }
@@ -273,7 +283,7 @@ fn try_named(
         state::HELD => Ok(group::change(word, seen, seen.next(state::ACTIVE, bus.me()))
             .map(|mine| resume(core, entry, mine))),
         _ if !bus.participants().is_dead(seen.holder) => {
-            if matches!(seen.state, state::JOINING | state::STARTING) || wanted.shared {
+            if state::is_joining(seen.state) || state::is_starting(seen.state) || wanted.shared {
                 return Ok(None);
             }
             let (pid, service) = bus.participants().describe(seen.holder);
@@ -326,6 +336,10 @@ fn place(
     word_of(core, entry, in_entry::REDELIVERED)?.store(0, Ordering::Relaxed);
     word_of(core, entry, in_entry::SKIPPED)?.store(0, Ordering::Relaxed);
     let no_room = || AttachError::GroupLimit { topic: core.name().into(), max: GROUPS_MAX as usize };
+    let owners = match wanted.shared && !wanted.goes_on {
+        true => Some(core.attach_owners(entry)?),
+        false => None,
+    };
     let mut lanes = Vec::with_capacity(core.lanes());
     let mut stands = Vec::with_capacity(core.lanes());
     for (lane, &wished) in wanted.wished.iter().enumerate() {
@@ -347,8 +361,14 @@ fn place(
             stands.push(LaneStand::new(wished));
         }
         // What is gone is not wished back: a cursor there would hold publishers up for a moment.
-        let oldest = core.end(lane).saturating_sub(u64::from(core.config().capacity));
+        let end = core.end(lane);
+        let oldest = end.saturating_sub(u64::from(core.config().capacity));
         let wished = bus_core::seq::later(wished, oldest);
+        // A name that had members before may begin behind what they finished. It has none now.
+        if let Some(owners) = owners.as_ref().and_then(|region| owners_of(core, region, lane)) {
+            (0..distance(end, wished).max(0) as u64)
+                .for_each(|index| owners.forget(wished.wrapping_add(index)));
+        }
         lanes.push(LaneJoin { gate, low_water, wished, start: wished });
     }
     let Some(generation) = core.groups_region().look(groups::at::GENERATION) else { return Err(no_room()) };
@@ -386,6 +406,13 @@ fn resume(core: &TopicCore, entry: usize, word: HolderWord) -> Joined {
     Joined { entry, word, lanes }
 }
 
+/// The owner words of a lane.
+pub(crate) fn owners_of<'r>(core: &TopicCore, region: &'r Region, lane: usize) -> Option<Owners<'r>> {
+    let capacity = core.config().capacity;
+    let words = region.look_words(owners::words(lane, capacity), capacity as usize);
+    words.filter(|_| lane < core.lanes()).and_then(Owners::attach)
+}
+
 /// Makes the owner words of a shared group, complete before they get their name.
 fn make_owners(core: &TopicCore, entry: usize, me: Holder) -> Result<(), RegionError> {
     let path = core.dir().owners(entry);
@@ -407,12 +434,42 @@ fn make_owners(core: &TopicCore, entry: usize, me: Holder) -> Result<(), RegionE
     }
 }
 
-/// Leaves a group: one without a name goes, a named one holds on.
-pub(crate) fn leave(core: &TopicCore, joined: &Joined, shared: bool) {
-    let Some(word) = core.group_word(joined.entry, in_entry::STATE) else { return };
-    if shared {
-        return;
+/// A subscriber's seat in a group: given back when dropped, also where the subscriber could not be completed.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) joined: Joined,
+    shared: bool,
+    bus: Arc<BusInner>,
+    core: Arc<TopicCore>,
+}
+
+impl Seat {
+    pub(crate) fn join(
+        bus: &Arc<BusInner>,
+        core: &Arc<TopicCore>,
+        wanted: &Wanted<'_>,
+    ) -> Result<Self, AttachError> {
+        let joined = join(bus, core, wanted)?;
+        Ok(Self { joined, shared: wanted.shared, bus: bus.clone(), core: core.clone() })
     }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if self.bus.is_forked() {
+            return;
+        }
+        if self.shared {
+            let _ = count_member(&self.core, self.joined.entry, self.bus.me(), false);
+        } else {
+            leave(&self.core, &self.joined);
+        }
+    }
+}
+
+/// Leaves a group of one: one without a name goes, a named one holds on.
+fn leave(core: &TopicCore, joined: &Joined) {
+    let Some(word) = core.group_word(joined.entry, in_entry::STATE) else { return };
     let ephemeral = core.group_number(joined.entry, in_entry::KIND) & kind::EPHEMERAL != 0;
     let next = if ephemeral { state::FREE } else { state::HELD };
     if group::change(word, joined.word, joined.word.with_state(next)).is_none() {

@@ -397,7 +397,7 @@ impl TopicView {
         let shared = bits & kind::SHARED != 0;
         let members = if shared { self.core.members(entry).unwrap_or(0) } else { 0 };
         let name = match word.state {
-            state::JOINING => "joining",
+            state::JOINING | state::REJOINING => "joining",
             state::ACTIVE => "active",
             state::HELD if shared && members > 0 => "active",
             state::HELD => "held",

@@ -497,6 +497,11 @@ impl LaneReader {
         }
     }
 
+    /// A message that was taken was not handed out after all: it is the next one again.
+    pub(crate) fn go_back_to(&mut self, sequence: u64) {
+        self.seek(sequence);
+    }
+
     /// One member: what was handed out and not acknowledged comes again.
     pub(crate) fn rewind(&mut self) {
         if let Some(low_water) = self.low_water {

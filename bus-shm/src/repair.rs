@@ -13,7 +13,7 @@ use bus_core::group;
 use bus_core::holder::{Holder, HolderWord, producer};
 use bus_core::layout::{PAGE_BYTES, arena, groups, ring};
 use bus_core::limits::PARTICIPANTS_MAX;
-use bus_core::owner::{self, Owners};
+use bus_core::owner;
 use bus_core::seq::distance;
 use bus_core::sync::{AtomicU64, Ordering};
 use std::path::Path;
@@ -84,6 +84,8 @@ pub(crate) fn release_group(topic: &TopicCore, entry: usize, dead: Holder) -> bo
         let next = match seen.state {
             // Where a group starts that died in STARTING is not known; it never got anything.
             groups::state::JOINING | groups::state::STARTING | groups::state::EVICTED => groups::state::FREE,
+            // One that went away before goes on where it stood, or says what it missed.
+            groups::state::REJOINING | groups::state::RESTARTING => groups::state::DETACHED,
             groups::state::ACTIVE if kind & groups::kind::EPHEMERAL != 0 => groups::state::FREE,
             groups::state::ACTIVE => groups::state::HELD,
             _ => return false,
@@ -153,15 +155,7 @@ fn release_claims(topic: &TopicCore, entry: usize, mut is_dead: impl FnMut(u16) 
     }
     let Ok(region) = topic.attach_owners(entry) else { return false };
     let capacity = topic.config().capacity;
-    let owners = |lane: u8| {
-        let lane = usize::from(lane);
-        let offset = bus_core::layout::owners::words(lane, capacity);
-        if lane < topic.lanes() {
-            Owners::attach(region.look_words(offset, capacity as usize)?)
-        } else {
-            None
-        }
-    };
+    let owners = |lane: u8| crate::group::owners_of(topic, &region, usize::from(lane));
     let mut changed = false;
     for lane in 0..topic.lanes() {
         let (Some(owners), Some(low_water), Some(releases)) = (

@@ -5,7 +5,7 @@ use bus_shm::inspect::BusView;
 use bus_shm::{Batch, Lane, Publisher, ReceiveError, Start, Subscriber, Topic, Wait};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-use tests::harness::{Agent, TestBus, Text, Words, eventually, role};
+use tests::harness::{Agent, TestBus, Text, Words, assert_clean, eventually, role};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_millis(50);
@@ -458,6 +458,204 @@ fn a_group_without_a_member_lets_go_when_it_has_said_so_and_learns_what_it_misse
         publish(&mut publisher, 40..41);
         assert_eq!(next(&mut again), (40, 1));
     }
+}
+
+#[test]
+fn how_long_a_group_holds_counts_from_when_it_had_no_member() {
+    let test = TestBus::new("hold-from");
+    let bus = test.open("tester");
+    for kind in KINDS {
+        let topic = bus.topic_builder::<Words>(kind).capacity(16).open().unwrap();
+        let group = topic.group(kind).hold_for(Duration::from_secs(1));
+        let member = if kind == "many" { group.shared() } else { group }.join().unwrap();
+        let mut publisher = topic.publisher().unwrap();
+        publish(&mut publisher, 0..16);
+        publisher.set_deadline(Duration::from_millis(1_200));
+        assert!(publisher.publish(&Words::numbered(16)).is_err(), "{kind}: a member holds for ever");
+        let begun = Instant::now();
+        drop(member);
+        publisher.set_deadline(PATIENCE);
+        publish(&mut publisher, 16..17);
+        let held = begun.elapsed();
+        assert!(held >= Duration::from_millis(950) && held < PATIENCE / 2, "{kind}: {held:?}");
+    }
+}
+
+/// A group that let go, in which message 0 to 9 are finished and the rest is not.
+fn let_go(topic: &Topic<Words>, kind: &str) -> Publisher<Words> {
+    let group = topic.group(kind).hold_for(Duration::from_secs(1));
+    let mut member = if kind == "many" { group.shared() } else { group }.join().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    publish(&mut publisher, 0..16);
+    (0..10).for_each(|sequence| assert_eq!(next(&mut member), (sequence, 1)));
+    drop(member);
+    publisher.set_deadline(PATIENCE);
+    publish(&mut publisher, 16..27);
+    publisher
+}
+
+#[test]
+fn a_group_that_let_go_may_ask_for_what_it_had_finished_once_more() {
+    let test = TestBus::new("begin-again");
+    let bus = test.open("tester");
+    let topic = bus.topic_builder::<Words>("t").capacity(16).open().unwrap();
+    // Keeps messages from 4 on.
+    let mut other = topic.group("other").join().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    let make = || topic.group("many").shared();
+    let mut member = make().hold_for(Duration::from_secs(1)).join().unwrap();
+    publish(&mut publisher, 0..16);
+    (0..4).for_each(|sequence| assert_eq!(next(&mut other), (sequence, 1)));
+    // Finished out of order: 5 and 6 are done, 0 to 4 are not.
+    let mut second = make().join().unwrap();
+    let mut batch = member.receive_batch(5, 5, PATIENCE).unwrap();
+    while batch.next_message().unwrap().is_some() {}
+    (5..7).for_each(|sequence| assert_eq!(next(&mut second), (sequence, 1)));
+    drop(batch);
+    drop((member, second));
+    publisher.set_deadline(PATIENCE);
+    publish(&mut publisher, 16..20);
+    let mut member = make().from(Start::Sequence(Lane::NORMAL, 4)).join().unwrap();
+    let mut from_the_ring = Vec::new();
+    while let Some(message) = member.receive_timeout(SOON).unwrap() {
+        from_the_ring.push(message.sequence());
+        message.ack().unwrap();
+    }
+    assert_eq!(from_the_ring, (4..20).collect::<Vec<_>>());
+}
+
+#[test]
+fn who_dies_while_joining_a_group_that_let_go_does_not_make_it_forget_where_it_stood() {
+    use bus_core::holder::{Holder, HolderWord};
+    use bus_core::layout::groups::{self, in_entry, state};
+    use std::os::unix::fs::FileExt;
+    let test = TestBus::new("rejoin-death");
+    let bus = test.open("tester");
+    for kind in KINDS {
+        for died_in in [state::REJOINING, state::RESTARTING] {
+            let topic = bus.topic_builder::<Words>(&format!("{kind}.{died_in}")).capacity(16).open().unwrap();
+            let _publisher = let_go(&topic, kind);
+            let path = test.path().join("topics").join(topic.name()).join("groups");
+            let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+            let mut word = [0; 8];
+            let at = (groups::entry(0) + in_entry::STATE) as u64;
+            file.read_exact_at(&mut word, at).unwrap();
+            let seen = HolderWord::unpack(u64::from_ne_bytes(word));
+            assert_eq!(seen.state, state::DETACHED);
+            // A number that is there and nobody's.
+            let dead = seen.next(died_in, Holder::new(20, 1));
+            file.write_all_at(&dead.pack().to_ne_bytes(), at).unwrap();
+            let group = topic.group(kind);
+            let mut member = if kind == "many" { group.shared() } else { group }.join().unwrap();
+            let mut seen = Vec::new();
+            while let Some(message) = member.receive_timeout(SOON).unwrap() {
+                seen.push(message.sequence());
+                message.ack().unwrap();
+            }
+            assert!(seen.is_sorted() && seen.last() == Some(&26), "{kind}, {died_in}: {seen:?}");
+            if kind == "one" {
+                assert_eq!(member.missed_count() as usize + seen.len(), 17, "{seen:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_silent_members_message_comes_back_while_the_others_have_plenty_to_do() {
+    let test = TestBus::new("ack-wait-busy");
+    let bus = test.open("tester");
+    let topic = bus.topic_builder::<Words>("t").capacity(1 << 16).open().unwrap();
+    let make = || topic.group("g").shared().ack_wait(Duration::from_millis(100));
+    let (mut silent, mut busy) = (make().join().unwrap(), make().join().unwrap());
+    let mut publisher = topic.publisher().unwrap();
+    let values: Vec<_> = (0..40_000).map(Words::numbered).collect();
+    publisher.publish_batch(Lane::NORMAL, &values).unwrap();
+    let held = silent.receive_timeout(PATIENCE).unwrap().unwrap();
+    let sequence = held.sequence();
+    let begun = Instant::now();
+    loop {
+        let message = busy.try_receive().unwrap().expect("there is always another message");
+        let (found, attempts) = (message.sequence(), message.attempts());
+        message.ack().unwrap();
+        if found == sequence {
+            assert_eq!(attempts, 2);
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it has not come back");
+        // A handler's work.
+        while begun.elapsed().subsec_micros() % 64 != 0 {
+            std::hint::spin_loop();
+        }
+    }
+    assert!(held.ack().is_err(), "it is another's");
+}
+
+#[test]
+fn a_batch_does_not_come_back_early_for_what_found_no_room() {
+    let test = TestBus::new("kept-batch");
+    let bus = test.open("tester");
+    let topic = bus.topic::<Words>("t").unwrap();
+    let mut member = topic.group("g").shared().aside_entries(1).join().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    publish(&mut publisher, 0..2);
+    for _ in 0..2 {
+        let message = member.receive_timeout(PATIENCE).unwrap().unwrap();
+        message.retry_after(Duration::from_secs(60), "full").unwrap();
+    }
+    let begun = Instant::now();
+    assert!(
+        member.receive_batch(1, 8, Duration::from_millis(300)).unwrap().next_message().unwrap().is_none()
+    );
+    assert!(begun.elapsed() >= Duration::from_millis(290), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_message_from_before_the_reliable_start_that_finds_no_room_comes_again() {
+    let test = TestBus::new("retry-backlog");
+    let bus = test.open("tester");
+    let topic = bus.topic_builder::<Words>("t").capacity(16).open().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    // Nobody listened: the gate has passed nearly all of it, and it is still there.
+    publish(&mut publisher, 0..33);
+    let group = topic.group("g").from(Start::Oldest).aside_entries(1);
+    let mut subscriber = group.retry_delays(SOON, SOON).join().unwrap();
+    let mut tries: BTreeMap<u64, u32> = BTreeMap::new();
+    while let Some(message) = subscriber.receive_timeout(10 * SOON).unwrap() {
+        let count = tries.entry(message.sequence()).or_default();
+        *count += 1;
+        match (message.sequence(), *count) {
+            (18 | 19, 1) => message.retry("again").unwrap(),
+            _ => message.ack().unwrap(),
+        }
+    }
+    assert!(tries[&18] >= 2 && tries[&19] >= 2, "{tries:?}");
+    assert_eq!(tries.len(), 16, "{tries:?}");
+}
+
+#[test]
+fn a_yielding_group_that_is_let_go_leaves_nothing_of_its_batch_behind() {
+    let test = TestBus::new("yield-staged");
+    let bus = test.open("tester");
+    let topic = bus.topic_builder::<Words>("t").capacity(16).open().unwrap();
+    let mut subscriber = topic.subscriber().yield_after(SOON).aside_entries(1).join().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    publisher.set_deadline(PATIENCE);
+    publish(&mut publisher, 0..16);
+    let mut batch = subscriber.receive_batch(1, 100, PATIENCE).unwrap();
+    batch.next_message().unwrap().unwrap().retry("no").unwrap();
+    publish(&mut publisher, 16..48);
+    // What the reader has before it is gone; it notices that when it waits.
+    while batch.next_message_timeout(SOON).unwrap().is_some() {}
+    drop(batch);
+    assert!(subscriber.missed_count() > 0);
+    assert_clean(&test);
+    // The next group has its entry, and the store's only place.
+    let mut next = topic.subscribe().unwrap();
+    publish(&mut publisher, 48..49);
+    next.receive_timeout(PATIENCE).unwrap().unwrap().retry_after(PATIENCE, "later").unwrap();
+    let groups = BusView::open(&test.name, None).unwrap().topic("t").unwrap().sample().groups;
+    let counts: Vec<_> = groups.iter().map(|group| (group.full_count, group.waiting_count)).collect();
+    assert_eq!(counts, [(0, 1)]);
 }
 
 /// Joins a shared group and stays until it is killed.

@@ -23,10 +23,24 @@ pub mod state {
     /// The cursors are in place and hold the gate, but it is not known yet where the group starts. After a death here
     /// nobody can tell, so the entry is freed, not inherited.
     pub const STARTING: u8 = 6;
+    /// As JOINING, of a group that was DETACHED, and is so again after a death here: it still knows where it stood.
+    pub const REJOINING: u8 = 7;
+    /// As STARTING, of a group that was DETACHED.
+    pub const RESTARTING: u8 = 8;
 
     /// Does an entry in this state keep messages from being overwritten?
     pub const fn holds_gate(state: u8) -> bool {
-        matches!(state, STARTING | ACTIVE | HELD)
+        matches!(state, STARTING | RESTARTING | ACTIVE | HELD)
+    }
+
+    /// Is somebody putting its cursors in place?
+    pub const fn is_joining(state: u8) -> bool {
+        matches!(state, JOINING | REJOINING)
+    }
+
+    /// Are its cursors in place, and is it not known yet where it starts?
+    pub const fn is_starting(state: u8) -> bool {
+        matches!(state, STARTING | RESTARTING)
     }
 }
 

@@ -59,9 +59,9 @@ pub(super) fn check(look: &mut Look<'_>, core: &TopicCore) {
         let word = HolderWord::unpack(packed);
         let name = display_name(core, entry);
         let place = Place::topic(core.name()).group(name.clone()).entry(entry as u64);
-        if word.state > state::STARTING {
+        if word.state > state::RESTARTING {
             let found = format!("state {}", word.state);
-            look.suspect(Invariant::GroupState, place, [packed, 0], found, "0 to 6");
+            look.suspect(Invariant::GroupState, place, [packed, 0], found, "0 to 8");
             continue;
         }
         check_key(look, core, entry, (&place, &name), &mut keys);
@@ -120,13 +120,15 @@ fn check_key(
 fn check_hands(look: &mut Look<'_>, core: &TopicCore, entry: usize, word: HolderWord, place: &Place) {
     let packed = word.pack();
     let still = || is_still(core, entry, packed);
-    let is_held = matches!(word.state, state::JOINING | state::STARTING | state::ACTIVE | state::EVICTED);
+    let is_held = matches!(word.state, state::ACTIVE | state::EVICTED)
+        || state::is_joining(word.state)
+        || state::is_starting(word.state);
     if is_held && look.roll.has_left(word.holder, still) {
         let found = format!("participant {} at {}", word.holder.participant, word.holder.incarnation);
         look.suspect(Invariant::GroupHolder, place.clone(), [packed, 0], found, "one that is registered");
     }
     // Who is joining is still writing the rest.
-    if word.state == state::JOINING {
+    if state::is_joining(word.state) {
         return;
     }
     let bits = core.group_number(entry, in_entry::KIND);
@@ -177,14 +179,14 @@ pub(super) fn check_cursors(look: &mut Look<'_>, core: &TopicCore, lane: usize, 
         }
         // Before it knows where it begins, a group may stand where nothing is any more; and one that yields copies, and goes
         // back to whatever it finds.
-        let is_bounded = word.state != state::STARTING && bits & kind::YIELDS == 0;
+        let is_bounded = !state::is_starting(word.state) && bits & kind::YIELDS == 0;
         if is_bounded && low_water < end.saturating_sub(capacity) {
             let expected = format!("at least {}, a ring before the end", end.saturating_sub(capacity));
             let found = format!("cursor {low_water}");
             look.suspect(Invariant::GroupBehind, place(), [packed, low_water], found, expected);
         }
         // What the joiner has not cleared yet may be of another group.
-        if word.state != state::STARTING && (handed > now || marked > now) {
+        if !state::is_starting(word.state) && (handed > now || marked > now) {
             let found = format!("handed out to {handed}, marked to {marked}");
             let expected = format!("at most the end, {now}");
             look.suspect(Invariant::GroupHanded, place(), [handed, marked], found, expected);

@@ -99,6 +99,8 @@ struct LanePublisher {
     expected_bytes: usize,
     /// When this lane was first found full at this gate.
     full_since: Option<(u64, Instant)>,
+    /// Groups without a member that hold the lane and will let go: entry, its word, and when that was first seen.
+    memberless: Vec<(usize, u64, Instant)>,
 }
 
 /// An error on its way out of the hot path: one pointer, so that results without an error stay in registers.
@@ -332,6 +334,7 @@ impl RawPublisher {
                     arena: None,
                     expected_bytes: 0,
                     full_since: None,
+                    memberless: Vec::new(),
                 })
             })
             .collect();
@@ -692,20 +695,21 @@ impl RawPublisher {
             self.lanes[lane].full_since = None;
             return Ok(());
         }
+        let now = Instant::now();
+        // From the beginning of the wait, so that a group which yields after as long as this publisher waits has had its time
+        // when the publisher's is up.
+        let found = if first { begun } else { now };
         let full_since = match self.lanes[lane].full_since {
             Some((at_gate, since)) if at_gate == gate => since,
             _ => {
-                // From the beginning of the wait, so that a group which yields after as long as this publisher waits has
-                // had its time when the publisher's is up.
-                let found = if first { begun } else { Instant::now() };
                 self.lanes[lane].full_since = Some((gate, found));
                 found
             }
         };
-        let now = Instant::now();
         // Whoever holds the lane and is dead, or has agreed to yield and has stood still for long enough, lets go.
         let changed = repair::release_dead_groups(&self.core, self.bus.participants())
-            | self.evict_yielding(lane, gate, now.duration_since(full_since));
+            | self.evict_yielding(lane, gate, now.duration_since(full_since))
+            | self.detach_memberless(lane, gate, found);
         if now.duration_since(full_since) >= ROOM_PARK {
             // A member of a shared group may have died with messages in hand, and no other may look round.
             repair::release_dead_claims(&self.core, self.bus.participants());
@@ -731,51 +735,69 @@ impl RawPublisher {
         Ok(())
     }
 
-    /// Lets groups go that hold this lane at `gate`, agreed to yield or have no member, and have had their time.
+    /// Lets groups go that hold this lane at `gate`, agreed to yield, and have had their time.
     fn evict_yielding(&self, lane: usize, gate: u64, stood_still: Duration) -> bool {
         let mut changed = false;
-        for entry in 0..self.core.groups_used() {
-            // The word first: what is read after it belongs to it, or the change below fails.
-            let Some(word) = self.core.group_word(entry, groups::in_entry::STATE) else { continue };
-            let seen = HolderWord::unpack(word.load(Ordering::Acquire));
-            let kind = self.core.group_number(entry, groups::in_entry::KIND);
-            let yields = kind & groups::kind::YIELDS != 0;
-            let limit = match (yields, groups::kind::hold_s(kind)) {
-                (true, _) => Duration::from_millis(kind >> 32),
-                (false, 0) => continue,
-                (false, hold_s) => Duration::from_secs(hold_s.into()),
-            };
-            if stood_still < limit
-                || self.core.group_lane_number(entry, lane, groups::in_lane::LOW_WATER) != gate
-            {
-                continue;
-            }
-            if yields && seen.state == groups::state::ACTIVE {
-                changed |= group::change(word, seen, seen.with_state(groups::state::EVICTED)).is_some();
-            }
-            // Where members cannot be counted there may be some. One that has joined since has changed the word.
-            let has_members = || kind & groups::kind::SHARED != 0 && self.core.members(entry) != Some(0);
-            if !yields && seen.state == groups::state::HELD && !has_members() {
-                let let_go = group::change(word, seen, seen.with_state(groups::state::DETACHED)).is_some();
-                if let Some(count) = self.core.group_word(entry, groups::in_entry::LET_GO).filter(|_| let_go)
-                {
-                    count.fetch_add(1, Ordering::Relaxed);
-                }
-                changed |= let_go;
+        for (_, word, seen, kind) in self.holders(lane, gate) {
+            let yields = kind & groups::kind::YIELDS != 0 && seen.state == groups::state::ACTIVE;
+            if yields && stood_still >= Duration::from_millis(kind >> 32) {
+                let evicted = seen.with_state(groups::state::EVICTED);
+                changed |= group::change(word, seen, evicted).is_some();
             }
         }
         changed
+    }
+
+    /// Lets groups go that hold this lane at `gate`, have no member, and said for how long they would then. That time begins
+    /// when a publisher that waits first finds them so; what changes in between, changes the word.
+    fn detach_memberless(&mut self, lane: usize, gate: u64, found: Instant) -> bool {
+        let known = std::mem::take(&mut self.lanes[lane].memberless);
+        let mut still = Vec::new();
+        let mut changed = false;
+        for (entry, word, seen, kind) in self.holders(lane, gate) {
+            let limit = Duration::from_secs(groups::kind::hold_s(kind).into());
+            // Where members cannot be counted there may be some. One that has joined since has changed the word.
+            let has_members = || kind & groups::kind::SHARED != 0 && self.core.members(entry) != Some(0);
+            if limit.is_zero() || seen.state != groups::state::HELD || has_members() {
+                continue;
+            }
+            let sighting = known.iter().find(|(at, its, _)| (*at, *its) == (entry, seen.pack()));
+            let since = sighting.map_or(found, |&(_, _, since)| since);
+            if since.elapsed() < limit {
+                still.push((entry, seen.pack(), since));
+                continue;
+            }
+            let let_go = group::change(word, seen, seen.with_state(groups::state::DETACHED)).is_some();
+            if let Some(count) = self.core.group_word(entry, groups::in_entry::LET_GO).filter(|_| let_go) {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            changed |= let_go;
+        }
+        self.lanes[lane].memberless = still;
+        changed
+    }
+
+    /// Entries whose groups hold this lane at `gate`: their words, what those said, and their kinds.
+    fn holders(
+        &self,
+        lane: usize,
+        gate: u64,
+    ) -> impl Iterator<Item = (usize, &AtomicU64, HolderWord, u64)> + use<'_> {
+        (0..self.core.groups_used()).filter_map(move |entry| {
+            // The word first: what is read after it belongs to it, or its change fails.
+            let word = self.core.group_word(entry, groups::in_entry::STATE)?;
+            let seen = HolderWord::unpack(word.load(Ordering::Acquire));
+            let kind = self.core.group_number(entry, groups::in_entry::KIND);
+            let low_water = self.core.group_lane_number(entry, lane, groups::in_lane::LOW_WATER);
+            (groups::state::holds_gate(seen.state) && low_water == gate).then_some((entry, word, seen, kind))
+        })
     }
 
     #[cold]
     fn full(&self, lane: usize, what: FullOf, gate: u64, waited: Duration) -> PublishError {
         self.lanes[lane].refused.fetch_add(1, Ordering::Relaxed);
         let end = self.core.end(lane);
-        let holder = (0..self.core.groups_used()).find(|&entry| {
-            let state = HolderWord::unpack(self.core.group_number(entry, groups::in_entry::STATE)).state;
-            groups::state::holds_gate(state)
-                && self.core.group_lane_number(entry, lane, groups::in_lane::LOW_WATER) == gate
-        });
+        let holder = self.holders(lane, gate).next();
         PublishError::Full(Box::new(Full {
             topic: self.core.name().to_owned(),
             lane: lane as u8,
@@ -784,7 +806,7 @@ impl RawPublisher {
                 FullOf::Ring => u64::from(self.core.config().capacity),
                 FullOf::Arena => self.core.config().arena_bound_bytes,
             },
-            group: holder.map(|entry| crate::group::display_name(&self.core, entry)),
+            group: holder.map(|(entry, ..)| crate::group::display_name(&self.core, entry)),
             lag_count: end.wrapping_sub(gate),
             waited,
         }))

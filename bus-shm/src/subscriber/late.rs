@@ -21,6 +21,7 @@ use bus_core::layout::aside::state;
 use bus_core::layout::groups::{in_entry, in_lane, kind};
 use bus_core::owner::{OwnerWord, Owners};
 use bus_core::retry::{Backoff, SplitMix64};
+use bus_core::seq::distance;
 use bus_core::sync::{AtomicU64, Ordering};
 use std::cell::OnceCell;
 use std::time::{Duration, Instant};
@@ -181,6 +182,11 @@ impl Late {
         [due_ns(self.due), paused, kept].into_iter().flatten().min()
     }
 
+    /// Is there a message whose time has come?
+    pub(super) fn has_message_due(&self) -> bool {
+        due_ns(self.due).is_some_and(|at_ns| at_ns <= monotonic_ns())
+    }
+
     /// Has that moment come?
     pub(super) fn is_due(&self) -> bool {
         self.has_work() && self.next_message_ns().is_some_and(|at_ns| at_ns <= monotonic_ns())
@@ -327,13 +333,26 @@ impl RawSubscriber {
         } else {
             // Its cursor cannot pass the message. It comes again, after a while.
             late.paused_until_ns = kept.not_before_ns.max(1);
-            self.lanes[kept.delivery.lane].rewind();
+            let (lane, sequence) = (&mut self.lanes[kept.delivery.lane], kept.delivery.found.sequence);
+            if distance(sequence, lane.reliable_from()) < 0 {
+                // There is no cursor yet.
+                lane.go_back_to(sequence);
+            } else {
+                lane.rewind();
+            }
+        }
+    }
+
+    /// A group of one whose store is full stands still for a moment.
+    pub(super) fn pause(&mut self) {
+        if let Some(late) = &mut self.late {
+            late.paused_until_ns = monotonic_ns() + FULL_PAUSE.as_nanos() as u64;
         }
     }
 
     /// Tries again to find room for what is kept.
-    fn stage_kept(&mut self) -> Result<(), ReceiveError> {
-        let Some(late) = &mut self.late else { return Ok(()) };
+    pub(super) fn stage_kept(&mut self) -> Result<(), ReceiveError> {
+        let Some(late) = self.late.as_mut().filter(|late| !late.kept.is_empty()) else { return Ok(()) };
         let now_ns = monotonic_ns();
         if now_ns < late.stage_at_ns {
             return Ok(());
@@ -527,9 +546,7 @@ impl RawSubscriber {
     /// Takes a message whose time has come, if there is one, into `current`. It counts as handed out.
     #[cold]
     pub(super) fn take_late(&mut self) -> Result<bool, Failure> {
-        if self.late.as_ref().is_some_and(|late| !late.kept.is_empty()) {
-            self.stage_kept()?;
-        }
+        self.stage_kept()?;
         loop {
             let Some(late) = &mut self.late else { return Ok(false) };
             let now_ns = monotonic_ns();

@@ -20,7 +20,7 @@ pub use received::{Batch, BatchItem, Received};
 use crate::bus::BusInner;
 use crate::dead_letters::Announcer;
 use crate::error::{AttachError, ReceiveError};
-use crate::group::{self, Joined, LaneStand, Wanted};
+use crate::group::{LaneStand, Seat, Wanted};
 use crate::payload::{Bytes, Speak, TypeIdentity};
 use crate::reader::{Finding, Found, LaneReader};
 use crate::region::Region;
@@ -101,11 +101,11 @@ enum Membership {
     /// No entry in the table.
     Tap,
     /// One member: the cursor is a plain store.
-    One(Joined),
+    One(Seat),
     /// One member that can be let go.
-    Yielding(Joined),
+    Yielding(Seat),
     /// Many members.
-    Shared(Joined, Vec<Owners<'static>>),
+    Shared(Seat, Vec<Owners<'static>>),
 }
 
 /// Why a message is a dead letter that nobody rejected.
@@ -115,6 +115,9 @@ const WORN_OUT: &str =
 /// How often a member of a shared group that waits in vain asks whether the others live. The supervisor does it sooner, where
 /// there is one.
 const ASK_PERIOD: Duration = Duration::from_millis(500);
+
+/// And one that is busy looks after so many messages for what others have given back, or were silent about for too long.
+const LOOK_PERIOD_CLAIMS: u32 = 8;
 
 /// A subscriber without its type.
 struct RawSubscriber {
@@ -143,6 +146,8 @@ struct RawSubscriber {
     late: Option<Box<Late>>,
     /// When the other members of a shared group were last asked after.
     asked: Instant,
+    /// Messages until a busy member of a shared group looks round.
+    until_look: u32,
     /// The message that was handed out last.
     current: Delivery,
     participant: u16,
@@ -202,9 +207,9 @@ impl RawSubscriber {
         let shared = shared && name.is_some();
         let goes_on = start == Start::Latest;
         let wanted = Wanted { name, shared, yields, ack_wait, goes_on, wished: wished.clone() };
-        let joined = if tap { None } else { Some(group::join(&bus, &core, &wanted)?) };
+        let seat = if tap { None } else { Some(Seat::join(&bus, &core, &wanted)?) };
         for (index, lane) in lanes.iter_mut().enumerate() {
-            let Some(joined) = &joined else {
+            let Some(Seat { joined, .. }) = &seat else {
                 lane.begin(wished[index], LaneStand::new(wished[index]));
                 continue;
             };
@@ -213,10 +218,10 @@ impl RawSubscriber {
             lane.hold(joined.entry, wanted.shared)?;
         }
         let mut owners_region = None;
-        let membership = match joined {
+        let membership = match seat {
             None => Membership::Tap,
-            Some(joined) if wanted.shared => {
-                let region = core.attach_owners(joined.entry)?;
+            Some(seat) if wanted.shared => {
+                let region = core.attach_owners(seat.joined.entry)?;
                 let capacity = core.config().capacity;
                 let owners = (0..core.lanes())
                     .map(|lane| {
@@ -230,10 +235,10 @@ impl RawSubscriber {
                     })
                     .collect::<Result<Vec<_>, _>>()?;
                 owners_region = Some(region);
-                Membership::Shared(joined, owners)
+                Membership::Shared(seat, owners)
             }
-            Some(joined) if yields.is_some() && name.is_none() => Membership::Yielding(joined),
-            Some(joined) => Membership::One(joined),
+            Some(seat) if yields.is_some() && name.is_none() => Membership::Yielding(seat),
+            Some(seat) => Membership::One(seat),
         };
         if matches!(membership, Membership::Tap | Membership::Yielding(_)) {
             lanes.iter_mut().for_each(LaneReader::always_copy);
@@ -281,6 +286,7 @@ impl RawSubscriber {
             invalid: Cell::new(None),
             late,
             asked: Instant::now(),
+            until_look: LOOK_PERIOD_CLAIMS,
             current: Delivery::NONE,
             participant: bus.me().participant,
             fork: ForkMark::global(),
@@ -305,6 +311,9 @@ impl RawSubscriber {
     fn poll(&mut self) -> Result<bool, Failure> {
         if self.fork.is_child() || self.state.load(Ordering::Relaxed) != 0 {
             self.check()?;
+        }
+        if matches!(self.membership, Membership::Shared(..)) {
+            self.look_round();
         }
         loop {
             let lane = match self.pick_known() {
@@ -347,7 +356,12 @@ impl RawSubscriber {
                         self.current.found.times = claim.attempts;
                     }
                     if self.copied {
-                        self.lanes[lane].copy(&mut self.current.found)?;
+                        let copied = self.lanes[lane].copy(&mut self.current.found);
+                        if copied.is_err() {
+                            // It stays the next one, as where it cannot be found at all.
+                            self.lanes[lane].go_back_to(self.current.found.sequence);
+                        }
+                        copied.inspect_err(|_| self.give_back(lane, claim))?;
                     } else if self.may_lose_claims {
                         self.lanes[lane].copy_claimed(&mut self.current.found);
                     }
@@ -436,11 +450,12 @@ impl RawSubscriber {
     #[cold]
     fn bury_current(&mut self) -> Result<(), Failure> {
         let delivery = self.current;
-        match self.put_aside(&delivery, Verdict::Dead, WORN_OUT) {
-            // Another member took it: its affair.
-            Err(ReceiveError::NotOwner(_)) => Ok(()),
-            other => Ok(other?),
+        if !self.bury_unread(&delivery, WORN_OUT)? {
+            // The messages of the batch stand before it, and there is no room: it waits until they are settled.
+            self.lanes[delivery.lane].go_back_to(delivery.found.sequence);
+            self.pause();
         }
+        Ok(())
     }
 
     #[cold]
@@ -482,14 +497,21 @@ impl RawSubscriber {
             return Ok(false);
         }
         let why = format!("a {}, which this group does not read", self.type_name(delivery.found.header.kind));
+        self.bury_unread(delivery, &why)
+    }
+
+    /// A message that is not shown to the program becomes a dead letter. False if there is no room for it and messages of a
+    /// batch stand before it; otherwise its fate is settled.
+    fn bury_unread(&mut self, delivery: &Delivery, why: &str) -> Result<bool, ReceiveError> {
         if self.batch.is_empty() || !matches!(delivery.proof, Proof::Position) {
-            return match self.put_aside(delivery, Verdict::Dead, &why) {
+            return match self.put_aside(delivery, Verdict::Dead, why) {
                 // Another member took it: its affair.
                 Ok(()) | Err(ReceiveError::NotOwner(_)) => Ok(true),
                 Err(error) => Err(error),
             };
         }
-        let Some(staged) = self.stage_for_batch(delivery, Verdict::Dead, &why)? else { return Ok(false) };
+        // A cursor cannot pass it before the messages of the batch that stand before it: it is settled with them.
+        let Some(staged) = self.stage_for_batch(delivery, Verdict::Dead, why)? else { return Ok(false) };
         let found = Finding { times: 0, ..delivery.found };
         self.batch.push(Delivery { found, proof: Proof::Staged(staged), ..*delivery });
         Ok(true)
@@ -507,6 +529,22 @@ impl RawSubscriber {
             .table
             .get(usize::from(kind))
             .map_or_else(|| format!("type {kind}"), TypeIdentity::to_string)
+    }
+
+    /// Shared: while there is always another message, a member looks now and then for what others were silent about for too
+    /// long, and for what was given back.
+    #[inline]
+    fn look_round(&mut self) {
+        self.until_look = self.until_look.wrapping_sub(1);
+        if self.until_look == 0 {
+            self.until_look = LOOK_PERIOD_CLAIMS;
+            if self.may_lose_claims {
+                self.observe_claims();
+            }
+            if self.lanes.iter().any(LaneReader::has_releases) {
+                self.look_back();
+            }
+        }
     }
 
     /// Shared group: claims the next message of a lane that no other member has. True beside it: not to hand it out, it has been
@@ -650,7 +688,7 @@ impl RawSubscriber {
             return Err(ReceiveError::BusUnlinked { topic: self.core.name().to_owned(), path });
         }
         let joined = match &self.membership {
-            Membership::One(joined) | Membership::Yielding(joined) => joined,
+            Membership::One(seat) | Membership::Yielding(seat) => &seat.joined,
             Membership::Shared(..) => {
                 if self.asked.elapsed() >= ASK_PERIOD {
                     self.asked = Instant::now();
@@ -685,9 +723,15 @@ impl RawSubscriber {
 
     /// A yielding group has been let go: gives the entry back and goes on as a tap.
     fn let_go(&mut self) {
-        if let Membership::Yielding(joined) = &self.membership {
-            group::leave(&self.core, joined, false);
+        // What was put aside in a batch in hand counts for nothing any more.
+        let mut batch = std::mem::take(&mut self.batch);
+        for delivery in &mut batch {
+            if let Proof::Staged(held) = delivery.proof {
+                self.withdraw_staged(held);
+                delivery.proof = Proof::Settled;
+            }
         }
+        self.batch = batch;
         self.membership = Membership::Tap;
         self.late = None;
         self.skipped = None;
@@ -697,9 +741,9 @@ impl RawSubscriber {
 
     /// Has a yielding group been let go?
     fn notice_eviction(&mut self) {
-        if let Membership::Yielding(joined) = &self.membership
+        if let Membership::Yielding(seat) = &self.membership
             && !self.fork.is_child()
-            && HolderWord::unpack(self.core.group_number(joined.entry, groups::in_entry::STATE)).state
+            && HolderWord::unpack(self.core.group_number(seat.joined.entry, groups::in_entry::STATE)).state
                 != groups::state::ACTIVE
         {
             self.let_go();
@@ -796,8 +840,8 @@ impl Membership {
     fn entry(&self) -> Option<usize> {
         match self {
             Membership::Tap => None,
-            Membership::One(joined) | Membership::Yielding(joined) | Membership::Shared(joined, _) => {
-                Some(joined.entry)
+            Membership::One(seat) | Membership::Yielding(seat) | Membership::Shared(seat, _) => {
+                Some(seat.joined.entry)
             }
         }
     }
@@ -809,13 +853,8 @@ impl Drop for RawSubscriber {
             return;
         }
         self.release_kept();
-        match &self.membership {
-            Membership::Tap => {}
-            Membership::One(joined) | Membership::Yielding(joined) => group::leave(&self.core, joined, false),
-            Membership::Shared(joined, _) => {
-                let _ = group::count_member(&self.core, joined.entry, self.bus.me(), false);
-            }
-        }
+        // The seat in the group is given back here.
+        self.membership = Membership::Tap;
         // Room may have been made for those who wait.
         self.ring_space_bell();
     }
@@ -925,7 +964,8 @@ impl<T: Speak> Subscriber<T> {
                 true => 0,
                 false => self.raw.lanes.iter_mut().map(LaneReader::ready_count).sum(),
             };
-            let is_due = self.raw.late.as_ref().is_some_and(|late| late.is_due());
+            self.raw.stage_kept()?;
+            let is_due = self.raw.late.as_ref().is_some_and(|late| late.has_message_due());
             if is_due || there >= min || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(Batch { subscriber: self, left: max, settled: false });
             }
