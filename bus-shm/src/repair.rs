@@ -8,7 +8,7 @@ use crate::region::{Access, Region};
 use crate::supervisor::role;
 use crate::sys::futex;
 use crate::topic::{Role, TopicCore};
-use bus_core::aside::AsideClaim;
+use bus_core::aside::{AsideClaim, Counter, Table};
 use bus_core::group;
 use bus_core::holder::{Holder, HolderWord, producer};
 use bus_core::layout::{PAGE_BYTES, arena, groups, ring};
@@ -20,12 +20,14 @@ use std::path::Path;
 
 /// Lets go of whatever `dead` held in every topic. `goes_on` is asked before each: false if another has the role now, then the
 /// rest is left to that one, and the answer is false. `is_its` says whether the number is still the dead one's: a claim that
-/// was seen before carries no incarnation.
+/// was seen before carries no incarnation. `unannounced` becomes true if a topic has dead letters that nobody was told of:
+/// members announce what they make, and this one may have ended first.
 pub(crate) fn sweep(
     dir: &BusDir,
     dead: Holder,
     goes_on: &dyn Fn() -> bool,
     is_its: &dyn Fn() -> bool,
+    unannounced: &mut bool,
 ) -> bool {
     for name in dir.topic_names() {
         if !goes_on() {
@@ -34,6 +36,7 @@ pub(crate) fn sweep(
         // A topic that cannot be attached is reported to whoever wants to use it.
         if let Ok(topic) = TopicCore::attach(dir, &name, Role::Publisher) {
             sweep_topic(&topic, dead, is_its);
+            *unannounced |= has_unannounced(&topic);
         }
     }
     goes_on()
@@ -53,6 +56,16 @@ fn sweep_topic(topic: &TopicCore, dead: Holder, is_its: &dyn Fn() -> bool) {
     // Whoever slept when the dead one published, or waits for room that has just been made, looks again.
     futex::wake_all(topic.message_bell().word());
     futex::wake_all(topic.space_bell().word());
+}
+
+/// Has the topic dead letters that nobody was told of?
+pub(crate) fn has_unannounced(topic: &TopicCore) -> bool {
+    !topic.name().starts_with('_')
+        && (0..topic.groups_used()).any(|entry| {
+            let Some(file) = aside_of(topic, entry) else { return false };
+            let has_dead = file.counter(Counter::Dead).load(Ordering::Relaxed) != 0;
+            has_dead && file.store(topic, entry).is_some_and(|store| store.census().unannounced > 0)
+        })
 }
 
 /// What the temporary names of files begin with that `maker` makes in a topic, so that they are told from those of the living.

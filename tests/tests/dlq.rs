@@ -470,3 +470,38 @@ fn five_thousand_are_listed_and_purged_quickly() {
     assert_eq!(cli.run(&["dlq", "purge", "t", "--yes"]).expect(0).out, "purged 5,000 dead letters\n");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn dead_letters_of_a_member_that_ends_at_once_are_announced_by_the_supervisor() {
+    const ENTRY: &str = "dead_letters_of_a_member_that_ends_at_once_are_announced_by_the_supervisor";
+    const DEATHS: u64 = 10;
+    if let Some(role) = harness::role() {
+        let topic = role.open().topic::<Words>("t").unwrap();
+        let mut subscriber = topic.group("g").join().unwrap();
+        subscriber.receive_timeout(PATIENCE).unwrap().unwrap().reject("no").unwrap();
+        // SAFETY: nothing is left to be done here.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::kill(libc::getpid(), libc::SIGKILL);
+        }
+        return;
+    }
+    let test = TestBus::new("announce-left-over");
+    let bus = test.open("tester");
+    let topic = bus.topic_builder::<Words>("t").with_group("g").open().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    let mut seen = BTreeSet::new();
+    let mut notices = topic.dead_letter_notices().unwrap().subscribe().unwrap();
+    for number in 0..DEATHS {
+        publisher.publish(&Words::numbered(number)).unwrap();
+        // A supervisor that has just announced waits a while before the next time.
+        let mut agent = Agent::spawn(ENTRY, "member", &test.name, "");
+        agent.wait();
+    }
+    while seen.len() < DEATHS as usize {
+        let notice = notices.receive_timeout(PATIENCE).unwrap().expect("an announcement");
+        seen.insert(notice.value().unwrap().sequence.to_native());
+        notice.ack().unwrap();
+    }
+    assert_eq!(seen, (0..DEATHS).collect());
+}

@@ -2,17 +2,21 @@
 
 use super::{DeadLetterNotice, notices};
 use crate::aside::AsideFile;
-use crate::bus::BusInner;
+use crate::bus::{Bus, BusInner};
+use crate::directory::BusDir;
 use crate::error::AttachError;
 use crate::group;
 use crate::publisher::Publisher;
 use crate::region::Access;
-use crate::topic::TopicCore;
+use crate::repair;
+use crate::topic::{Role, TopicCore};
 use bus_core::layout::aside::state;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// Who announces where no member does.
+const SERVICE: &str = "shmbus-announcer";
 /// Longest an announcement waits for room.
 const DEADLINE: Duration = Duration::from_millis(200);
 
@@ -58,6 +62,25 @@ impl Announcer {
         };
         if std::thread::Builder::new().name("shmbus-announce".into()).spawn(work).is_err() {
             self.running.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Announces what nobody else has, in all topics of a bus: members do it for what they make, unless they end first.
+pub(crate) fn announce_left_over(dir: &BusDir) {
+    let parent = dir.base().parent().map(std::path::Path::to_owned);
+    let mut builder = Bus::builder(dir.name()).service(SERVICE).host(false).create(false);
+    if let Some(parent) = parent {
+        builder = builder.dir(parent);
+    }
+    // Nobody is there to be told, or the bus is going down; whoever takes part next finds what is left.
+    let Ok(bus) = builder.open() else { return };
+    for name in dir.topic_names() {
+        let Ok(core) = TopicCore::attach(dir, &name, Role::Publisher) else { continue };
+        if repair::has_unannounced(&core) {
+            for entry in 0..core.groups_used() {
+                let _ = announce_all(bus.inner(), &core, entry);
+            }
         }
     }
 }

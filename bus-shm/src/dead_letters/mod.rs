@@ -7,7 +7,7 @@ mod announce;
 mod letter;
 mod replay;
 
-pub(crate) use announce::Announcer;
+pub(crate) use announce::{Announcer, announce_left_over};
 pub use letter::{DeadLetter, Filter, LetterId, LetterIdError, list, payload, purge};
 pub use replay::{ReplayError, ReplayRefused, replay};
 

@@ -11,6 +11,7 @@ pub(crate) mod protocol;
 pub(crate) mod role;
 mod sampler;
 
+use crate::dead_letters;
 use crate::directory::{BusDir, TEMPORARY, unique_name};
 use crate::error::{BusError, RegionError, TopicError};
 use crate::lease::{ParticipantInfo, Participants, entry_offset};
@@ -29,8 +30,10 @@ use protocol::{Garbled, Reply, Request};
 use role::{Lock, Role};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use sampler::Sampler;
+use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// What the names of the bus's own topics begin with.
@@ -75,7 +78,15 @@ pub struct Supervisor {
     /// Are there entries that a superseded holder may still store into? When they were last looked at.
     quarantine: Option<Instant>,
     sampler: Sampler,
+    /// Are there dead letters that nobody was told of?
+    unannounced: Cell<bool>,
+    /// When somebody was last sent to do that, and whether it is being done.
+    announcing: (Option<Instant>, Arc<AtomicBool>),
 }
+
+/// Between two attempts to announce what could not be announced. The one who does it takes part in the bus, and each time that
+/// it leaves the question comes up again.
+const ANNOUNCE_PERIOD: Duration = Duration::from_secs(2);
 
 /// Why a supervisor stopped serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +143,8 @@ impl Supervisor {
             watched: Vec::new(),
             quarantine: None,
             sampler: Sampler::new(dir.clone()),
+            unannounced: Cell::new(false),
+            announcing: (None, Arc::default()),
         };
         this.recover();
         Ok(Some(this))
@@ -297,7 +310,11 @@ impl Supervisor {
         // Another holder may do the same meanwhile; when it has handed the number out again, nothing under it is the dead one's.
         let is_its = || word.load(Ordering::Acquire) == seen.pack();
         let dead = Holder::new(number, u64::from(seen.tag));
-        let is_complete = repair::sweep(&self.dir, dead, &|| self.role.beat(), &is_its);
+        let mut unannounced = false;
+        let is_complete = repair::sweep(&self.dir, dead, &|| self.role.beat(), &is_its, &mut unannounced);
+        if unannounced {
+            self.unannounced.set(true);
+        }
         if !is_complete {
             return;
         }
@@ -309,6 +326,30 @@ impl Supervisor {
         // No other registration ever has this name.
         let _ = std::fs::remove_file(self.dir.lease(number, seen.tag));
         change(word, seen, seen.with_state(participant::FREE));
+    }
+
+    /// Has dead letters announced whose members ended before they did it. By a thread that takes part like any other process: it
+    /// may have to ask this one for a topic.
+    fn announce_left_over(&mut self) {
+        let (last, running) = &mut self.announcing;
+        let is_early = last.is_some_and(|last| last.elapsed() < ANNOUNCE_PERIOD);
+        // A temporary bus ends with its last participant; nobody is left to be told.
+        if !self.unannounced.get() || is_early || self.temporary && self.watched.is_empty() {
+            return;
+        }
+        if running.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        *last = Some(Instant::now());
+        self.unannounced.set(false);
+        let (dir, running) = (self.dir.clone(), running.clone());
+        let work = move || {
+            dead_letters::announce_left_over(&dir);
+            running.store(false, Ordering::Release);
+        };
+        if std::thread::Builder::new().name("shmbus-announce".into()).spawn(work).is_err() {
+            self.announcing.1.store(false, Ordering::Release);
+        }
     }
 
     /// Serves until it is told to stop, the bus goes down, or another takes over.
@@ -345,6 +386,7 @@ impl Supervisor {
                 let (info, _) = self.watched.swap_remove(index);
                 self.bury(&info);
             }
+            self.announce_left_over();
             for index in readable.into_iter().rev() {
                 let connection = connections.swap_remove(index);
                 if let Some(stopped) = self.serve_one(&connection) {
