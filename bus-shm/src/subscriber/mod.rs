@@ -312,9 +312,6 @@ impl RawSubscriber {
         if self.fork.is_child() || self.state.load(Ordering::Relaxed) != 0 {
             self.check()?;
         }
-        if matches!(self.membership, Membership::Shared(..)) {
-            self.look_round();
-        }
         loop {
             let lane = match self.pick_known() {
                 Some(lane) => lane,
@@ -336,10 +333,15 @@ impl RawSubscriber {
                 }
             };
             let (claim, is_worn_out) = match &self.membership {
-                Membership::Shared(..) => match self.claim(lane) {
-                    Some((claim, is_worn_out)) => (Some(claim), is_worn_out),
-                    None => continue,
-                },
+                Membership::Shared(..) => {
+                    if self.look_round() {
+                        continue;
+                    }
+                    match self.claim(lane) {
+                        Some((claim, is_worn_out)) => (Some(claim), is_worn_out),
+                        None => continue,
+                    }
+                }
                 _ => (None, false),
             };
             let found = self.lanes[lane].take(&mut self.current.found);
@@ -532,19 +534,18 @@ impl RawSubscriber {
     }
 
     /// Shared: while there is always another message, a member looks now and then for what others were silent about for too
-    /// long, and for what was given back.
+    /// long, and for what was given back. True if its positions have moved.
     #[inline]
-    fn look_round(&mut self) {
+    fn look_round(&mut self) -> bool {
         self.until_look = self.until_look.wrapping_sub(1);
-        if self.until_look == 0 {
-            self.until_look = LOOK_PERIOD_CLAIMS;
-            if self.may_lose_claims {
-                self.observe_claims();
-            }
-            if self.lanes.iter().any(LaneReader::has_releases) {
-                self.look_back();
-            }
+        if self.until_look != 0 {
+            return false;
         }
+        self.until_look = LOOK_PERIOD_CLAIMS;
+        if self.may_lose_claims {
+            self.observe_claims();
+        }
+        self.lanes.iter().any(LaneReader::has_releases) && self.look_back()
     }
 
     /// Shared group: claims the next message of a lane that no other member has. True beside it: not to hand it out, it has been
