@@ -382,7 +382,8 @@ impl RawSubscriber {
                 }
                 Found::Missed { from } => {
                     let until = self.lanes[lane].next();
-                    self.missed_count += until.wrapping_sub(from);
+                    // What a damaged ring says may add up to anything.
+                    self.missed_count = self.missed_count.saturating_add(until.wrapping_sub(from));
                     let begin = self.missed[lane].map_or(from, |(begin, _)| begin);
                     self.missed[lane] = Some((begin, until));
                 }
