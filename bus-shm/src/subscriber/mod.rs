@@ -13,6 +13,7 @@
 mod late;
 mod options;
 mod received;
+mod shared;
 
 pub use options::{OtherTypes, Start, SubscriberBuilder};
 pub use received::{Batch, BatchItem, Received};
@@ -35,8 +36,8 @@ use bus_core::header::TYPE_BYTES;
 use bus_core::holder::HolderWord;
 use bus_core::lane::{Lane, Picker};
 use bus_core::layout::{groups, owners, wake};
-use bus_core::limits::{ATTEMPTS_MAX, LANES_MAX};
-use bus_core::owner::{Claim, OwnerWord, Owners};
+use bus_core::limits::LANES_MAX;
+use bus_core::owner::{OwnerWord, Owners};
 use bus_core::ring::Poll;
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
 use late::{Late, Settings, Verdict};
@@ -406,30 +407,6 @@ impl RawSubscriber {
         picker.pick(|lane| is_ready(lanes, lane))
     }
 
-    /// Shared: has the claim of the message at this lane's position been taken back?
-    #[cold]
-    fn has_lost(&self, lane: usize, claim: Option<OwnerWord>) -> bool {
-        let (Membership::Shared(_, owners), Some(claim)) = (&self.membership, claim) else { return false };
-        !owners[lane].is_mine(self.lanes[lane].next(), claim)
-    }
-
-    /// The same of the message in `current`, after it was copied.
-    #[inline]
-    fn has_lost_current(&self, lane: usize, claim: Option<OwnerWord>) -> bool {
-        let (Membership::Shared(_, owners), Some(claim)) = (&self.membership, claim) else { return false };
-        !owners[lane].is_mine(self.current.found.sequence, claim)
-    }
-
-    /// A message that could not be read is not kept from the other members.
-    #[cold]
-    fn give_back(&mut self, lane: usize, claim: Option<OwnerWord>) {
-        let lane = &mut self.lanes[lane];
-        if let (Membership::Shared(_, owners), Some(claim)) = (&self.membership, claim) {
-            let sequence = lane.next();
-            lane.release_claim(&owners[lane.index()], sequence, claim);
-        }
-    }
-
     /// A message that comes again, or of another type. False if it is passed over.
     #[cold]
     fn deliver_unusual(&mut self, other: bool) -> Result<bool, Failure> {
@@ -534,51 +511,6 @@ impl RawSubscriber {
             .map_or_else(|| format!("type {kind}"), TypeIdentity::to_string)
     }
 
-    /// Shared: while there is always another message, a member looks now and then for what others were silent about for too
-    /// long, and for what was given back. True if its positions have moved.
-    #[inline]
-    fn look_round(&mut self) -> bool {
-        self.until_look = self.until_look.wrapping_sub(1);
-        if self.until_look != 0 {
-            return false;
-        }
-        self.until_look = LOOK_PERIOD_CLAIMS;
-        if self.may_lose_claims {
-            self.observe_claims();
-        }
-        self.lanes.iter().any(LaneReader::has_releases) && self.look_back()
-    }
-
-    /// Shared group: claims the next message of a lane that no other member has. True beside it: not to hand it out, it has been
-    /// as often as is allowed.
-    fn claim(&mut self, lane: usize) -> Option<(OwnerWord, bool)> {
-        let Membership::Shared(_, owners) = &self.membership else { return None };
-        let reader = &self.lanes[lane];
-        let (low_water, sequence) = (reader.low_water()?, reader.next());
-        let attempts_max = self.late.as_ref().map_or(ATTEMPTS_MAX, |late| late.attempts_max());
-        let claimed = match owners[lane].claim(sequence, self.participant, attempts_max, low_water) {
-            Claim::Mine(word) => Some((word, false)),
-            Claim::Taken => None,
-            Claim::Exhausted(seen) => {
-                owners[lane].claim_exhausted(sequence, seen, self.participant).map(|word| (word, true))
-            }
-        };
-        if claimed.is_none() {
-            self.lanes[lane].pass_over();
-        }
-        claimed
-    }
-
-    /// Shared group with nothing new: was something given back? True if there is something to look at again.
-    fn look_back(&mut self) -> bool {
-        let Membership::Shared(_, owners) = &self.membership else { return false };
-        let mut found = false;
-        for (lane, owners) in self.lanes.iter_mut().zip(owners) {
-            found |= lane.look_back(owners);
-        }
-        found
-    }
-
     /// Everything up to this message (one member), or this message (shared), is done. False if the group had given it to
     /// another member meanwhile.
     fn acknowledge(&mut self, delivery: &Delivery) -> bool {
@@ -612,19 +544,6 @@ impl RawSubscriber {
     fn acknowledge_unusual(&mut self) -> bool {
         let delivery = self.current;
         self.acknowledge(&delivery)
-    }
-
-    /// Shared: this message is done.
-    fn acknowledge_claim(&mut self, lane: usize, sequence: u64, claim: OwnerWord) -> bool {
-        let Self { membership: Membership::Shared(_, owners), lanes, late, core, .. } = self else {
-            return false;
-        };
-        let owners = &owners[lane];
-        let kept = lanes[lane].acknowledge_claim(owners, sequence, claim, |sequence, parked| {
-            late.as_ref().is_some_and(|late| late.finish(core, owners, lane, sequence, parked))
-        });
-        self.ring_space_bell();
-        kept
     }
 
     /// A publisher may wait for what was just finished.
@@ -749,16 +668,6 @@ impl RawSubscriber {
                 != groups::state::ACTIVE
         {
             self.let_go();
-        }
-    }
-
-    /// Shared group with nothing to do: the member that finished the first gap may have died before its own walk.
-    fn walk(&mut self) {
-        let Self { membership: Membership::Shared(_, owners), lanes, late, core, .. } = self else { return };
-        for (lane, (reader, owners)) in lanes.iter().zip(owners).enumerate() {
-            reader.walk(owners, |sequence, parked| {
-                late.as_ref().is_some_and(|late| late.finish(core, owners, lane, sequence, parked))
-            });
         }
     }
 

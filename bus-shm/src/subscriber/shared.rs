@@ -1,0 +1,101 @@
+//! What a member of a shared group does that nobody else does: it claims messages, looks round for what others gave back or were
+//! silent about, and walks over what is finished.
+
+use super::{LOOK_PERIOD_CLAIMS, Membership, RawSubscriber};
+use crate::reader::LaneReader;
+use bus_core::limits::ATTEMPTS_MAX;
+use bus_core::owner::{Claim, OwnerWord};
+
+impl RawSubscriber {
+    /// Shared: has the claim of the message at this lane's position been taken back?
+    #[cold]
+    pub(super) fn has_lost(&self, lane: usize, claim: Option<OwnerWord>) -> bool {
+        let (Membership::Shared(_, owners), Some(claim)) = (&self.membership, claim) else { return false };
+        !owners[lane].is_mine(self.lanes[lane].next(), claim)
+    }
+
+    /// The same of the message in `current`, after it was copied.
+    #[inline]
+    pub(super) fn has_lost_current(&self, lane: usize, claim: Option<OwnerWord>) -> bool {
+        let (Membership::Shared(_, owners), Some(claim)) = (&self.membership, claim) else { return false };
+        !owners[lane].is_mine(self.current.found.sequence, claim)
+    }
+
+    /// A message that could not be read is not kept from the other members.
+    #[cold]
+    pub(super) fn give_back(&mut self, lane: usize, claim: Option<OwnerWord>) {
+        let lane = &mut self.lanes[lane];
+        if let (Membership::Shared(_, owners), Some(claim)) = (&self.membership, claim) {
+            let sequence = lane.next();
+            lane.release_claim(&owners[lane.index()], sequence, claim);
+        }
+    }
+
+    /// Shared: while there is always another message, a member looks now and then for what others were silent about for too
+    /// long, and for what was given back. True if its positions have moved.
+    #[inline]
+    pub(super) fn look_round(&mut self) -> bool {
+        self.until_look = self.until_look.wrapping_sub(1);
+        if self.until_look != 0 {
+            return false;
+        }
+        self.until_look = LOOK_PERIOD_CLAIMS;
+        if self.may_lose_claims {
+            self.observe_claims();
+        }
+        self.lanes.iter().any(LaneReader::has_releases) && self.look_back()
+    }
+
+    /// Shared group: claims the next message of a lane that no other member has. True beside it: not to hand it out, it has been
+    /// as often as is allowed.
+    pub(super) fn claim(&mut self, lane: usize) -> Option<(OwnerWord, bool)> {
+        let Membership::Shared(_, owners) = &self.membership else { return None };
+        let reader = &self.lanes[lane];
+        let (low_water, sequence) = (reader.low_water()?, reader.next());
+        let attempts_max = self.late.as_ref().map_or(ATTEMPTS_MAX, |late| late.attempts_max());
+        let claimed = match owners[lane].claim(sequence, self.participant, attempts_max, low_water) {
+            Claim::Mine(word) => Some((word, false)),
+            Claim::Taken => None,
+            Claim::Exhausted(seen) => {
+                owners[lane].claim_exhausted(sequence, seen, self.participant).map(|word| (word, true))
+            }
+        };
+        if claimed.is_none() {
+            self.lanes[lane].pass_over();
+        }
+        claimed
+    }
+
+    /// Shared group with nothing new: was something given back? True if there is something to look at again.
+    pub(super) fn look_back(&mut self) -> bool {
+        let Membership::Shared(_, owners) = &self.membership else { return false };
+        let mut found = false;
+        for (lane, owners) in self.lanes.iter_mut().zip(owners) {
+            found |= lane.look_back(owners);
+        }
+        found
+    }
+
+    /// Shared: this message is done.
+    pub(super) fn acknowledge_claim(&mut self, lane: usize, sequence: u64, claim: OwnerWord) -> bool {
+        let Self { membership: Membership::Shared(_, owners), lanes, late, core, .. } = self else {
+            return false;
+        };
+        let owners = &owners[lane];
+        let kept = lanes[lane].acknowledge_claim(owners, sequence, claim, |sequence, parked| {
+            late.as_ref().is_some_and(|late| late.finish(core, owners, lane, sequence, parked))
+        });
+        self.ring_space_bell();
+        kept
+    }
+
+    /// Shared group with nothing to do: the member that finished the first gap may have died before its own walk.
+    pub(super) fn walk(&mut self) {
+        let Self { membership: Membership::Shared(_, owners), lanes, late, core, .. } = self else { return };
+        for (lane, (reader, owners)) in lanes.iter().zip(owners).enumerate() {
+            reader.walk(owners, |sequence, parked| {
+                late.as_ref().is_some_and(|late| late.finish(core, owners, lane, sequence, parked))
+            });
+        }
+    }
+}
