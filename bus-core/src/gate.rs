@@ -109,7 +109,8 @@ mod tests {
         }
         fn state(&self, entry: usize) -> Option<&AtomicU64> {
             if entry == 1 && !self.joined.replace(true) {
-                let reserved = reserve(&self.states[0], Holder::new(1, 1)).unwrap();
+                let seen = HolderWord::unpack(self.states[0].load(Ordering::Relaxed));
+                let reserved = reserve(&self.states[0], seen, Holder::new(1, 1)).unwrap();
                 let lane = LaneJoin { gate: &self.gate, low_water: &self.low_water[0], wished: 5, start: 0 };
                 let mut lanes = [lane];
                 assert!(join(&self.states[0], reserved, &self.generation, &mut lanes));

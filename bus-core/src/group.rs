@@ -6,9 +6,11 @@
 //!                         |                     |                    |  ^
 //!                         +---- proof of death -+--> FREE            |  | take over: proof of death, or HELD
 //!                                                                    |  |
-//!   DETACHED --join--> REJOINING --------> RESTARTING --------------> ACTIVE
-//!      ^                  +---- proof of death -+                    |  |
-//!      +----------------------------------------+                    |  |
+//!              join           position saved           start known    |  |
+//!   DETACHED ------> REJOINING -------------> RESTARTING ------------> ACTIVE
+//!      ^                |                       ^  |                 |  |
+//!      +-proof of death-+   ASTRAY ------join---+  |                 |  |
+//!                             ^---- proof of death-+                 |  |
 //!                                                                    +--+--leave, named--> HELD --let go--> DETACHED
 //!                                                                    |
 //!                                                                    +--evict--> EVICTED --its process says so, or dies--> FREE
@@ -16,7 +18,7 @@
 //!
 //! Why STARTING: a joiner that dies after its cursors hold the gate, and before it has read the gate, leaves cursors that
 //! may point at overwritten messages. Whoever inherited them would read those; so such an entry is freed. One that was
-//! DETACHED is so again, since whoever joins a detached group reads the gate anew and is told what it missed.
+//! DETACHED goes astray: whoever joins it next reads the gate anew, begins where it stood, and is told what it missed.
 //!
 //! STARTING, ACTIVE and HELD entries hold the gate. An evicted entry does not, and it is not handed to anybody else while
 //! its process may still store to it: that store would land in the next owner's cursor.
@@ -28,13 +30,13 @@ use crate::layout::groups::state;
 use crate::seq::later;
 use crate::sync::{AtomicU64, Ordering, fence};
 
-/// Takes an entry from FREE to JOINING, or from DETACHED to REJOINING, for `me`. `None` if it is neither, or somebody was
-/// quicker.
-pub fn reserve(word: &AtomicU64, me: Holder) -> Option<HolderWord> {
-    let seen = HolderWord::unpack(word.load(Ordering::Acquire));
+/// Takes an entry, as it was `seen`, from FREE to JOINING, from DETACHED to REJOINING or from ASTRAY to RESTARTING, for `me`.
+/// `None` if it is none of these, or somebody was quicker.
+pub fn reserve(word: &AtomicU64, seen: HolderWord, me: Holder) -> Option<HolderWord> {
     let joining = match seen.state {
         state::FREE => state::JOINING,
         state::DETACHED => state::REJOINING,
+        state::ASTRAY => state::RESTARTING,
         _ => return None,
     };
     change(word, seen, seen.next(joining, me))
@@ -67,8 +69,12 @@ pub fn join(
         lane.low_water.store(lane.wished, Ordering::Relaxed);
     }
     // AcqRel: Release publishes the cursors to a scan that acquires this word.
-    let starting = if reserved.state == state::REJOINING { state::RESTARTING } else { state::STARTING };
-    let Some(starting) = change(word, reserved, reserved.with_state(starting)) else { return false };
+    let starting = match reserved.state {
+        // It holds the gate already, at a cursor that was good enough for that.
+        state::RESTARTING => Some(reserved),
+        _ => change(word, reserved, reserved.with_state(state::STARTING)),
+    };
+    let Some(starting) = starting else { return false };
     // AcqRel: Release, so that a scan that sees the new generation sees the STARTING entry too.
     generation.fetch_add(1, Ordering::AcqRel);
     // JOIN-SCAN: pairs with the fence in `gate::recompute`.
@@ -184,13 +190,17 @@ mod tests {
 
     const ME: Holder = Holder { participant: 4, incarnation: 9 };
 
+    fn take(word: &AtomicU64) -> Option<HolderWord> {
+        reserve(word, HolderWord::unpack(word.load(Ordering::Relaxed)), ME)
+    }
+
     #[test]
     fn a_group_that_joins_below_the_gate_starts_at_the_gate() {
         let table = table();
         let gate = AtomicU64::new(0);
         assert_eq!(recompute(&gate, &table, 20), 20, "no group: everything published may go");
-        let reserved = reserve(&table.state, ME).unwrap();
-        assert!(reserve(&table.state, ME).is_none(), "taken");
+        let reserved = take(&table.state).unwrap();
+        assert!(take(&table.state).is_none(), "taken");
         let mut lanes = [LaneJoin { gate: &gate, low_water: &table.low_water, wished: 5, start: 0 }];
         assert!(join(&table.state, reserved, &table.generation, &mut lanes));
         assert_eq!(lanes[0].start, 20);
@@ -211,6 +221,7 @@ mod tests {
             (state::STARTING, true),
             (state::REJOINING, false),
             (state::RESTARTING, true),
+            (state::ASTRAY, false),
         ] {
             let table = table();
             let gate = AtomicU64::new(0);
@@ -223,7 +234,7 @@ mod tests {
     #[test]
     fn a_join_whose_process_was_thought_dead_changes_nothing() {
         let table = table();
-        let reserved = reserve(&table.state, ME).unwrap();
+        let reserved = take(&table.state).unwrap();
         assert!(change(&table.state, reserved, reserved.with_state(state::FREE)).is_some(), "repair");
         assert!(!join(&table.state, reserved, &table.generation, &mut []));
         assert_eq!(HolderWord::unpack(table.state.load(Ordering::Relaxed)).state, state::FREE);
@@ -246,16 +257,21 @@ mod tests {
     }
 
     #[test]
-    fn a_detached_group_remembers_through_its_states_that_it_was() {
+    fn a_group_that_let_go_and_whose_joiner_dies_has_still_let_go() {
         let table = table();
-        let detached = HolderWord { state: state::DETACHED, holder: ME, tag: 3 };
+        let (gate, dead) = (AtomicU64::new(7), Holder { participant: 3, incarnation: 1 });
+        let detached = HolderWord { state: state::DETACHED, holder: dead, tag: 3 };
         table.state.store(detached.pack(), Ordering::Relaxed);
-        let reserved = reserve(&table.state, ME).unwrap();
-        assert!(reserved.state == state::REJOINING && state::is_joining(reserved.state));
-        assert!(reserve(&table.state, ME).is_none());
-        let gate = AtomicU64::new(7);
+        assert!(reserve(&table.state, detached.with_state(state::FREE), ME).is_none(), "not what was seen");
+        let rejoining = take(&table.state).unwrap();
+        assert!(rejoining.state == state::REJOINING && take(&table.state).is_none());
+        let restarting = change(&table.state, rejoining, rejoining.with_state(state::RESTARTING)).unwrap();
+        assert!(change(&table.state, restarting, restarting.with_state(state::ASTRAY)).is_some(), "repair");
         let mut lanes = [LaneJoin { gate: &gate, low_water: &table.low_water, wished: 5, start: 0 }];
-        assert!(join(&table.state, reserved, &table.generation, &mut lanes));
+        assert!(!join(&table.state, restarting, &table.generation, &mut lanes), "too late");
+        let again = take(&table.state).unwrap();
+        assert_eq!(again.state, state::RESTARTING);
+        assert!(join(&table.state, again, &table.generation, &mut lanes));
         assert_eq!((lanes[0].start, table.low_water.load(Ordering::Relaxed)), (7, 7));
         assert_eq!(HolderWord::unpack(table.state.load(Ordering::Relaxed)).state, state::ACTIVE);
     }
@@ -263,11 +279,11 @@ mod tests {
     #[test]
     fn a_joiner_that_died_before_its_start_was_known_is_freed_not_inherited() {
         let table = table();
-        let reserved = reserve(&table.state, ME).unwrap();
+        let reserved = take(&table.state).unwrap();
         let starting = change(&table.state, reserved, reserved.with_state(state::STARTING)).unwrap();
         assert!(state::holds_gate(starting.state));
-        assert!(reserve(&table.state, ME).is_none());
+        assert!(take(&table.state).is_none());
         assert!(change(&table.state, starting, starting.with_state(state::FREE)).is_some());
-        assert!(reserve(&table.state, ME).is_some());
+        assert!(take(&table.state).is_some());
     }
 }

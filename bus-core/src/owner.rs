@@ -250,16 +250,6 @@ impl<'a> Owners<'a> {
         (mine.state == state::CLAIMED && self.settle(sequence, mine, again)).then_some(again)
     }
 
-    /// The group begins anew at or before this message, whatever became of it then: what is finished, or lies in the aside
-    /// store, is FREE again. For whoever is joining a group that has no member.
-    pub fn forget(&self, sequence: u64) {
-        let seen = self.look(sequence);
-        if matches!(seen.state, state::DONE | state::PARKED) {
-            let free = OwnerWord { state: state::FREE, member: 0, attempts: 0, ..seen };
-            self.settle(sequence, seen, free);
-        }
-    }
-
     /// Gives a message back unfinished; its attempts stay counted. False: the claim had been lost.
     pub fn release(&self, sequence: u64, mine: OwnerWord) -> bool {
         self.settle(sequence, mine, OwnerWord { state: state::RELEASED, ..mine })

@@ -162,14 +162,15 @@ fn try_ephemeral(
         if seen.state != state::FREE && bus.participants().is_dead(seen.holder) {
             repair::release_group(core, entry, seen.holder);
         }
-        if let Some(reserved) = group::reserve(word, bus.me()) {
+        let seen = HolderWord::unpack(word.load(Ordering::Acquire));
+        if let Some(reserved) = group::reserve(word, seen, bus.me()) {
             // The group that had the entry before is gone, and with it what waited for it.
             repair::empty_aside(core, entry, bus.me(), bus.participants());
             let mut bits = kind::with_attempts_max(kind::EPHEMERAL, ATTEMPTS_DEFAULT);
             if let Some(limit) = wanted.yields {
                 bits |= kind::YIELDS | (limit.as_millis().min(u128::from(u32::MAX)) as u64) << 32;
             }
-            return place(core, entry, word, reserved, bits, wanted).inspect_err(|_| {
+            return place(core, entry, word, reserved, (bits, false), wanted).inspect_err(|_| {
                 group::change(word, reserved, reserved.with_state(state::FREE));
             });
         }
@@ -217,14 +218,14 @@ fn try_named(
     }
     let theirs = core.group_number(entry, in_entry::KIND);
     let is_of_another_kind = (theirs ^ bits) & kind::SHARED != 0;
-    if seen.state == state::DETACHED && !is_of_another_kind {
+    if state::has_let_go(seen.state) && !is_of_another_kind {
         bits = theirs;
     }
     if matches!(seen.state, state::ACTIVE | state::HELD) && is_of_another_kind {
         let theirs = if wanted.shared { "a group of one member" } else { "shared by many members" };
         return Err(AttachError::GroupKind { topic: core.name().into(), group: name.into(), theirs });
     }
-    if matches!(seen.state, state::HELD | state::DETACHED)
+    if (seen.state == state::HELD || state::has_let_go(seen.state))
         && !is_of_another_kind
         && wanted.ack_wait.is_some_and(|wait| wait.is_zero() != (kind::ack_wait_ms(theirs) == 0))
         && wanted.shared
@@ -232,50 +233,17 @@ fn try_named(
         return Err(AttachError::AckWait { topic: core.name().into(), group: name.into() });
     }
     match seen.state {
-        state::FREE | state::DETACHED => match group::reserve(word, bus.me()) {
-            Some(reserved) => {
-                if wanted.shared {
-                    let made = make_owners(core, entry, bus.me())
-                        .and_then(|()| count_member(core, entry, bus.me(), true));
-                    if let Err(error) = made {
-                        // Not JOINING for as long as this process lives: others may have more luck.
-                        group::change(word, reserved, reserved.with_state(seen.state));
-                        return Err(error.into());
-                    }
-                }
-                let went_away = seen.state == state::DETACHED && wanted.goes_on;
-                let wanted = &match went_away {
-                    true => where_it_stood(core, entry, wanted),
-                    false => Wanted { goes_on: false, ..wanted.clone() },
-                };
-                let joined = place(core, entry, word, reserved, bits, wanted);
-                match &joined {
-                    // A shared group belongs to no single member: it rests in HELD.
-                    Ok(Some(joined)) if wanted.shared => {
-                        group::change(word, joined.word, joined.word.with_state(state::HELD));
-                    }
-                    Ok(Some(_)) => {}
-                    refused => {
-                        if refused.is_err() {
-                            group::change(word, reserved, reserved.with_state(seen.state));
-                        }
-                        if wanted.shared {
-                            count_member(core, entry, bus.me(), false)?;
-                        }
-                    }
-                }
-                joined
-            }
-            None => Ok(None),
-        },
+        state::FREE | state::DETACHED | state::ASTRAY => {
+            enter(bus, core, wanted, (entry, word), (seen, bits))
+        }
         state::HELD if wanted.shared => {
             // Counted before the word changes: a publisher that would let a group without members go has seen the word before
             // it counts them, and one of the two steps fails.
-            count_member(core, entry, bus.me(), true)?;
+            count_member(core, entry, bus.me())?;
             match group::change(word, seen, seen.next(state::HELD, bus.me())) {
                 Some(mine) => Ok(Some(resume(core, entry, mine))),
                 None => {
-                    count_member(core, entry, bus.me(), false)?;
+                    discount_member(core, &core.attach_owners(entry)?, bus.me());
                     Ok(None)
                 }
             }
@@ -296,29 +264,92 @@ fn try_named(
     }
 }
 
+/// Takes an entry that has no member, as it was `seen`, for a group of this kind.
+fn enter(
+    bus: &BusInner,
+    core: &TopicCore,
+    wanted: &Wanted<'_>,
+    (entry, word): (usize, &AtomicU64),
+    (seen, bits): (HolderWord, u64),
+) -> Result<Option<Joined>, AttachError> {
+    let Some(mut reserved) = group::reserve(word, seen, bus.me()) else { return Ok(None) };
+    let had_let_go = state::has_let_go(seen.state);
+    let attempt = (|| {
+        if wanted.shared {
+            make_owners(core, entry, bus.me())?;
+        }
+        if reserved.state == state::REJOINING {
+            for lane in 0..core.lanes() {
+                let stood = core.group_lane_number(entry, lane, in_lane::LOW_WATER);
+                // Relaxed: the change to RESTARTING publishes it.
+                core.group_lane_word(entry, lane, in_lane::STOOD)
+                    .inspect(|word| word.store(stood, Ordering::Relaxed));
+            }
+            match group::change(word, reserved, reserved.with_state(state::RESTARTING)) {
+                Some(restarting) => reserved = restarting,
+                None => return Ok(None),
+            }
+        }
+        let wanted = match had_let_go && wanted.goes_on {
+            true => where_it_stood(core, entry, wanted),
+            false => Wanted { goes_on: false, ..wanted.clone() },
+        };
+        place(core, entry, word, reserved, (bits, had_let_go), &wanted)
+    })();
+    if attempt.is_err() {
+        // Not joining for as long as this process lives: others may have more luck.
+        let before = if reserved.state == state::RESTARTING { state::ASTRAY } else { seen.state };
+        group::change(word, reserved, reserved.with_state(before));
+    }
+    let Some(joined) = attempt? else { return Ok(None) };
+    if wanted.shared {
+        // It belongs to no single member and rests in HELD; nobody lets it go before that. Counted only now: what is counted in a
+        // group that is not shared yet is not cleared after a death.
+        let counted = count_member(core, entry, bus.me());
+        group::change(word, joined.word, joined.word.with_state(state::HELD));
+        counted?;
+    }
+    Ok(Some(joined))
+}
+
 /// The wish of a group that let go: to go on where it stood, as far as that is still there.
 fn where_it_stood<'w>(core: &TopicCore, entry: usize, wanted: &Wanted<'w>) -> Wanted<'w> {
     let stood = |(lane, end): (usize, &u64)| {
-        bus_core::seq::earlier(core.group_lane_number(entry, lane, in_lane::LOW_WATER), *end)
+        bus_core::seq::earlier(core.group_lane_number(entry, lane, in_lane::STOOD), *end)
     };
     Wanted { wished: wanted.wished.iter().enumerate().map(stood).collect(), ..wanted.clone() }
 }
 
-/// Counts a subscriber that joins a shared group, or leaves it.
-pub(crate) fn count_member(
+/// Changes this process's count of subscribers in a shared group.
+fn change_count(
     core: &TopicCore,
-    entry: usize,
+    region: &Region,
     me: Holder,
-    joins: bool,
-) -> Result<(), RegionError> {
-    let region = core.attach_owners(entry)?;
-    let (word, shift) = owners::member(me.participant);
-    if let Some(members) = region.look(owners::MEMBERS + word * 8) {
+    change: impl Fn(u64) -> Option<u64>,
+) -> Result<(), AttachError> {
+    let limit = || AttachError::GroupLimit { topic: core.name().into(), max: owners::MEMBERS_MAX as usize };
+    let (index, _) = owners::member(me.participant);
+    let word = region.look(owners::MEMBERS + index * 8).ok_or_else(limit)?;
+    let mut seen = word.load(Ordering::Relaxed);
+    loop {
+        let to = change(seen).ok_or_else(limit)?;
         // AcqRel: before, and after, whatever is done to the group's state.
-        let one = 1_u64 << shift;
-        members.fetch_add(if joins { one } else { one.wrapping_neg() }, Ordering::AcqRel);
+        match word.compare_exchange(seen, to, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => return Ok(()),
+            Err(now) => seen = now,
+        }
     }
-    Ok(())
+}
+
+/// Counts a subscriber that joins a shared group.
+fn count_member(core: &TopicCore, entry: usize, me: Holder) -> Result<(), AttachError> {
+    let region = core.attach_owners(entry)?;
+    change_count(core, &region, me, |word| owners::with_member(word, me.participant))
+}
+
+/// Counts a subscriber that leaves a shared group.
+fn discount_member(core: &TopicCore, region: &Region, me: Holder) {
+    let _ = change_count(core, region, me, |word| Some(owners::without_member(word, me.participant)));
 }
 
 /// Puts the cursors of a reserved entry in place.
@@ -327,19 +358,15 @@ fn place(
     entry: usize,
     word: &AtomicU64,
     reserved: HolderWord,
-    bits: u64,
+    (bits, had_let_go): (u64, bool),
     wanted: &Wanted<'_>,
 ) -> Result<Option<Joined>, AttachError> {
-    // Relaxed: the entry is JOINING, this process's alone; the change to ACTIVE publishes them.
+    // Relaxed: the entry is JOINING or RESTARTING, this process's alone; the change to ACTIVE publishes them.
     word_of(core, entry, in_entry::KIND)?.store(bits, Ordering::Relaxed);
     word_of(core, entry, in_entry::SINCE_NS)?.store(clock::realtime_ns(), Ordering::Relaxed);
     word_of(core, entry, in_entry::REDELIVERED)?.store(0, Ordering::Relaxed);
     word_of(core, entry, in_entry::SKIPPED)?.store(0, Ordering::Relaxed);
     let no_room = || AttachError::GroupLimit { topic: core.name().into(), max: GROUPS_MAX as usize };
-    let owners = match wanted.shared && !wanted.goes_on {
-        true => Some(core.attach_owners(entry)?),
-        false => None,
-    };
     let mut lanes = Vec::with_capacity(core.lanes());
     let mut stands = Vec::with_capacity(core.lanes());
     for (lane, &wished) in wanted.wished.iter().enumerate() {
@@ -347,7 +374,8 @@ fn place(
         let low_water = core.group_lane_word(entry, lane, in_lane::LOW_WATER).ok_or_else(no_room)?;
         let handed = core.group_lane_word(entry, lane, in_lane::HANDED).ok_or_else(no_room)?;
         let marked = core.group_lane_word(entry, lane, in_lane::MARKED).ok_or_else(no_room)?;
-        if wanted.goes_on {
+        if had_let_go {
+            // Wherever it begins, these have been handed out before.
             let before = Handed::unpack(handed.load(Ordering::Relaxed));
             stands.push(LaneStand {
                 begin: wished,
@@ -361,14 +389,8 @@ fn place(
             stands.push(LaneStand::new(wished));
         }
         // What is gone is not wished back: a cursor there would hold publishers up for a moment.
-        let end = core.end(lane);
-        let oldest = end.saturating_sub(u64::from(core.config().capacity));
+        let oldest = core.end(lane).saturating_sub(u64::from(core.config().capacity));
         let wished = bus_core::seq::later(wished, oldest);
-        // A name that had members before may begin behind what they finished. It has none now.
-        if let Some(owners) = owners.as_ref().and_then(|region| owners_of(core, region, lane)) {
-            (0..distance(end, wished).max(0) as u64)
-                .for_each(|index| owners.forget(wished.wrapping_add(index)));
-        }
         lanes.push(LaneJoin { gate, low_water, wished, start: wished });
     }
     let Some(generation) = core.groups_region().look(groups::at::GENERATION) else { return Err(no_room()) };
@@ -438,7 +460,8 @@ fn make_owners(core: &TopicCore, entry: usize, me: Holder) -> Result<(), RegionE
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) joined: Joined,
-    shared: bool,
+    /// Of a shared group: where its members are counted.
+    owners: Option<Region>,
     bus: Arc<BusInner>,
     core: Arc<TopicCore>,
 }
@@ -450,7 +473,9 @@ impl Seat {
         wanted: &Wanted<'_>,
     ) -> Result<Self, AttachError> {
         let joined = join(bus, core, wanted)?;
-        Ok(Self { joined, shared: wanted.shared, bus: bus.clone(), core: core.clone() })
+        // That there is none is not possible for one who has been counted.
+        let owners = if wanted.shared { core.attach_owners(joined.entry).ok() } else { None };
+        Ok(Self { joined, owners, bus: bus.clone(), core: core.clone() })
     }
 }
 
@@ -459,10 +484,9 @@ impl Drop for Seat {
         if self.bus.is_forked() {
             return;
         }
-        if self.shared {
-            let _ = count_member(&self.core, self.joined.entry, self.bus.me(), false);
-        } else {
-            leave(&self.core, &self.joined);
+        match &self.owners {
+            Some(region) => discount_member(&self.core, region, self.bus.me()),
+            None => leave(&self.core, &self.joined),
         }
     }
 }

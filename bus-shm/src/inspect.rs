@@ -397,15 +397,15 @@ impl TopicView {
         let shared = bits & kind::SHARED != 0;
         let members = if shared { self.core.members(entry).unwrap_or(0) } else { 0 };
         let name = match word.state {
-            state::JOINING | state::REJOINING => "joining",
+            joining if state::is_joining(joining) || state::is_starting(joining) => "joining",
             state::ACTIVE => "active",
             state::HELD if shared && members > 0 => "active",
             state::HELD => "held",
-            state::DETACHED => "detached",
+            state::DETACHED | state::ASTRAY => "detached",
             state::EVICTED => "evicted",
             _ => return None,
         };
-        let has_holder = !shared && !matches!(word.state, state::HELD | state::DETACHED);
+        let has_holder = !shared && word.state != state::HELD && !state::has_let_go(word.state);
         let holder = has_holder.then(|| {
             let (pid, service) = self.participants.describe(word.holder);
             ProcessInfo { pid, service }

@@ -98,7 +98,8 @@ pub(crate) fn release_group(topic: &TopicCore, entry: usize, dead: Holder) -> bo
             // Where a group starts that died in STARTING is not known; it never got anything.
             groups::state::JOINING | groups::state::STARTING | groups::state::EVICTED => groups::state::FREE,
             // One that went away before goes on where it stood, or says what it missed.
-            groups::state::REJOINING | groups::state::RESTARTING => groups::state::DETACHED,
+            groups::state::REJOINING => groups::state::DETACHED,
+            groups::state::RESTARTING => groups::state::ASTRAY,
             groups::state::ACTIVE if kind & groups::kind::EPHEMERAL != 0 => groups::state::FREE,
             groups::state::ACTIVE => groups::state::HELD,
             _ => return false,
@@ -192,12 +193,12 @@ fn release_claims(topic: &TopicCore, entry: usize, mut is_dead: impl FnMut(u16) 
         }
     }
     for participant in 0..PARTICIPANTS_MAX as u16 {
-        let (word, shift) = bus_core::layout::owners::member(participant);
+        let (word, _) = bus_core::layout::owners::member(participant);
         let Some(word) = region.look(bus_core::layout::owners::MEMBERS + word * 8) else { break };
         let seen = word.load(Ordering::Relaxed);
         if bus_core::layout::owners::member_count(seen, participant) != 0 && is_dead(participant) {
             // Only if nobody has changed it since: the number may have been handed on.
-            let to = seen & !(0xffff << shift);
+            let to = bus_core::layout::owners::without_members(seen, participant);
             let _ = word.compare_exchange(seen, to, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
@@ -222,15 +223,15 @@ fn release_claims(topic: &TopicCore, entry: usize, mut is_dead: impl FnMut(u16) 
 /// Claims of dead members, repaired on the spot: for a member that waits for messages, or a publisher that waits for room,
 /// where no supervisor has done it. True if any changed.
 pub(crate) fn release_dead_claims(topic: &TopicCore, participants: &Participants) -> bool {
-    // A process may have claimed many messages; it is asked after once.
-    let mut known: Vec<(u16, bool)> = Vec::new();
-    let mut is_dead = |member: u16| match known.iter().find(|(asked, _)| *asked == member) {
-        Some(&(_, dead)) => dead,
-        None => {
-            let dead = participants.is_vacant(member);
-            known.push((member, dead));
-            dead
+    // A process may have claimed many messages; one that lives is asked after once. That it is dead must be found out after
+    // each claim was seen: the number may have been handed on since the last one.
+    let mut alive: Vec<u16> = Vec::new();
+    let mut is_dead = |member: u16| {
+        let dead = !alive.contains(&member) && participants.is_vacant(member);
+        if !dead && !alive.contains(&member) {
+            alive.push(member);
         }
+        dead
     };
     let mut changed = false;
     for entry in 0..topic.groups_used() {
@@ -372,9 +373,9 @@ pub(crate) fn release_dead_groups(topic: &TopicCore, participants: &Participants
     for entry in 0..topic.groups_used() {
         let Some(word) = topic.group_word(entry, groups::in_entry::STATE) else { continue };
         let seen = HolderWord::unpack(word.load(Ordering::Acquire));
-        if !matches!(seen.state, groups::state::FREE | groups::state::HELD | groups::state::DETACHED)
-            && participants.is_dead(seen.holder)
-        {
+        let has_no_holder = matches!(seen.state, groups::state::FREE | groups::state::HELD)
+            || groups::state::has_let_go(seen.state);
+        if !has_no_holder && participants.is_dead(seen.holder) {
             changed |= release_group(topic, entry, seen.holder);
         }
     }

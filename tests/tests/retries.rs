@@ -495,7 +495,7 @@ fn let_go(topic: &Topic<Words>, kind: &str) -> Publisher<Words> {
 }
 
 #[test]
-fn a_group_that_let_go_may_ask_for_what_it_had_finished_once_more() {
+fn what_a_shared_group_has_finished_stays_finished_wherever_it_begins_again() {
     let test = TestBus::new("begin-again");
     let bus = test.open("tester");
     let topic = bus.topic_builder::<Words>("t").capacity(16).open().unwrap();
@@ -521,13 +521,13 @@ fn a_group_that_let_go_may_ask_for_what_it_had_finished_once_more() {
         from_the_ring.push(message.sequence());
         message.ack().unwrap();
     }
-    assert_eq!(from_the_ring, (4..20).collect::<Vec<_>>());
+    assert_eq!(from_the_ring, (4..20).filter(|sequence| !(5..7).contains(sequence)).collect::<Vec<_>>());
 }
 
 #[test]
 fn who_dies_while_joining_a_group_that_let_go_does_not_make_it_forget_where_it_stood() {
     use bus_core::holder::{Holder, HolderWord};
-    use bus_core::layout::groups::{self, in_entry, state};
+    use bus_core::layout::groups::{self, in_entry, in_lane, state};
     use std::os::unix::fs::FileExt;
     let test = TestBus::new("rejoin-death");
     let bus = test.open("tester");
@@ -537,14 +537,25 @@ fn who_dies_while_joining_a_group_that_let_go_does_not_make_it_forget_where_it_s
             let _publisher = let_go(&topic, kind);
             let path = test.path().join("topics").join(topic.name()).join("groups");
             let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
-            let mut word = [0; 8];
-            let at = (groups::entry(0) + in_entry::STATE) as u64;
-            file.read_exact_at(&mut word, at).unwrap();
-            let seen = HolderWord::unpack(u64::from_ne_bytes(word));
+            let read = |at: usize| {
+                let mut word = [0; 8];
+                file.read_exact_at(&mut word, at as u64).unwrap();
+                u64::from_ne_bytes(word)
+            };
+            let write = |at: usize, word: u64| file.write_all_at(&word.to_ne_bytes(), at as u64).unwrap();
+            let at = groups::entry(0) + in_entry::STATE;
+            let seen = HolderWord::unpack(read(at));
             assert_eq!(seen.state, state::DETACHED);
+            if died_in == state::RESTARTING {
+                // It would have begun at the lane's end.
+                for lane in 0..3 {
+                    let lane = groups::lane(0, lane);
+                    write(lane + in_lane::STOOD, read(lane + in_lane::LOW_WATER));
+                    write(lane + in_lane::LOW_WATER, if lane == groups::lane(0, 2) { 27 } else { 0 });
+                }
+            }
             // A number that is there and nobody's.
-            let dead = seen.next(died_in, Holder::new(20, 1));
-            file.write_all_at(&dead.pack().to_ne_bytes(), at).unwrap();
+            write(at, seen.next(died_in, Holder::new(20, 1)).pack());
             let group = topic.group(kind);
             let mut member = if kind == "many" { group.shared() } else { group }.join().unwrap();
             let mut seen = Vec::new();
@@ -583,7 +594,7 @@ fn a_silent_members_message_comes_back_while_the_others_have_plenty_to_do() {
         }
         assert!(begun.elapsed() < PATIENCE, "it has not come back");
         // A handler's work.
-        while begun.elapsed().subsec_micros() % 64 != 0 {
+        while !begun.elapsed().subsec_micros().is_multiple_of(64) {
             std::hint::spin_loop();
         }
     }

@@ -23,22 +23,31 @@ pub mod state {
     /// The cursors are in place and hold the gate, but it is not known yet where the group starts. After a death here
     /// nobody can tell, so the entry is freed, not inherited.
     pub const STARTING: u8 = 6;
-    /// As JOINING, of a group that was DETACHED, and is so again after a death here: it still knows where it stood.
+    /// Somebody joins a group that was DETACHED, and has changed nothing yet but where its cursors are saved. DETACHED again
+    /// after a death here.
     pub const REJOINING: u8 = 7;
-    /// As STARTING, of a group that was DETACHED.
+    /// As JOINING and STARTING, of a group that was DETACHED: where it stood is saved, its cursors may be anything. ASTRAY after
+    /// a death here.
     pub const RESTARTING: u8 = 8;
+    /// As DETACHED, but it stands where is saved, not where its cursors are.
+    pub const ASTRAY: u8 = 9;
 
     /// Does an entry in this state keep messages from being overwritten?
     pub const fn holds_gate(state: u8) -> bool {
         matches!(state, STARTING | RESTARTING | ACTIVE | HELD)
     }
 
-    /// Is somebody putting its cursors in place?
+    /// Is somebody putting its cursors in place, before they hold anything?
     pub const fn is_joining(state: u8) -> bool {
         matches!(state, JOINING | REJOINING)
     }
 
-    /// Are its cursors in place, and is it not known yet where it starts?
+    /// Named, without a member, and not holding?
+    pub const fn has_let_go(state: u8) -> bool {
+        matches!(state, DETACHED | ASTRAY)
+    }
+
+    /// Do its cursors hold the gate, and is it not known yet where it starts?
     pub const fn is_starting(state: u8) -> bool {
         matches!(state, STARTING | RESTARTING)
     }
@@ -164,8 +173,8 @@ pub mod in_lane {
     pub const START: usize = 16;
     /// Messages before the start that were wished for and had been overwritten.
     pub const MISSED: usize = 24;
-    /// Aside entries in use (statistics).
-    pub const ASIDE_COUNT: usize = 32;
+    /// In RESTARTING and ASTRAY: where the group stood when it was let go.
+    pub const STOOD: usize = 32;
     /// Claims given back in a shared group; raised after each, so that members look at earlier messages again.
     pub const RELEASES: usize = 40;
     /// One-member group: messages before it have been handed out before. Only grows; stored by the member.

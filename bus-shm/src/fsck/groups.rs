@@ -59,9 +59,9 @@ pub(super) fn check(look: &mut Look<'_>, core: &TopicCore) {
         let word = HolderWord::unpack(packed);
         let name = display_name(core, entry);
         let place = Place::topic(core.name()).group(name.clone()).entry(entry as u64);
-        if word.state > state::RESTARTING {
+        if word.state > state::ASTRAY {
             let found = format!("state {}", word.state);
-            look.suspect(Invariant::GroupState, place, [packed, 0], found, "0 to 8");
+            look.suspect(Invariant::GroupState, place, [packed, 0], found, "0 to 9");
             continue;
         }
         check_key(look, core, entry, (&place, &name), &mut keys);
