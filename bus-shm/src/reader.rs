@@ -502,6 +502,16 @@ impl LaneReader {
         self.seek(sequence);
     }
 
+    /// One member: the message that was taken last has not been shown to anybody, so that does not count as an attempt.
+    pub(crate) fn take_back_hand_out(&mut self, sequence: u64) {
+        if let Some(handed) = self.handed
+            && self.now.end == self.now.next(sequence).end
+        {
+            self.now.times = self.now.times.saturating_sub(1);
+            group::hand_out(handed, self.now);
+        }
+    }
+
     /// One member: what was handed out and not acknowledged comes again.
     pub(crate) fn rewind(&mut self) {
         if let Some(low_water) = self.low_water {

@@ -128,6 +128,7 @@ impl Waiter {
             if slot.is_none() {
                 // Whoever has it may be about to receive what this process has just sent.
                 if look_often(&mut ready) {
+                    self.misses = 0;
                     return true;
                 }
                 slot = SpinSlot::take(spin_region, self.participant);

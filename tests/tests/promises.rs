@@ -1,5 +1,6 @@
 //! Promises that can be counted: what a message costs, who cannot change it, and what nobody pays for.
 
+use bus_shm::dead_letters::{self, Filter};
 use bus_shm::inspect::BusView;
 use bus_shm::sys::cpu::thread_cpu_ns;
 use bus_shm::{
@@ -481,6 +482,39 @@ fn two_versions_are_in_flight_and_each_reader_says_what_it_reads() {
             assert_eq!(group.dead_count, if group.name == "burying" { 10 } else { 0 }, "{}", group.name);
         }
     }
+}
+
+#[test]
+fn a_message_of_another_type_that_finds_no_room_among_the_dead_letters_stays_in_the_ring() {
+    let test = TestBus::new("other-full");
+    let bus = test.open("versions");
+    let first = bus.topic_builder::<Words>("t").accepts::<second::Words>().open().unwrap();
+    let second = bus.topic_builder::<second::Words>("t").accepts::<Words>().open().unwrap();
+    let group = || first.group("g").other_types(OtherTypes::DeadLetter).aside_entries(4);
+    let mut subscriber = group().join().unwrap();
+    let (mut old, mut new) = (first.publisher().unwrap(), second.publisher().unwrap());
+    old.publish(&Words::numbered(0)).unwrap();
+    for _ in 0..5 {
+        new.publish(&second::Words { words: [0; 8], more: 1 }).unwrap();
+    }
+    old.publish(&Words::numbered(6)).unwrap();
+    let group_state =
+        || BusView::open(&test.name, None).unwrap().topic("t").unwrap().sample().groups.remove(0);
+    // There are four entries.
+    let mut batch = subscriber.receive_batch(1, 8, Duration::from_millis(50)).unwrap();
+    let mut seen = Vec::new();
+    while let Some(message) = batch.next_message_timeout(Duration::from_millis(50)).unwrap() {
+        seen.push(message.sequence());
+    }
+    batch.ack();
+    assert_eq!((seen, group_state().dead_count), (vec![0], 4));
+    assert_eq!(subscriber.lag_count(Lane::NORMAL), 2, "the fifth holds the ring, and what follows");
+    assert!(subscriber.receive_timeout(Duration::from_millis(50)).unwrap().is_none());
+    dead_letters::purge(&bus, &Filter::default()).unwrap();
+    let message = subscriber.receive_timeout(Duration::from_secs(5)).unwrap().unwrap();
+    assert_eq!(message.sequence(), 6);
+    message.ack().unwrap();
+    assert_eq!((subscriber.lag_count(Lane::NORMAL), group_state().dead_count), (0, 1));
 }
 
 #[test]

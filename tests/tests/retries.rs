@@ -602,6 +602,50 @@ fn a_silent_members_message_comes_back_while_the_others_have_plenty_to_do() {
 }
 
 #[test]
+fn a_busy_member_does_not_take_its_own_message_back_that_found_no_room() {
+    let test = TestBus::new("kept-busy");
+    let bus = test.open("tester");
+    let topic = bus.topic::<Words>("t").unwrap();
+    let group = topic.group("g").shared().aside_entries(1).ack_wait(Duration::from_millis(60));
+    let mut member = group.join().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    publish(&mut publisher, 0..100);
+    let mut seen = BTreeSet::new();
+    for count in 0..100 {
+        let message = member.receive_timeout(PATIENCE).unwrap().expect("as many as were published");
+        assert!(seen.insert(message.sequence()), "{} came again", message.sequence());
+        // A handler's work, far longer in all than a member may be silent.
+        std::thread::sleep(Duration::from_millis(4));
+        match count {
+            0..2 => message.retry_after(Duration::from_secs(60), "later").unwrap(),
+            _ => message.ack().unwrap(),
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_is_forgotten_goes_with_its_subscriber() {
+    let test = TestBus::new("forgotten");
+    let bus = test.open("tester");
+    for kind in KINDS {
+        let topic = bus.topic::<Words>(kind).unwrap();
+        let make = || {
+            let group = topic.group(kind);
+            if kind == "many" { group.shared().ack_wait(Duration::ZERO) } else { group }.join().unwrap()
+        };
+        let mut subscriber = make();
+        let mut publisher = topic.publisher().unwrap();
+        publish(&mut publisher, 0..3);
+        let mut batch = subscriber.receive_batch(1, 3, PATIENCE).unwrap();
+        while batch.next_message().unwrap().is_some() {}
+        std::mem::forget(batch);
+        drop(subscriber);
+        let mut again = make();
+        (0..3).for_each(|sequence| assert_eq!(next(&mut again), (sequence, 2), "{kind}"));
+    }
+}
+
+#[test]
 fn a_batch_does_not_come_back_early_for_what_found_no_room() {
     let test = TestBus::new("kept-batch");
     let bus = test.open("tester");

@@ -92,7 +92,9 @@ const LOOKS_PER_ACK_WAIT: u64 = 8;
 /// ... and at most, and at least this often.
 const OBSERVE_PERIOD_NS: std::ops::RangeInclusive<u64> = 5_000_000..=500_000_000;
 /// A message that found no room is tried again this often.
-const FULL_PAUSE: Duration = Duration::from_millis(20);
+const FULL_PAUSE_NS: u64 = 20_000_000;
+/// A group of one whose store is full stands still for at most so long, however late the message was to come again.
+const STANDSTILL_NS_MAX: u64 = 1_000_000_000;
 
 impl Late {
     pub(super) fn new(
@@ -332,7 +334,7 @@ impl RawSubscriber {
             late.kept.push(Kept { payload, ..kept });
         } else {
             // Its cursor cannot pass the message. It comes again, after a while.
-            late.paused_until_ns = kept.not_before_ns.max(1);
+            late.paused_until_ns = kept.not_before_ns.min(monotonic_ns() + STANDSTILL_NS_MAX).max(1);
             let (lane, sequence) = (&mut self.lanes[kept.delivery.lane], kept.delivery.found.sequence);
             if distance(sequence, lane.reliable_from()) < 0 {
                 // There is no cursor yet.
@@ -343,10 +345,15 @@ impl RawSubscriber {
         }
     }
 
+    /// Does this group of one stand still for lack of room?
+    pub(super) fn is_standing(&self) -> bool {
+        self.late.as_ref().is_some_and(|late| late.paused_until_ns != 0)
+    }
+
     /// A group of one whose store is full stands still for a moment.
     pub(super) fn pause(&mut self) {
         if let Some(late) = &mut self.late {
-            late.paused_until_ns = monotonic_ns() + FULL_PAUSE.as_nanos() as u64;
+            late.paused_until_ns = monotonic_ns() + FULL_PAUSE_NS;
         }
     }
 
@@ -357,7 +364,12 @@ impl RawSubscriber {
         if now_ns < late.stage_at_ns {
             return Ok(());
         }
-        late.stage_at_ns = now_ns + FULL_PAUSE.as_nanos() as u64;
+        // Each time it asks for more time as well.
+        late.stage_at_ns = now_ns
+            + match late.observer.ack_wait_ns() {
+                0 => FULL_PAUSE_NS,
+                ack_wait_ns => FULL_PAUSE_NS.min(ack_wait_ns / 4),
+            };
         let mut waiting = std::mem::take(&mut late.kept).into_iter();
         while let Some(kept) = waiting.next() {
             let Some(late) = &mut self.late else { break };
@@ -660,7 +672,7 @@ impl RawSubscriber {
         let mut released = false;
         for (lane, (reader, owners)) in lanes.iter().zip(owners).enumerate() {
             for (sequence, word) in reader.claims(owners) {
-                let is_own = batch.iter().any(|mine| {
+                let is_own = batch.iter().chain(late.kept.iter().map(|kept| &kept.delivery)).any(|mine| {
                     mine.lane == lane
                         && mine.found.sequence == sequence
                         && matches!(mine.proof, Proof::Claim(claim) if claim == word)

@@ -430,19 +430,17 @@ impl RawSubscriber {
     #[cold]
     fn bury_current(&mut self) -> Result<(), Failure> {
         let delivery = self.current;
-        if !self.bury_unread(&delivery, WORN_OUT)? {
-            // The messages of the batch stand before it, and there is no room: it waits until they are settled.
-            self.lanes[delivery.lane].go_back_to(delivery.found.sequence);
-            self.pause();
-        }
-        Ok(())
+        Ok(self.bury_unread(&delivery, WORN_OUT)?)
     }
 
     #[cold]
     fn other_type(&mut self, delivery: &Delivery) -> Result<(), ReceiveError> {
-        let is_buried = self.other == OtherTypes::DeadLetter && self.bury_other_type(delivery)?;
-        if !is_buried {
-            self.pass_over_other_type(delivery);
+        match self.other {
+            OtherTypes::DeadLetter if self.late.is_some() => {
+                let kind = self.type_name(delivery.found.header.kind);
+                self.bury_unread(delivery, &format!("a {kind}, which this group does not read"))?;
+            }
+            _ => self.pass_over_other_type(delivery),
         }
         if let Some(counter) = self.skipped {
             counter.fetch_add(1, Ordering::Relaxed);
@@ -471,30 +469,36 @@ impl RawSubscriber {
         }
     }
 
-    /// True if the message is settled so.
-    fn bury_other_type(&mut self, delivery: &Delivery) -> Result<bool, ReceiveError> {
-        if self.late.is_none() {
-            return Ok(false);
-        }
-        let why = format!("a {}, which this group does not read", self.type_name(delivery.found.header.kind));
-        self.bury_unread(delivery, &why)
-    }
-
-    /// A message that is not shown to the program becomes a dead letter. False if there is no room for it and messages of a
-    /// batch stand before it; otherwise its fate is settled.
-    fn bury_unread(&mut self, delivery: &Delivery, why: &str) -> Result<bool, ReceiveError> {
+    /// A message that is not shown to the program becomes a dead letter. Where there is no room for it in a group of one, it stays
+    /// the next, and the group stands still for a moment; no cursor passes it.
+    fn bury_unread(&mut self, delivery: &Delivery, why: &str) -> Result<(), ReceiveError> {
+        let lane = delivery.lane;
         if self.batch.is_empty() || !matches!(delivery.proof, Proof::Position) {
             return match self.put_aside(delivery, Verdict::Dead, why) {
                 // Another member took it: its affair.
-                Ok(()) | Err(ReceiveError::NotOwner(_)) => Ok(true),
-                Err(error) => Err(error),
+                Err(ReceiveError::NotOwner(_)) => Ok(()),
+                other => {
+                    if matches!(delivery.proof, Proof::Position) && self.is_standing() {
+                        self.lanes[lane].take_back_hand_out(delivery.found.sequence);
+                    }
+                    other
+                }
             };
         }
         // A cursor cannot pass it before the messages of the batch that stand before it: it is settled with them.
-        let Some(staged) = self.stage_for_batch(delivery, Verdict::Dead, why)? else { return Ok(false) };
-        let found = Finding { times: 0, ..delivery.found };
-        self.batch.push(Delivery { found, proof: Proof::Staged(staged), ..*delivery });
-        Ok(true)
+        match self.stage_for_batch(delivery, Verdict::Dead, why) {
+            Ok(Some(staged)) => {
+                let found = Finding { times: 0, ..delivery.found };
+                self.batch.push(Delivery { found, proof: Proof::Staged(staged), ..*delivery });
+                Ok(())
+            }
+            refused => {
+                self.lanes[lane].go_back_to(delivery.found.sequence);
+                self.lanes[lane].take_back_hand_out(delivery.found.sequence);
+                self.pause();
+                refused.map(|_| ())
+            }
+        }
     }
 
     fn type_name(&mut self, kind: u8) -> String {
@@ -647,10 +651,12 @@ impl RawSubscriber {
         // What was put aside in a batch in hand counts for nothing any more.
         let mut batch = std::mem::take(&mut self.batch);
         for delivery in &mut batch {
-            if let Proof::Staged(held) = delivery.proof {
-                self.withdraw_staged(held);
-                delivery.proof = Proof::Settled;
+            match delivery.proof {
+                Proof::Staged(held) => self.withdraw_staged(held),
+                Proof::Entry(held) => _ = self.acknowledge_entry(held),
+                _ => continue,
             }
+            delivery.proof = Proof::Settled;
         }
         self.batch = batch;
         self.membership = Membership::Tap;
@@ -763,6 +769,7 @@ impl Drop for RawSubscriber {
         if self.bus.is_forked() {
             return;
         }
+        self.give_back_forgotten();
         self.release_kept();
         // The seat in the group is given back here.
         self.membership = Membership::Tap;

@@ -112,7 +112,8 @@ impl<T: Speak> SubscriberBuilder<T> {
         self
     }
 
-    /// Where a group that is new begins. Default: latest.
+    /// Where a group that is new, or has let go, begins. Default: latest, and where it stood if it has let go. What a shared group has
+    /// finished stays finished, wherever it begins.
     pub fn from(mut self, start: Start) -> Self {
         self.start = start;
         self

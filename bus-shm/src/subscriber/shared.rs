@@ -41,6 +41,8 @@ impl RawSubscriber {
         }
         self.until_look = LOOK_PERIOD_CLAIMS;
         if self.may_lose_claims {
+            // Before they look silent, to this member too. What goes wrong shows when it is tried again.
+            let _ = self.stage_kept();
             self.observe_claims();
         }
         self.lanes.iter().any(LaneReader::has_releases) && self.look_back()

@@ -344,8 +344,15 @@ impl Supervisor {
         self.unannounced.set(false);
         let (dir, running) = (self.dir.clone(), running.clone());
         let work = move || {
+            /// Also where it panics.
+            struct Running(Arc<AtomicBool>);
+            impl Drop for Running {
+                fn drop(&mut self) {
+                    self.0.store(false, Ordering::Release);
+                }
+            }
+            let _running = Running(running);
             dead_letters::announce_left_over(&dir);
-            running.store(false, Ordering::Release);
         };
         if std::thread::Builder::new().name("shmbus-announce".into()).spawn(work).is_err() {
             self.announcing.1.store(false, Ordering::Release);
