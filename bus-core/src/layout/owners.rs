@@ -43,7 +43,7 @@ pub const fn with_member(word: u64, participant: u16) -> Option<u64> {
         return None;
     }
     let joins = (word >> member(participant).1 >> JOINS_SHIFT).wrapping_add(1);
-    Some(with_field(word, participant, count + 1 | joins << JOINS_SHIFT))
+    Some(with_field(word, participant, (count + 1) | (joins << JOINS_SHIFT)))
 }
 
 /// The word after one has left; as it was if none was counted.
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn counts_end_at_their_bounds_and_a_new_join_is_another_word() {
-        let mut word = u64::MAX & !(FIELD_MASK << 16);
+        let mut word = !(FIELD_MASK << 16);
         assert_eq!(without_member(word, 1), word, "there is none");
         let empty = word;
         for count in 1..=MEMBERS_MAX {
