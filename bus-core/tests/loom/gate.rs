@@ -62,6 +62,17 @@ fn join_at_0(lane: &Lane, group: usize) -> u64 {
     lanes[0].start
 }
 
+/// The same by a group that had let go: it holds the gate from the first step on, at whatever cursor it finds.
+fn rejoin_at_0(lane: &Lane, group: usize) -> u64 {
+    let reserved = reserved(group);
+    lane.low_water[group].store(1, Ordering::Relaxed);
+    let restarting = change(&lane.states[group], reserved, reserved.with_state(state::RESTARTING)).unwrap();
+    let mut lanes =
+        [LaneJoin { gate: &lane.gate, low_water: &lane.low_water[group], wished: 0, start: u64::MAX }];
+    assert!(join(&lane.states[group], restarting, &lane.generation, &mut lanes));
+    lanes[0].start
+}
+
 fn leave(lane: &Lane, group: usize) {
     let seen = HolderWord::unpack(lane.states[group].load(Ordering::Relaxed));
     change(&lane.states[group], seen, seen.with_state(state::FREE)).unwrap();
@@ -83,7 +94,9 @@ impl Lane {
         };
         for index in 0..2 {
             assert!(lane.publish(index as u32, 0));
-            assert_eq!(reserve(&lane.states[index], Holder::new(index as u16, 1)), Some(reserved(index)));
+            let seen = HolderWord::unpack(0);
+            let joining = reserve(&lane.states[index], seen, Holder::new(index as u16, 1));
+            assert_eq!(joining, Some(reserved(index)));
         }
         Arc::new(lane)
     }
@@ -141,6 +154,11 @@ fn producer_and_joiner(scan: impl Scan, join: impl Join) {
 #[test]
 fn join_while_a_producer_scans() {
     explore_within(3, || producer_and_joiner(scan, join_at_0));
+}
+
+#[test]
+fn a_group_that_had_let_go_joins_while_a_producer_scans() {
+    explore_within(3, || producer_and_joiner(scan, rejoin_at_0));
 }
 
 #[test]
