@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use tests::model::explorer::{Model, Verdict, explore};
 use tests::model::{
-    aside_due, aside_one, doorbell, gate, lossy, owner, publish, role, single_producer, takeover, two_phase,
+    aside_due, aside_one, doorbell, gate, lossy, owner, publish, replay, role, single_producer, takeover,
+    two_phase,
 };
 
 /// No model may have more states than this: the tests are to stay quick and small.
@@ -594,6 +595,68 @@ mod aside_hint {
         for variant in [Variant::LowerFirst, Variant::NoRest, Variant::ClearLast] {
             breaks(&format!("aside hint, {variant:?}"), &AsideDue { variant, ..TWO });
         }
+    }
+}
+
+mod dead_letters_replayed {
+    use super::replay::{Replay, Variant};
+    use super::*;
+
+    const TWO: Replay = Replay {
+        variant: Variant::Correct,
+        replayers: 2,
+        purges: true,
+        announces: false,
+        repairers: 1,
+        entries: 1,
+        letters: 2,
+        spilled: false,
+        kills: 1,
+        reuses: 1,
+        unproven: false,
+        looks: false,
+    };
+    const SPILLED: Replay = Replay { spilled: true, ..TWO };
+    /// A replayer that may be thought dead, and asks whether its copy is good.
+    const UNPROVEN: Replay = Replay { unproven: true, looks: true, kills: 0, ..SPILLED };
+
+    #[test]
+    fn with_deaths() {
+        holds("replay, announced", &Replay { announces: true, ..TWO });
+        holds("replay, behind the table", &SPILLED);
+        holds("replay, two repairers", &Replay { repairers: 2, ..SPILLED });
+        holds("replay, two deaths", &Replay { kills: 2, reuses: 2, ..SPILLED });
+        holds("replay, two entries", &Replay { entries: 2, letters: 3, reuses: 0, ..TWO });
+    }
+
+    #[test]
+    fn with_a_replayer_that_was_wrongly_taken_for_dead() {
+        holds("replay, thought dead", &Replay { letters: 3, ..UNPROVEN });
+        holds("replay, thought dead, in the entry", &Replay { spilled: false, kills: 1, ..UNPROVEN });
+        breaks("replay, thought dead, no look after the copy", &Replay { looks: false, ..UNPROVEN });
+    }
+
+    #[test]
+    fn breaks_when_the_letter_is_in_no_hand() {
+        for variant in [Variant::FreedFirst, Variant::NotInHand, Variant::PurgedInHand] {
+            breaks(&format!("replay, {variant:?}"), &Replay { variant, ..TWO });
+        }
+    }
+
+    #[test]
+    fn breaks_when_repair_is_careless() {
+        for variant in [Variant::RepairFrees, Variant::NotRepaired, Variant::NoProof] {
+            breaks(&format!("replay, {variant:?}"), &Replay { variant, ..SPILLED });
+        }
+    }
+
+    #[test]
+    fn breaks_when_less_is_compared() {
+        breaks("replay, NoTag", &Replay { variant: Variant::NoTag, ..TWO });
+        let variant = Variant::NoIncarnation;
+        breaks("replay, NoIncarnation", &Replay { variant, repairers: 2, ..TWO });
+        let not_compared = Replay { variant: Variant::NotCompared, spilled: false, ..UNPROVEN };
+        breaks("replay, NotCompared", &not_compared);
     }
 }
 

@@ -19,6 +19,7 @@
 //! | [`takeover`] | a group of one member: deaths counted, redeliveries marked, dead letters |
 //! | [`aside_one`] | a group of one member: messages put aside, committed by its cursor |
 //! | [`aside_due`] | whether an entry that waits is ever forgotten |
+//! | [`replay`] | dead letters published again and purged, by several at once |
 //! | [`doorbell`] | parking and waking under total store order |
 //! | [`role`] | the supervisor's role: taken over from a stopped holder, whose late acts change nothing |
 
@@ -30,6 +31,7 @@ pub mod gate;
 pub mod lossy;
 pub mod owner;
 pub mod publish;
+pub mod replay;
 pub mod role;
 pub mod single_producer;
 pub mod takeover;
