@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use stepped::body::{Stream, number_of, parts};
 use stepped::scene::{BUS, Late, Scene, TOPIC};
-use stepped::told::Facts;
+use stepped::told::{Facts, Letters};
 
 /// The group's entry in the table; the witness has the one before.
 const GROUP_ENTRY: usize = 1;
@@ -118,8 +118,9 @@ impl Handed {
         end: u64,
         scene: &Scene,
         store: &Store,
-        numbers: &BTreeMap<u64, u64>,
+        (numbers, again): (&BTreeMap<u64, u64>, &BTreeMap<u64, u64>),
     ) -> Verdict {
+        count_letters(facts, store, numbers, again)?;
         let late = scene.late.unwrap_or(Late::PLAIN);
         let done: BTreeSet<u64> = facts.done().iter().copied().collect();
         let begun: BTreeSet<u64> = facts.acks_begun.iter().copied().collect();
@@ -182,6 +183,8 @@ impl Handed {
                         what()
                     ),
                     None if late.drops => missing += 1,
+                    // Counted above.
+                    None if facts.letters != Letters::Kept => {}
                     None => return Err(format!("a dead letter is lost: {}", what())),
                 }
                 continue;
@@ -212,6 +215,45 @@ impl Handed {
         );
         Ok(())
     }
+}
+
+/// What became of the child's dead letters, and of nobody else's: kept or published if it was about to publish them again, kept or
+/// gone if it was about to purge them.
+fn count_letters(
+    facts: &Facts,
+    store: &Store,
+    numbers: &BTreeMap<u64, u64>,
+    again: &BTreeMap<u64, u64>,
+) -> Verdict {
+    let letters = facts.failed_for_good().iter().filter(|failed| failed.dead);
+    let mut own = BTreeSet::new();
+    let (mut gone, mut both) = (0, 0);
+    for failed in letters {
+        let Some(number) = numbers.get(&failed.sequence) else { continue };
+        own.insert(*number);
+        let is_kept = !store.valid(failed.sequence).is_empty();
+        let published = again.get(number).copied().unwrap_or(0);
+        let what = || format!("dead letter {}, {published} times published: {facts:?}", failed.sequence);
+        match facts.letters {
+            Letters::Kept => continue,
+            Letters::Purged => ensure!(published == 0, "purged, not replayed: {}", what()),
+            Letters::Replayed | Letters::Elsewhere => {
+                ensure!(published <= 1, "one replayed it, once: {}", what());
+                ensure!(is_kept || published == 1, "neither kept nor published: {}", what());
+            }
+        }
+        gone += u64::from(!is_kept);
+        both += u64::from(is_kept && published > 0);
+    }
+    if let Some(stranger) = again.keys().find(|number| !own.contains(number)) {
+        return Err(format!("{stranger} was no dead letter, and was published again"));
+    }
+    // One was in hand when it died.
+    ensure!(both <= 1, "{both} dead letters are published and kept: {facts:?}");
+    if let Some(done) = facts.letters_done {
+        ensure!(gone == done && both == 0, "{gone} are gone, {both} are published and kept: {facts:?}");
+    }
+    Ok(())
 }
 
 /// An entry of a store.
@@ -270,7 +312,16 @@ impl Store {
 
     /// Nothing is in anybody's hand, and nothing waits.
     pub fn ensure_tidy(&self) -> Verdict {
-        let is_untidy = |kept: &&Kept| kept.word.state != state::FREE && !state::is_dead(kept.word.state);
+        self.ensure_none(|kept| kept != state::FREE && !state::is_dead_and_free(kept))
+    }
+
+    /// The same, but for dead letters that somebody had in hand, and one that was being cleared away.
+    pub fn ensure_nothing_waits(&self) -> Verdict {
+        self.ensure_none(|kept| !matches!(kept, state::FREE | state::FILLING) && !state::is_dead(kept))
+    }
+
+    fn ensure_none(&self, is_untidy: impl Fn(u8) -> bool) -> Verdict {
+        let is_untidy = |kept: &&Kept| is_untidy(kept.word.state);
         match self.kept.iter().find(is_untidy) {
             None => Ok(()),
             Some(kept) => Err(format!("entry {} is left: {kept:?}", kept.index)),

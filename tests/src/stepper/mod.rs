@@ -399,6 +399,7 @@ fn die_on_a_copy(operation: &Operation, death: Death, is_swept: bool) -> Verdict
             survivors.take_part(operation.part)?;
         }
         drop(serving);
+        survivors.stay_alone();
         decide(&place.bus(), Fate::Dead).map_err(wrong)?;
     }
     survivors.settle(&death.facts, death.setup)?;

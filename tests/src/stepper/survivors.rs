@@ -12,8 +12,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use stepped::body::{Stream, number_of, parts};
 use stepped::operations::{Part, survivor_body};
-use stepped::scene::{BUS, GROUP, Group, Scene, TOPIC, WITNESS};
-use stepped::told::Facts;
+use stepped::scene::{BUS, ELSEWHERE, GROUP, Group, Scene, TOPIC, WITNESS};
+use stepped::told::{Facts, Letters};
 
 /// What is wrong, if anything.
 pub type Verdict<T = ()> = Result<T, String>;
@@ -98,6 +98,8 @@ impl Drop for Serving {
 struct Ledger {
     streams: [u64; Stream::COUNT],
     next: Option<u64>,
+    /// How often each message has come again under another sequence.
+    again: BTreeMap<u64, u64>,
     /// Number of each message that it has read, by sequence.
     numbers: BTreeMap<u64, u64>,
 }
@@ -119,6 +121,11 @@ impl Ledger {
         let Some(next) = self.streams.get_mut(stream) else {
             return Err(format!("message {sequence} is of stream {stream}"));
         };
+        if count < *next {
+            // Published again: whether it may be, whoever counts the dead letters says.
+            *self.again.entry(number).or_default() += 1;
+            return Ok(());
+        }
         ensure!(
             count == *next,
             "message {sequence} is number {count} of stream {stream}, where {next} is due"
@@ -140,6 +147,11 @@ pub struct Survivors {
     ledger: Ledger,
     published: u64,
     handed: Handed,
+    /// There is no supervisor, nor will there be.
+    is_alone: bool,
+    elsewhere: Option<Subscriber<Bytes>>,
+    /// Messages that have come in the other topic.
+    elsewhere_seen: BTreeMap<u64, u64>,
 }
 
 impl std::fmt::Debug for Survivors {
@@ -165,6 +177,9 @@ impl Survivors {
             ledger: Ledger::default(),
             published: 0,
             handed: Handed::default(),
+            is_alone: false,
+            elsewhere: None,
+            elsewhere_seen: BTreeMap::new(),
         })
     }
 
@@ -173,7 +188,13 @@ impl Survivors {
         if self.scene.producers > 1 || part != Part::Publisher {
             self.publisher = Some(self.topic.publisher().map_err(say("a publisher"))?);
         }
-        if self.scene.group.is_shared() && part == Part::Member && self.scene.group == Group::Shared {
+        // A guest was a member and has left: it may not keep the group from anything, and somebody reads for it.
+        let is_member = match part {
+            Part::Member => self.scene.group == Group::Shared,
+            Part::Guest => matches!(self.scene.group, Group::One | Group::Shared),
+            Part::Publisher | Part::Supervisor => false,
+        };
+        if is_member {
             self.member = Some(self.join().map_err(say("a member"))?);
         }
         Ok(())
@@ -181,6 +202,11 @@ impl Survivors {
 
     fn join(&self) -> Result<Subscriber<Bytes>, AttachError> {
         self.scene.group_of(&self.topic).join()
+    }
+
+    /// From here on there is no supervisor.
+    pub fn stay_alone(&mut self) {
+        self.is_alone = true;
     }
 
     /// Waits until the supervisor has noticed every death.
@@ -284,6 +310,9 @@ impl Survivors {
     pub fn settle(&mut self, facts: &Facts, setup: (u64, u64)) -> Verdict {
         self.read(facts)?;
         self.count_child(facts)?;
+        if facts.letters == Letters::Elsewhere {
+            self.read_elsewhere()?;
+        }
         if self.publisher.is_none() {
             let publisher =
                 eventually("a publisher", || self.topic.publisher().map_err(|error| error.to_string()))?;
@@ -318,6 +347,27 @@ impl Survivors {
         self.finish(facts, setup, is_new)
     }
 
+    /// Reads what has come in the other topic.
+    fn read_elsewhere(&mut self) -> Verdict {
+        let reader = match &mut self.elsewhere {
+            Some(reader) => reader,
+            none => {
+                let builder = self.bus.topic_builder::<Bytes>(ELSEWHERE).create(false);
+                let topic = builder.open().map_err(say("the other topic"))?;
+                none.insert(topic.group(WITNESS).join().map_err(say("a reader elsewhere"))?)
+            }
+        };
+        while let Some(message) = reader.try_receive().map_err(say("the reader elsewhere"))? {
+            let number = number_of(message.payload());
+            let Some(number) = number.filter(|_| message.payload().len() == self.scene.body_bytes) else {
+                return Err(format!("message {} elsewhere is torn", message.sequence()));
+            };
+            *self.elsewhere_seen.entry(number).or_default() += 1;
+            let _ = message.ack();
+        }
+        Ok(())
+    }
+
     /// Waits for a moment as a member does that has nothing to read, which is when it asks whether others live.
     fn wait_for_member(&mut self) -> Verdict {
         let Some(member) = &mut self.member else { return Ok(()) };
@@ -332,7 +382,9 @@ impl Survivors {
     fn count_group(&self, facts: &Facts, end: u64, is_new: bool) -> Verdict {
         if self.scene.late.is_some() {
             let files = Store::read(&self.dir)?;
-            return self.handed.count_late(facts, end, &self.scene, &files, &self.ledger.numbers);
+            let again =
+                if facts.letters == Letters::Elsewhere { &self.elsewhere_seen } else { &self.ledger.again };
+            return self.handed.count_late(facts, end, &self.scene, &files, (&self.ledger.numbers, again));
         }
         let done: BTreeSet<u64> = facts.done().iter().copied().collect();
         let begun: BTreeSet<u64> = facts.acks_begun.iter().copied().collect();
@@ -371,8 +423,14 @@ impl Survivors {
             self.published
         );
         let end = self.ledger.next.unwrap_or(0);
+        let again = self.ledger.again.values().sum::<u64>();
         ensure!(
-            end == self.ledger.streams.iter().sum::<u64>(),
+            again == 0 || facts.letters == Letters::Replayed,
+            "messages were published twice: {:?}",
+            self.ledger
+        );
+        ensure!(
+            end == again + self.ledger.streams.iter().sum::<u64>(),
             "{end} sequences, {:?} messages",
             self.ledger
         );
@@ -393,7 +451,14 @@ impl Survivors {
 
     /// Nobody but dead letters is left in the group's store.
     fn ensure_tidy(&self) -> Verdict {
-        if self.scene.late.is_some() { Store::read(&self.dir)?.ensure_tidy() } else { Ok(()) }
+        if self.scene.late.is_none() {
+            return Ok(());
+        }
+        let store = Store::read(&self.dir)?;
+        // Members of a shared group look after each other's entries. Whatever one who was no member had in hand of a group of
+        // one is there until a supervisor comes.
+        let is_left = self.is_alone && !self.scene.group.is_shared();
+        if is_left { store.ensure_nothing_waits() } else { store.ensure_tidy() }
     }
 
     /// The bus as a bystander sees it, after everybody has done his work. Without a supervisor the dead are still in the tables
@@ -407,6 +472,10 @@ impl Survivors {
             ensure!(strangers.is_empty(), "{strangers:?}");
             Ok(())
         })?;
+        if is_swept {
+            // Their numbers are gone before what they held is.
+            eventually("nothing in the hands of the dead", || self.ensure_tidy())?;
+        }
         let mut topic = view.topic(TOPIC).map_err(say("the topic's view"))?;
         eventually("all groups are where they should be", || {
             let state = topic.sample();
@@ -471,6 +540,7 @@ impl Survivors {
                 Ok(())
             })?;
         }
+        drop(self.elsewhere.take());
         drop((self.member.take(), self.witness, self.topic, self.bus));
         Ok(())
     }

@@ -6,6 +6,8 @@ use bus_core::aside::AsideWord;
 use bus_core::layout::aside::{Shape, at, state, word};
 use bus_core::layout::owners;
 use bus_core::owner::{OwnerWord, ParkedEntry, state as owner_state};
+use bus_shm::directory::BusDir;
+use bus_shm::supervisor::Supervisor;
 use bus_shm::{Bytes, Received, Subscriber, Wait};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -343,6 +345,35 @@ pub(crate) fn put_aside_and_die(child: &Child) {
     files.put(filled, AsideWord { state: state::FILLING, holder: me, attempts: 1, tag: 1 });
     child.meet("ready");
     drop(batch);
+}
+
+/// Takes the supervisor's role and sweeps what a dead member held, while a member of this process has a message from the ring and
+/// one from the store in hand. Nothing here waits: whoever waits asks after others.
+pub(crate) fn sweep_in_office(child: Child) {
+    let dir = BusDir::new(BUS, Some(&child.dir)).expect("its directory");
+    let mut member = child.member();
+    child.put_aside(&mut member, NOW);
+    let mut batch = member.receive_batch(1, 2, Duration::ZERO).expect("a batch");
+    let sequences = [(); 2].map(|()| {
+        child.told.ask();
+        let message =
+            batch.next_message().expect("nothing wrong").expect("one of the store, and one of the ring");
+        child.told.received(message.sequence(), 1 + u8::from(message.is_redelivered()));
+        message.sequence()
+    });
+    child.begin();
+    let supervisor = Supervisor::take(&dir, false);
+    child.end();
+    child.told.acknowledge(&sequences);
+    match batch.ack() {
+        2 => child.told.acknowledged(2),
+        kept => child.failed(&format!("{kept} of 2 were still its own")),
+    }
+    match supervisor {
+        Ok(supervisor) => drop(supervisor),
+        Err(error) => child.failed(&error),
+    }
+    child.read_on(member);
 }
 
 /// Waits for what a dead member held, while another member of this process has a message from the ring and one from the store in

@@ -7,6 +7,7 @@
 pub mod body;
 pub mod child;
 mod late;
+mod letters;
 pub mod operations;
 pub mod scene;
 pub mod told;

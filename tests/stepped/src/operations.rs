@@ -3,8 +3,8 @@
 
 use crate::body::{Stream, Words, body};
 use crate::child::Child;
-use crate::late;
 use crate::scene::{BUS, Group, Late, Scene};
+use crate::{late, letters};
 use bus_shm::directory::BusDir;
 use bus_shm::supervisor::Supervisor;
 use bus_shm::{Bytes, Lane, Publisher, Subscriber, Wait};
@@ -176,6 +176,18 @@ pub const OPERATIONS: &[Operation] = &[
         SHARED_LATE.with_late(IMPATIENT),
         late::take_back,
     ),
+    Operation::control("dead letters: replay", Guest, SHARED_LATE, letters::replay_here),
+    Operation::control("dead letters: replay, behind the table", Guest, SHARED_SPILLED, letters::replay_here),
+    Operation::control("dead letters of one member: replay", Guest, ONE_LATE, letters::replay_here),
+    Operation::control("dead letters: replay elsewhere", Guest, SHARED_LATE, letters::replay_elsewhere),
+    Operation::control("dead letters: purge", Guest, SHARED_LATE, letters::purge_all),
+    Operation::control("dead letters: purge, behind the table", Guest, SHARED_SPILLED, letters::purge_all),
+    Operation::control(
+        "dead letters of one member: purge, behind the table",
+        Guest,
+        ONE_SPILLED,
+        letters::purge_all,
+    ),
     Operation::hot("repair: room that a dead reader holds", Publishes, MANY, publish_into_full)
         .after(read_and_die),
     Operation::hot("repair: claims of a dead member", Member, SHARED, wait_for_claims).after(consume_and_die),
@@ -198,6 +210,13 @@ pub const OPERATIONS: &[Operation] = &[
         .after(publish_and_die),
     Operation::control("repair: sweep", Supervises, SHARED_LATE.with_group(Group::Shared, 5), sweep)
         .after(do_all_and_die),
+    Operation::control(
+        "repair: sweep beside the living",
+        Supervises,
+        SHARED_LATE.with_group(Group::Shared, 8),
+        late::sweep_in_office,
+    )
+    .after(late::put_aside_and_die),
     Operation::control("attach a publisher", Publishes, MANY, attach),
     Operation::control("detach a publisher", Guest, MANY, detach),
     Operation::control("join a group that exists", Member, MANY_ALONE, join),

@@ -9,6 +9,8 @@ use std::time::Duration;
 pub const BUS: &str = "stepped";
 /// Name of the topic.
 pub const TOPIC: &str = "t";
+/// Another topic, to which dead letters are replayed.
+pub const ELSEWHERE: &str = "u";
 /// A group that nobody but survivors reads, and that holds every message for them.
 pub const WITNESS: &str = "w";
 /// The group that the child is a member of, if the scene has one.

@@ -19,6 +19,8 @@ const STOP: usize = 7;
 const WITNESSED: usize = 8;
 const VERDICTS_BEGUN: usize = 9;
 const VERDICTS_DONE: usize = 10;
+const LETTERS: usize = 11;
+const LETTERS_DONE: usize = 12;
 /// Where received sequences stand, each with its attempts in the low byte; where acknowledged ones; and where those that failed,
 /// like the received ones and with the verdict in the top bit.
 const RECEIVED_AT: usize = 16;
@@ -31,6 +33,20 @@ const DEAD: u64 = 1 << 63;
 /// The page, mapped by both sides until they end.
 #[derive(Clone, Copy, Debug)]
 pub struct Told(&'static [AtomicU64; WORDS]);
+
+/// What it does to the dead letters of the messages that it rejected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Letters {
+    /// Nothing.
+    #[default]
+    Kept,
+    /// It publishes them again in their topic.
+    Replayed,
+    /// It publishes them again in the other topic.
+    Elsewhere,
+    /// It purges them.
+    Purged,
+}
 
 /// What had been told at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +67,10 @@ pub struct Facts {
     pub verdicts_begun: Vec<Failed>,
     /// For how many of these that counts, as far as it knew.
     pub verdicts_done: usize,
+    /// What it was about to do, or had done, to its dead letters.
+    pub letters: Letters,
+    /// To how many, once it was told.
+    pub letters_done: Option<u64>,
     /// An operation returned an error.
     pub failed: bool,
     /// How far it had read for the group of the witness.
@@ -195,6 +215,18 @@ impl Told {
         self.add(ACKS_DONE, count);
     }
 
+    /// This is about to be done to the dead letters.
+    #[inline]
+    pub fn letters_begun(&self, letters: Letters) {
+        self.0[LETTERS].store(letters as u64, Ordering::SeqCst);
+    }
+
+    /// It is, to so many of them.
+    #[inline]
+    pub fn letters_done(&self, count: u64) {
+        self.0[LETTERS_DONE].store(count + 1, Ordering::SeqCst);
+    }
+
     /// An operation returned an error.
     pub fn failed(&self) {
         self.0[FAILED].store(1, Ordering::SeqCst);
@@ -236,6 +268,13 @@ impl Told {
             acks_done: self.get(ACKS_DONE) as usize,
             verdicts_begun: verdicts.into_iter().map(failed).collect(),
             verdicts_done: self.get(VERDICTS_DONE) as usize,
+            letters: match self.get(LETTERS) {
+                1 => Letters::Replayed,
+                2 => Letters::Elsewhere,
+                3 => Letters::Purged,
+                _ => Letters::Kept,
+            },
+            letters_done: self.get(LETTERS_DONE).checked_sub(1),
             failed: self.get(FAILED) != 0,
             witnessed: self.get(WITNESSED),
         }
