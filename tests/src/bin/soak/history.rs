@@ -3,8 +3,17 @@
 //! Messages are kept in chunks of a lane. A chunk is forgotten when every message in it is known and finished by every group,
 //! and everybody who might still have something to say about it has been heard since; so memory stays bounded.
 
+mod order;
+mod readers;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use readers::ReaderCount;
+
 use crate::page::{Kind, Record};
 use crate::plan::{self, LANES, TOPICS};
+use order::Told;
+use readers::Reader;
 use std::collections::{HashMap, VecDeque};
 
 const CHUNK: u64 = 1_024;
@@ -30,6 +39,9 @@ mod state {
     pub(super) const SETTLED: u32 = 1 << 22;
     /// Rejected; the announcement is still to come.
     pub(super) const REJECTED: u32 = 1 << 23;
+    /// The attempt that was rejected.
+    pub(super) const REJECTING: u32 = 0xf << REJECTING_SHIFT;
+    pub(super) const REJECTING_SHIFT: u32 = 24;
 
     pub(super) fn is_finished(state: u32) -> bool {
         state & (DONE | DEAD | SETTLED) != 0
@@ -59,11 +71,19 @@ pub(crate) struct GroupCount {
     pub(crate) kills: u64,
 }
 
-/// What a tap did.
+/// How often what is tried only now and then has happened.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TapCount {
-    pub(crate) delivered: u64,
-    pub(crate) missed: u64,
+pub(crate) struct Tally {
+    /// Messages that were published in a batch.
+    pub(crate) batched: u64,
+    /// Grants of more time.
+    pub(crate) extended: u64,
+    /// Messages acknowledged by a member that had held them for longer than its group waits, thanks to them.
+    pub(crate) outlived: u64,
+    /// Messages of a batch for which the store had no room.
+    pub(crate) no_room: u64,
+    /// Rejected messages that came again because the store had none.
+    pub(crate) came_again: u64,
 }
 
 /// What did not hold.
@@ -109,8 +129,8 @@ struct Lane {
     end: u64,
     /// Everything before it has been looked at in order.
     walked: u64,
-    /// The last count of each producer in that order.
-    last: HashMap<usize, u64>,
+    /// What is known of each producer.
+    producers: HashMap<usize, Told>,
 }
 
 struct Topic {
@@ -124,6 +144,9 @@ struct Topic {
 struct InHand {
     attempts: u8,
     is_acking: bool,
+    since_ns: u64,
+    /// When more time was last granted.
+    extended_ns: Option<u64>,
 }
 
 /// What is known of the process in one place.
@@ -133,8 +156,8 @@ struct Place {
     member: Option<(usize, usize)>,
     in_hand: HashMap<(u8, u64), InHand>,
     last: [Option<u64>; LANES],
-    /// Where a tap must go on.
-    next: [Option<u64>; LANES],
+    /// If it may be overtaken.
+    reader: Reader,
 }
 
 struct Doubt {
@@ -152,7 +175,9 @@ pub(crate) struct History {
     /// Messages that a killed member had in hand, and when it was killed.
     orphans: HashMap<Message, u64>,
     period: u64,
-    pub(crate) taps: Vec<TapCount>,
+    pub(crate) taps: Vec<ReaderCount>,
+    pub(crate) yielders: Vec<ReaderCount>,
+    pub(crate) tally: Tally,
     pub(crate) findings: Findings,
 }
 
@@ -187,7 +212,8 @@ fn name(topic: usize, group: usize) -> String {
 impl History {
     /// Of as many places; `members` tells which group a place belongs to.
     pub(crate) fn new(members: impl IntoIterator<Item = Option<(usize, usize)>>) -> Self {
-        let lane = || Lane { floor: 0, chunks: VecDeque::new(), end: 0, walked: 0, last: HashMap::new() };
+        let lane =
+            || Lane { floor: 0, chunks: VecDeque::new(), end: 0, walked: 0, producers: HashMap::new() };
         let topics = TOPICS.iter().map(|plan| Topic {
             lanes: std::array::from_fn(|_| lane()),
             groups: vec![GroupCount::default(); plan.groups.len()],
@@ -200,7 +226,9 @@ impl History {
             doubts: VecDeque::new(),
             orphans: HashMap::new(),
             period: 0,
-            taps: vec![TapCount::default(); TOPICS.len()],
+            taps: vec![ReaderCount::default(); TOPICS.len()],
+            yielders: vec![ReaderCount::default(); TOPICS.len()],
+            tally: Tally::default(),
             findings: Findings::default(),
         }
     }
@@ -282,12 +310,25 @@ impl History {
             Kind::Accepted => {
                 self.topics[topic].accepted += 1;
                 self.content(topic, lane, sequence, id, "publish returned Ok");
+                self.told(topic, lane, id, true);
+            }
+            Kind::Batched => {
+                self.topics[topic].accepted += 1;
+                self.tally.batched += 1;
+                self.told(topic, lane, id, false);
             }
             Kind::Torn => {
                 let plan = TOPICS[topic].name;
                 self.findings.note(format!("{plan} lane {lane} message {sequence} is nobody's, or torn"));
             }
-            Kind::Missed => self.tap_moves(place, topic, lane, sequence, id, true),
+            Kind::Missed | Kind::Begins | Kind::Counted => self.reader_says(place, topic, record),
+            Kind::NoRoom => self.tally.no_room += 1,
+            Kind::Extended => {
+                if let Some(in_hand) = self.places[place].in_hand.get_mut(&(lane, sequence)) {
+                    in_hand.extended_ns = Some(at_ns);
+                    self.tally.extended += 1;
+                }
+            }
             Kind::Dead => self.dead((id >> 8) as usize, (id & 0xff) as usize, lane, sequence, attempts),
             Kind::Handed => {
                 let (producer, count) = plan::parts_of(id);
@@ -299,7 +340,7 @@ impl History {
                 }
                 match self.places[place].member {
                     Some((_, group)) => self.handed(place, (topic, group, lane, sequence), attempts, at_ns),
-                    None => self.tap_moves(place, topic, lane, sequence, sequence + 1, false),
+                    None => self.reader_says(place, topic, record),
                 }
             }
             Kind::Acking | Kind::Ending => {
@@ -308,11 +349,14 @@ impl History {
                 }
             }
             Kind::Acked | Kind::Returned | Kind::Rejected | Kind::Refused => {
-                self.places[place].in_hand.remove(&(lane, sequence));
+                let held = self.places[place].in_hand.remove(&(lane, sequence));
                 let Some((_, group)) = self.places[place].member else { return };
+                if let Some(held) = held {
+                    self.let_go_of(&held, (topic, group, lane, sequence), kind, at_ns);
+                }
                 match kind {
                     Kind::Acked => self.acked((topic, group, lane, sequence), attempts),
-                    Kind::Rejected => self.rejected((topic, group, lane, sequence)),
+                    Kind::Rejected => self.rejected((topic, group, lane, sequence), attempts),
                     Kind::Refused => {
                         self.topics[topic].groups[group].refused += 1;
                         if TOPICS[topic].groups[group].ack_wait.is_zero() {
@@ -330,17 +374,32 @@ impl History {
         }
     }
 
-    /// A tap reads, or counts as missed, what comes next, and nothing else.
-    fn tap_moves(&mut self, place: usize, topic: usize, lane: u8, from: u64, until: u64, is_missed: bool) {
-        let next = &mut self.places[place].next[usize::from(lane)];
-        if next.is_some_and(|next| from != next) || until <= from {
-            self.findings.out_of_order += 1;
-            let text = format!("tap of {} lane {lane}: {from} after {next:?}", TOPICS[topic].name);
+    /// A producer was told that this message is published.
+    fn told(&mut self, topic: usize, lane: u8, id: u64, is_placed: bool) {
+        let Some(of_lane) = self.topics[topic].lanes.get_mut(usize::from(lane)) else { return };
+        if !of_lane.told(id, is_placed) {
+            self.findings.lost += 1;
+            let text = format!("{} lane {lane}: {id:x} of a batch is lost", TOPICS[topic].name);
             self.findings.text(text);
         }
-        *next = Some(until);
-        let count = &mut self.taps[topic];
-        if is_missed { count.missed += until - from } else { count.delivered += 1 }
+    }
+
+    /// A member has settled a message, or could not. What was granted more time is its holder's for that long.
+    fn let_go_of(&mut self, held: &InHand, message: Message, kind: Kind, at_ns: u64) {
+        let (topic, group, lane, sequence) = message;
+        let Some(extended_ns) = held.extended_ns else { return };
+        let wait_ns = TOPICS[topic].groups[group].ack_wait.as_nanos() as u64;
+        let since_ns = at_ns.saturating_sub(extended_ns);
+        if kind == Kind::Refused && since_ns < wait_ns {
+            let (who, ms) = (name(topic, group), since_ns / 1_000_000);
+            let text = format!(
+                "{who} lane {lane} message {sequence} was taken away {ms} ms after more time was granted"
+            );
+            self.findings.note(text);
+        }
+        if kind == Kind::Acked && at_ns.saturating_sub(held.since_ns) > wait_ns {
+            self.tally.outlived += 1;
+        }
     }
 
     fn state(
@@ -356,6 +415,7 @@ impl History {
     fn handed(&mut self, place: usize, message: Message, attempts: u8, at_ns: u64) {
         let (topic, group, lane, sequence) = message;
         let is_shared = TOPICS[topic].groups[group].is_shared();
+        let has_small_store = TOPICS[topic].groups[group].has_small_store();
         let repaired_ns = (attempts > 1).then(|| self.orphans.remove(&message)).flatten();
         let Some((state, finished, count)) = self.state(message) else { return };
         let mut wrong = Vec::new();
@@ -387,6 +447,21 @@ impl History {
         }
         *state |= state::bit(attempts);
         let _ = finished;
+        let rejecting = (*state & state::REJECTING) >> state::REJECTING_SHIFT;
+        let mut came_again = 0;
+        // One member's numbers may stay the same, but what it says stands in order.
+        let is_after = !is_shared || u32::from(attempts.min(15)) > rejecting;
+        if *state & state::REJECTED != 0 && is_after {
+            if has_small_store {
+                // There was no room for it as a dead letter, and its member has gone, or could not pass it.
+                *state &= !(state::REJECTED | state::REJECTING);
+                count.rejected_pending -= 1;
+                came_again = 1;
+            } else {
+                wrong.push("was rejected, and was handed out again");
+            }
+        }
+        self.tally.came_again += came_again;
         for wrong in wrong {
             let text = format!("{} lane {lane} message {sequence} {wrong} ({attempts})", name(topic, group));
             self.findings.note(text);
@@ -401,7 +476,10 @@ impl History {
             }
             *last = Some(sequence);
         }
-        place.in_hand.insert((lane, sequence), InHand { attempts, is_acking: false });
+        place.in_hand.insert(
+            (lane, sequence),
+            InHand { attempts, is_acking: false, since_ns: at_ns, extended_ns: None },
+        );
     }
 
     fn acked(&mut self, message: Message, attempts: u8) {
@@ -419,10 +497,6 @@ impl History {
         } else {
             None
         };
-        if *state & state::DOUBT != 0 {
-            *state &= !state::DOUBT;
-            count.doubtful -= 1;
-        }
         if *state & (state::DONE | state::DEAD) == 0 {
             *finished += u64::from(!state::is_finished(*state));
             count.acked += 1;
@@ -433,11 +507,21 @@ impl History {
         }
     }
 
-    fn rejected(&mut self, message: Message) {
-        if let Some((state, _, count)) = self.state(message)
-            && *state & (state::REJECTED | state::DEAD) == 0
-        {
-            *state |= state::REJECTED;
+    fn rejected(&mut self, message: Message, attempts: u8) {
+        let (topic, group, lane, sequence) = message;
+        let has_small_store = TOPICS[topic].groups[group].has_small_store();
+        let Some((state, _, count)) = self.state(message) else { return };
+        // Heard of late: it has come again since.
+        let later = *state & state::ATTEMPTS & !(state::bit(attempts) * 2 - 1);
+        let has_come_again = later != 0 && attempts < 15 && *state & state::DEAD == 0;
+        if has_come_again {
+            self.tally.came_again += u64::from(has_small_store);
+            if !has_small_store {
+                let text = format!("{} lane {lane} message {sequence} was rejected", name(topic, group));
+                self.findings.note(format!("{text} ({attempts}), and was handed out again"));
+            }
+        } else if *state & (state::REJECTED | state::DEAD) == 0 {
+            *state |= state::REJECTED | u32::from(attempts.min(15)) << state::REJECTING_SHIFT;
             count.rejected_pending += 1;
         }
     }
@@ -458,7 +542,7 @@ impl History {
         if *state & state::DOUBT != 0 {
             count.doubtful -= 1;
         }
-        *state &= !(state::DOUBT | state::REJECTED);
+        *state &= !(state::DOUBT | state::REJECTED | state::REJECTING);
         *finished += u64::from(!state::is_finished(*state));
         *state |= state::DEAD;
         if !is_acked {
@@ -507,7 +591,7 @@ impl History {
         let period = self.period;
         for (plan, topic) in TOPICS.iter().zip(&mut self.topics) {
             for (number, lane) in topic.lanes.iter_mut().enumerate() {
-                walk(lane, plan.name, number, &mut self.findings);
+                lane.walk(plan.name, number, &mut self.findings);
                 let walked = lane.walked / CHUNK;
                 for (index, chunk) in (lane.floor..).zip(&mut lane.chunks) {
                     let is_complete = chunk.known == CHUNK
@@ -546,8 +630,9 @@ impl History {
         }
         for (topic, plan) in TOPICS.iter().enumerate() {
             for lane in 0..LANES {
-                walk(&mut self.topics[topic].lanes[lane], plan.name, lane, &mut self.findings);
+                self.topics[topic].lanes[lane].walk(plan.name, lane, &mut self.findings);
                 let of_lane = &self.topics[topic].lanes[lane];
+                of_lane.nothing_is_owed(plan.name, lane, &mut self.findings);
                 for sequence in of_lane.floor * CHUNK..of_lane.end {
                     let (index, at) = (sequence / CHUNK - of_lane.floor, (sequence % CHUNK) as usize);
                     let chunk = &of_lane.chunks[index as usize];
@@ -562,25 +647,5 @@ impl History {
                 }
             }
         }
-    }
-}
-
-/// Looks at what is known in the order of the lane: one producer's messages are in its order, and none is there twice.
-fn walk(lane: &mut Lane, topic: &str, number: usize, findings: &mut Findings) {
-    while lane.walked < lane.end {
-        let id = lane.id(lane.walked);
-        if id == 0 {
-            return;
-        }
-        let (producer, count) = plan::parts_of(id);
-        let last = lane.last.entry(producer).or_default();
-        if count <= *last {
-            findings.out_of_order += 1;
-            let text =
-                format!("{topic} lane {number} message {}: {count} of {producer} after {last}", lane.walked);
-            findings.text(text);
-        }
-        *last = count;
-        lane.walked += 1;
     }
 }

@@ -67,6 +67,16 @@ pub(crate) enum Kind {
     Dead,
     /// The content is not that of any message.
     Torn,
+    /// `publish_batch` has returned, and this one is among those that it has published; it does not say where.
+    Batched,
+    /// A member has been granted more time; `at_ns` is from before it asked.
+    Extended,
+    /// The group's store has no room for it, so it stays in its batch.
+    NoRoom,
+    /// A reader that yields has joined: from `sequence` on it is held for, for `id` nanoseconds at a time.
+    Begins,
+    /// What a reader says that it has missed, `id` messages in all.
+    Counted,
 }
 
 /// Something that a worker says.
@@ -86,7 +96,7 @@ pub(crate) struct Record {
     pub(crate) at_ns: u64,
 }
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 17] = [
     Kind::Started,
     Kind::Accepted,
     Kind::Handed,
@@ -99,6 +109,11 @@ const KINDS: [Kind; 12] = [
     Kind::Missed,
     Kind::Dead,
     Kind::Torn,
+    Kind::Batched,
+    Kind::Extended,
+    Kind::NoRoom,
+    Kind::Begins,
+    Kind::Counted,
 ];
 
 /// A page, mapped for as long as the process lives.

@@ -1,6 +1,7 @@
 //! Who takes part: topics, groups, and the places of processes. What a message looks like.
 
 use bus_shm::Lane;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// A bijection of numbers that leaves no pattern.
@@ -55,6 +56,20 @@ pub(crate) fn id_of(producer: usize, count: u64) -> u64 {
 /// The producer and the count of an id.
 pub(crate) fn parts_of(id: u64) -> (usize, u64) {
     ((id >> COUNT_BITS) as usize, id & ((1 << COUNT_BITS) - 1))
+}
+
+/// Numbers that a producer may publish together.
+pub(crate) const BLOCK: u64 = 12;
+/// One in so many blocks of numbers is published in batches, one a lane.
+const BATCHES_ONE_IN: u64 = 8;
+
+/// The numbers that a producer publishes in batches together with this one. That follows from the number, so that the checker
+/// knows it of a batch whose producer was killed before it could say anything.
+pub(crate) fn block_of(producer: usize, count: u64) -> Option<RangeInclusive<u64>> {
+    let first = count.checked_sub(1)? / BLOCK * BLOCK + 1;
+    mix(id_of(producer, first) ^ 0x00ba_7c4e)
+        .is_multiple_of(BATCHES_ONE_IN)
+        .then_some(first..=first + BLOCK - 1)
 }
 
 /// Lane of a message.
@@ -116,6 +131,8 @@ pub(crate) struct TopicPlan {
     pub(crate) sizes: Sizes,
     pub(crate) groups: &'static [GroupPlan],
     pub(crate) has_tap: bool,
+    /// One reader without a name that has agreed to be let go.
+    pub(crate) has_yielder: bool,
 }
 
 /// A reliable group.
@@ -128,16 +145,29 @@ pub(crate) struct GroupPlan {
     pub(crate) attempts: u8,
     /// One in so many receives is a batch; 0 for none.
     pub(crate) batches: u64,
+    /// Entries of its aside store, 0 for as many as there are by default.
+    pub(crate) aside_entries: u32,
 }
 
 impl GroupPlan {
     pub(crate) fn is_shared(&self) -> bool {
         self.members > 1
     }
+
+    /// Its aside store runs full now and then: what was put aside may come again, for want of room.
+    pub(crate) fn has_small_store(&self) -> bool {
+        self.aside_entries != 0
+    }
 }
 
 /// Lanes of every topic.
 pub(crate) const LANES: usize = 3;
+
+/// Entries of a store that runs full: about as many messages fail at a time.
+const SMALL_STORE: u32 = 8;
+
+/// Members may be asked to hold messages for longer than their group waits where that is short.
+pub(crate) const SHORT_WAIT: Duration = Duration::from_millis(500);
 
 pub(crate) const TOPICS: [TopicPlan; 3] = [
     TopicPlan {
@@ -146,10 +176,25 @@ pub(crate) const TOPICS: [TopicPlan; 3] = [
         capacity: 1_024,
         sizes: Sizes::Mixed,
         groups: &[
-            GroupPlan { name: "solo", members: 1, ack_wait: Duration::ZERO, attempts: 12, batches: 3 },
-            GroupPlan { name: "team", members: 3, ack_wait: Duration::ZERO, attempts: 12, batches: 4 },
+            GroupPlan {
+                name: "solo",
+                members: 1,
+                ack_wait: Duration::ZERO,
+                attempts: 12,
+                batches: 3,
+                aside_entries: 0,
+            },
+            GroupPlan {
+                name: "team",
+                members: 3,
+                ack_wait: Duration::ZERO,
+                attempts: 12,
+                batches: 4,
+                aside_entries: 0,
+            },
         ],
         has_tap: true,
+        has_yielder: true,
     },
     TopicPlan {
         name: "many",
@@ -157,16 +202,25 @@ pub(crate) const TOPICS: [TopicPlan; 3] = [
         capacity: 1_024,
         sizes: Sizes::Small,
         groups: &[
-            GroupPlan { name: "ledger", members: 1, ack_wait: Duration::ZERO, attempts: 12, batches: 0 },
+            GroupPlan {
+                name: "ledger",
+                members: 1,
+                ack_wait: Duration::ZERO,
+                attempts: 12,
+                batches: 4,
+                aside_entries: SMALL_STORE,
+            },
             GroupPlan {
                 name: "crew",
                 members: 4,
-                ack_wait: Duration::from_secs(1),
+                ack_wait: Duration::from_millis(100),
                 attempts: 12,
                 batches: 4,
+                aside_entries: SMALL_STORE,
             },
         ],
         has_tap: true,
+        has_yielder: true,
     },
     TopicPlan {
         name: "bulk",
@@ -174,16 +228,25 @@ pub(crate) const TOPICS: [TopicPlan; 3] = [
         capacity: 256,
         sizes: Sizes::Large,
         groups: &[
-            GroupPlan { name: "keeper", members: 1, ack_wait: Duration::ZERO, attempts: 5, batches: 2 },
+            GroupPlan {
+                name: "keeper",
+                members: 1,
+                ack_wait: Duration::ZERO,
+                attempts: 5,
+                batches: 2,
+                aside_entries: 0,
+            },
             GroupPlan {
                 name: "gang",
                 members: 3,
                 ack_wait: Duration::from_secs(30),
                 attempts: 5,
                 batches: 8,
+                aside_entries: 0,
             },
         ],
         has_tap: false,
+        has_yielder: false,
     },
 ];
 
@@ -208,7 +271,11 @@ pub(crate) enum Job {
     Tap {
         topic: usize,
     },
-    /// Reads the announcements of dead letters.
+    /// Holds publishers back for a moment at most, and is let go now and then.
+    Yielder {
+        topic: usize,
+    },
+    /// Reads the announcements of dead letters, and makes room in small stores.
     Undertaker,
 }
 
@@ -221,6 +288,9 @@ pub(crate) fn jobs(producers: usize) -> Vec<Job> {
         }
         if plan.has_tap {
             jobs.push(Job::Tap { topic });
+        }
+        if plan.has_yielder {
+            jobs.push(Job::Yielder { topic });
         }
     }
     let counts = [1, producers, BULK_PRODUCERS];

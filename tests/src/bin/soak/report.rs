@@ -1,7 +1,7 @@
 //! What a run came to, for people and for programs.
 
-use crate::history::{Findings, GroupCount, History, TapCount};
-use crate::plan::TOPICS;
+use crate::history::{Findings, GroupCount, History, ReaderCount, Tally};
+use crate::plan::{TOPICS, TopicPlan};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -25,7 +25,9 @@ pub(crate) struct GroupRow {
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     groups: Vec<GroupRow>,
-    taps: Vec<TapCount>,
+    taps: Vec<ReaderCount>,
+    yielders: Vec<ReaderCount>,
+    tally: Tally,
     accepted: u64,
     first: Sample,
     last: Sample,
@@ -42,6 +44,8 @@ impl Report {
         Self {
             groups,
             taps: history.taps.clone(),
+            yielders: history.yielders.clone(),
+            tally: history.tally.clone(),
             accepted: history.accepted(),
             first,
             last,
@@ -116,6 +120,17 @@ impl Report {
             let name = format!("{}/tap", plan.name);
             let _ = writeln!(text, "{name:<14} {:>10} {:>10}   missed {}", "", tap.delivered, tap.missed);
         }
+        for (plan, reader) in TOPICS.iter().zip(&self.yielders).filter(|(plan, _)| plan.has_yielder) {
+            let name = format!("{}/yielder", plan.name);
+            let _ =
+                writeln!(text, "{name:<14} {:>10} {:>10}   missed {}", "", reader.delivered, reader.missed);
+        }
+        let Tally { batched, extended, outlived, no_room, came_again } = self.tally;
+        let _ = writeln!(
+            text,
+            "published in batches {batched}; granted more time {extended} times, acknowledged after more than ack_wait {outlived}; \
+             no room in a batch {no_room}, rejected and came again for want of room {came_again}"
+        );
         let _ = writeln!(text, "\n{:<20} {:>22} {:>22}", "memory, KiB", "at 10 %: own, all", "at the end");
         for (name, (own, all)) in &self.last.processes {
             let before = self.first.processes.iter().find(|(other, _)| other == name);
@@ -162,9 +177,8 @@ impl Report {
             serde_json::json!({ "processes": processes, "shm_kib": sample.shm_kib })
         };
         let taps = TOPICS.iter().zip(&self.taps).filter(|(plan, _)| plan.has_tap);
-        let taps = taps.map(|(plan, tap)| {
-            serde_json::json!({ "topic": plan.name, "delivered": tap.delivered, "missed": tap.missed })
-        });
+        let of_reader = |(plan, reader): (&TopicPlan, &ReaderCount)| serde_json::json!({ "topic": plan.name, "delivered": reader.delivered, "missed": reader.missed });
+        let yielders = TOPICS.iter().zip(&self.yielders).filter(|(plan, _)| plan.has_yielder);
         serde_json::json!({
             "seed": self.seed,
             "seconds": self.lasted.as_secs_f64(),
@@ -177,7 +191,13 @@ impl Report {
             "wrong": self.findings.other,
             "texts": self.findings.texts,
             "groups": groups,
-            "taps": taps.collect::<Vec<_>>(),
+            "taps": taps.map(of_reader).collect::<Vec<_>>(),
+            "yielders": yielders.map(of_reader).collect::<Vec<_>>(),
+            "batched": self.tally.batched,
+            "extended": self.tally.extended,
+            "outlived_ack_wait": self.tally.outlived,
+            "no_room_in_batch": self.tally.no_room,
+            "rejected_came_again": self.tally.came_again,
             "at_10_percent": sample(&self.first),
             "at_the_end": sample(&self.last),
         })

@@ -2,7 +2,7 @@
 
 use crate::history::History;
 use crate::page::{Kind, word};
-use crate::plan::{self, Job, LANES, Random, TOPICS};
+use crate::plan::{self, GroupPlan, Job, LANES, Random, TOPICS};
 use crate::processes::{Common, Place};
 use crate::report::{GroupRow, Report, Sample};
 use bus_shm::directory::BusDir;
@@ -103,6 +103,9 @@ pub(crate) fn run(options: Options) -> Report {
     if !is_at_rest {
         run.history.findings.note(format!("not at rest {DRAIN:?} after the last publication"));
         run.dump();
+    }
+    if is_at_rest {
+        run.history.readers_are_at_the_end();
     }
     let groups = run.end();
     Report::new(&run.history, groups, first, last)
@@ -266,12 +269,15 @@ impl Run {
     fn hear(&mut self, at: usize) -> u64 {
         let mut count = 0;
         let topic = match self.places[at].job {
-            Job::Producer { topic, .. } | Job::Member { topic, .. } | Job::Tap { topic } => topic,
+            Job::Producer { topic, .. }
+            | Job::Member { topic, .. }
+            | Job::Tap { topic }
+            | Job::Yielder { topic } => topic,
             _ => 0,
         };
         while let Some(record) = self.places[at].page.take() {
             count += 1;
-            if record.kind == Kind::Accepted
+            if matches!(record.kind, Kind::Accepted | Kind::Batched)
                 && let Job::Producer { number, .. } = self.places[at].job
             {
                 self.producers[number].2 += 1;
@@ -381,6 +387,13 @@ impl Run {
             self.places.iter().all(|place| match place.job {
                 Job::Member { topic: of, group: member } => {
                     of != topic || group.is_some_and(|group| group != member) || runs(place)
+                }
+                // Where a store is full of dead letters somebody has to make room.
+                Job::Undertaker => {
+                    let is_small = |(at, of): (usize, &GroupPlan)| {
+                        of.has_small_store() && group.is_none_or(|group| group == at)
+                    };
+                    !TOPICS[topic].groups.iter().enumerate().any(is_small) || runs(place)
                 }
                 _ => true,
             })
@@ -626,6 +639,8 @@ impl Run {
                 }
                 // A member counts before it is told, and may be killed in between; worn-out messages are not handed out.
                 let most = count.redelivered + count.kills + count.dead;
+                // One member that finds no room for a worn-out message counts it each time that it tries.
+                let most = if of.has_small_store() && !of.is_shared() { u64::MAX } else { most };
                 if seen.redelivered_count < count.redelivered || seen.redelivered_count > most {
                     let (says, heard) = (seen.redelivered_count, count.redelivered);
                     let text = format!("{name} says {says} redeliveries, heard of {heard}");
@@ -645,6 +660,7 @@ fn kind_of(job: Job) -> String {
         Job::Supervisor => "supervisor".into(),
         Job::Undertaker => "undertaker".into(),
         Job::Tap { topic } => format!("{}/tap", TOPICS[topic].name),
+        Job::Yielder { topic } => format!("{}/yielder", TOPICS[topic].name),
         Job::Producer { topic, .. } => format!("{}/producer", TOPICS[topic].name),
         Job::Member { topic, group } => {
             format!("{}/{}", TOPICS[topic].name, TOPICS[topic].groups[group].name)
