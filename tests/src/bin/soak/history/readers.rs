@@ -67,7 +67,7 @@ impl History {
                 if at == 0 {
                     *reader = Reader { topic: Some(topic), ..Reader::default() };
                 }
-                let yields = reader.yields.get_or_insert_with(|| Yields {
+                let yields = reader.yields.get_or_insert(Yields {
                     limit_ns: id,
                     from: [0; LANES],
                     since_ns: [at_ns; LANES],

@@ -15,7 +15,7 @@ pub(super) const RETRY_ONE_IN: u64 = 128;
 const WORK_ONE_IN: u64 = 32;
 const WORK: Duration = Duration::from_micros(500);
 /// One in so many messages is held for longer than its group waits, where that is short.
-const HOLD_ONE_IN: u64 = 6_000;
+const HOLD_ONE_IN: u64 = 2_000;
 
 impl Worker {
     pub(super) fn consume(&mut self, topic: usize, group: usize) {
