@@ -8,10 +8,10 @@ use bus_shm::{Lane, Subscriber};
 use std::time::Duration;
 
 /// How long a group that yields may hold publishers back.
-const YIELD_AFTER: Duration = Duration::from_millis(40);
-/// Once in so many messages it stands still, so that it is let go.
-const STAND_ONE_IN: u64 = 4_000;
-const STAND_MOST_MS: u64 = 160;
+const YIELD_AFTER: Duration = Duration::from_millis(100);
+/// Once in so many messages it stands still for so long: sometimes long enough for the ring to be full and not to be let go.
+const STAND_ONE_IN: u64 = 6_000;
+const STAND_MS: std::ops::Range<u64> = 40..240;
 /// It joins anew after so many messages at the least, and twice as many at the most.
 const STAYS: u64 = 5_000;
 
@@ -43,8 +43,8 @@ impl Worker {
             while goes_on && left > 0 {
                 left -= u64::from(self.read(&mut reader, TOPICS[topic].sizes));
                 if self.random.once_in(STAND_ONE_IN) {
-                    let more = Duration::from_millis(self.random.below(STAND_MOST_MS));
-                    std::thread::sleep(YIELD_AFTER + more);
+                    let more_ms = self.random.below(STAND_MS.end - STAND_MS.start);
+                    std::thread::sleep(Duration::from_millis(STAND_MS.start + more_ms));
                 }
                 goes_on = self.turn();
             }
