@@ -177,7 +177,10 @@ impl Report {
             serde_json::json!({ "processes": processes, "shm_kib": sample.shm_kib })
         };
         let taps = TOPICS.iter().zip(&self.taps).filter(|(plan, _)| plan.has_tap);
-        let of_reader = |(plan, reader): (&TopicPlan, &ReaderCount)| serde_json::json!({ "topic": plan.name, "delivered": reader.delivered, "missed": reader.missed });
+        let of_reader = |(plan, reader): (&TopicPlan, &ReaderCount)| {
+            let ReaderCount { delivered, missed } = reader;
+            serde_json::json!({ "topic": plan.name, "delivered": delivered, "missed": missed })
+        };
         let yielders = TOPICS.iter().zip(&self.yielders).filter(|(plan, _)| plan.has_yielder);
         serde_json::json!({
             "seed": self.seed,
