@@ -44,7 +44,7 @@ pub struct Effort {
 
 impl Effort {
     /// For every run of the test suite.
-    pub const USUAL: Self = Self { stops: 12, control_stops: 16, kills: 8 };
+    pub const USUAL: Self = Self { stops: 12, control_stops: 64, kills: 8 };
     /// Every single instruction of the data path, and every store and system call of the others.
     pub const ALL: Self = Self { stops: usize::MAX, control_stops: usize::MAX, kills: usize::MAX };
 }
@@ -57,6 +57,15 @@ struct Point {
     /// System calls done, and instructions since.
     calls: usize,
     since_call: usize,
+}
+
+/// A system call, or a store to a shared page.
+#[derive(Clone, Copy, Debug)]
+struct Event {
+    /// Where it is about to happen: everything that it depends on is loaded.
+    before: Point,
+    /// Where it has happened, and nothing since.
+    after: Point,
 }
 
 /// What was found about an operation.
@@ -268,14 +277,14 @@ pub fn prove(program: &Path, operation: &'static Operation, effort: Effort) -> L
         failures: Vec::new(),
         took: Duration::ZERO,
     };
-    let points = match try_deaths(program, operation, &mut line) {
-        Ok(points) => points,
+    let events = match try_deaths(program, operation, &mut line) {
+        Ok(events) => events,
         Err(why) => {
             line.failures.push(why);
             Vec::new()
         }
     };
-    try_live(program, operation, effort, &points, &mut line);
+    try_live(program, operation, effort, &events, &mut line);
     line.took = begun.elapsed();
     line
 }
@@ -309,11 +318,11 @@ fn in_parallel<J: Send>(
     failures.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Steps through the operation once. Returns the points at which something had changed or the kernel was called.
-fn try_deaths(program: &Path, operation: &'static Operation, line: &mut Line) -> Verdict<Vec<Point>> {
+/// Steps through the operation once. Returns where something changed or the kernel was called; first of all, the beginning.
+fn try_deaths(program: &Path, operation: &'static Operation, line: &mut Line) -> Verdict<Vec<Event>> {
     let (mut stage, _) = Stage::set(program, operation, false)?;
     let (send, receive) = mpsc::channel::<(Death, bool)>();
-    let mut points = Vec::new();
+    let mut events = Vec::new();
     let names = Mutex::new(Vec::new());
     let failures = in_parallel(
         receive,
@@ -329,10 +338,11 @@ fn try_deaths(program: &Path, operation: &'static Operation, line: &mut Line) ->
         || {
             let mut watch = Watch::new(&stage.place.dir, stage.child.told());
             let mut point = Point { step: 0, calls: 0, since_call: 0 };
+            let mut before = point;
             let (mut is_new, mut differs) = (true, true);
             loop {
                 if is_new {
-                    points.push(point);
+                    events.push(Event { before, after: point });
                 }
                 // Else a copy would be the one that was made last.
                 if differs {
@@ -353,6 +363,7 @@ fn try_deaths(program: &Path, operation: &'static Operation, line: &mut Line) ->
                 }
                 assert!(point.step < STEPS_MAX, "{} does not end", operation.name);
                 let step = stage.step();
+                before = point;
                 match step {
                     Step::Ended => break,
                     Step::Asleep(_) => {}
@@ -378,7 +389,7 @@ fn try_deaths(program: &Path, operation: &'static Operation, line: &mut Line) ->
     line.failures.extend(failures);
     line.failures
         .extend(names.into_iter().take(20).map(|at| format!("{at:#x} is {}", stage.child.name_of(at))));
-    Ok(points)
+    Ok(events)
 }
 
 /// The bus as it was when the child stood at a point, everybody on it dead, and survivors who come to it. With `is_swept` they bring
@@ -418,15 +429,15 @@ fn try_live(
     program: &Path,
     operation: &'static Operation,
     effort: Effort,
-    points: &[Point],
+    events: &[Event],
     line: &mut Line,
 ) {
     let (send, receive) = mpsc::channel();
-    for point in spread(points, effort.kills) {
-        let _ = send.send((point, true));
+    for event in spread(events, effort.kills) {
+        let _ = send.send((event.after, true));
         line.kills += 1;
     }
-    for point in stops(operation, effort, points, line.instructions) {
+    for point in stops(operation, effort, events, line.instructions) {
         let _ = send.send((point, false));
         line.stops += 1;
     }
@@ -438,26 +449,19 @@ fn try_live(
     line.failures.extend(in_parallel(receive, work, || {}));
 }
 
-/// Where a child is stopped: before and after each change, since what it has loaded differs, and here and there between.
-fn stops(operation: &Operation, effort: Effort, points: &[Point], instructions: usize) -> Vec<Point> {
-    let mut stops: Vec<Point> = points
-        .iter()
-        .flat_map(|&point| {
-            let before = (point.since_call > 0).then(|| Point {
-                step: point.step - 1,
-                since_call: point.since_call - 1,
-                ..point
-            });
-            [Some(point), before].into_iter().flatten()
-        })
-        .collect();
+/// Where a child is stopped: before and after each change and each call, since what it has loaded differs, and here and there
+/// between.
+fn stops(operation: &Operation, effort: Effort, events: &[Event], instructions: usize) -> Vec<Point> {
+    let mut stops: Vec<Point> = events.iter().flat_map(|event| [event.before, event.after]).collect();
+    stops.dedup();
     if operation.control {
         stops = spread(&stops, effort.control_stops);
-    } else {
+    } else if let Some(first) = events.first() {
         let count = effort.stops.min(instructions);
         for step in (0..count).map(|index| index * instructions / count) {
             // Counted from the last call before it.
-            let last = points.iter().rev().find(|point| point.step <= step).copied().unwrap_or(points[0]);
+            let known = events.iter().map(|event| event.after);
+            let last = known.rev().find(|point| point.step <= step).unwrap_or(first.after);
             stops.push(Point { step, since_call: last.since_call + step - last.step, ..last });
         }
     }
