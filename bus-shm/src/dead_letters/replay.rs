@@ -191,7 +191,12 @@ fn replay_group(
         let Some(held) = held else { continue };
         let contents = &letter.contents;
         let len_bytes = contents.len_bytes as usize;
-        let published = if file.copy_payload(held.index, contents, &mut copy) {
+        let is_copied = file.copy_payload(held.index, contents, &mut copy);
+        // Who was thought dead meanwhile may have copied what is another letter by now.
+        if !store.is_mine(held) {
+            continue;
+        }
+        let published = if is_copied {
             let lane = usize::from(contents.lane).min(target.lanes() - 1);
             let flags = contents.header_flags & flags::TOMBSTONE | flags::REPLAYED;
             let bytes = &bytemuck::cast_slice::<u128, u8>(&copy)[..len_bytes];

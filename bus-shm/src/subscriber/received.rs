@@ -76,7 +76,8 @@ impl<T> Received<'_, T> {
         self.delivery().found.times > 1
     }
 
-    /// How often it has been handed out, this time included; saturates.
+    /// How often it has been handed out, this time included; saturates. A lower bound in a group of one member: that counts
+    /// only hand-outs of the same message in a row, and knows of others that there were some.
     #[inline]
     pub fn attempts(&self) -> u8 {
         self.delivery().found.times
@@ -417,7 +418,8 @@ impl<T> BatchItem<'_, T> {
         self.delivery.found.times > 1
     }
 
-    /// How often it has been handed out, this time included; saturates.
+    /// How often it has been handed out, this time included; saturates. A lower bound in a group of one member: that counts
+    /// only hand-outs of the same message in a row, and knows of others that there were some.
     #[inline]
     pub fn attempts(&self) -> u8 {
         self.delivery.found.times
