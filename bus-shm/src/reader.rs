@@ -164,7 +164,7 @@ impl LaneReader {
     }
 
     /// Moves the reader's position.
-    fn seek(&mut self, next: u64) {
+    pub(crate) fn seek(&mut self, next: u64) {
         self.ahead.seek(next);
         self.quiet = None;
     }
@@ -495,11 +495,6 @@ impl LaneReader {
         {
             group::acknowledge(low_water, next);
         }
-    }
-
-    /// A message that was taken was not handed out after all: it is the next one again.
-    pub(crate) fn go_back_to(&mut self, sequence: u64) {
-        self.seek(sequence);
     }
 
     /// One member: the message that was taken last has not been shown to anybody, so that does not count as an attempt.

@@ -227,8 +227,11 @@ pub(crate) fn release_dead_claims(topic: &TopicCore, participants: &Participants
     // each claim was seen: the number may have been handed on since the last one.
     let mut alive: Vec<u16> = Vec::new();
     let mut is_dead = |member: u16| {
-        let dead = !alive.contains(&member) && participants.is_vacant(member);
-        if !dead && !alive.contains(&member) {
+        if alive.contains(&member) {
+            return false;
+        }
+        let dead = participants.is_vacant(member);
+        if !dead {
             alive.push(member);
         }
         dead

@@ -338,7 +338,7 @@ impl RawSubscriber {
             let (lane, sequence) = (&mut self.lanes[kept.delivery.lane], kept.delivery.found.sequence);
             if distance(sequence, lane.reliable_from()) < 0 {
                 // There is no cursor yet.
-                lane.go_back_to(sequence);
+                lane.seek(sequence);
             } else {
                 lane.rewind();
             }

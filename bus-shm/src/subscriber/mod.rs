@@ -362,7 +362,7 @@ impl RawSubscriber {
                         let copied = self.lanes[lane].copy(&mut self.current.found);
                         if copied.is_err() {
                             // It stays the next one, as where it cannot be found at all.
-                            self.lanes[lane].go_back_to(self.current.found.sequence);
+                            self.lanes[lane].seek(self.current.found.sequence);
                         }
                         copied.inspect_err(|_| self.give_back(lane, claim))?;
                     } else if self.may_lose_claims {
@@ -493,7 +493,7 @@ impl RawSubscriber {
                 Ok(())
             }
             refused => {
-                self.lanes[lane].go_back_to(delivery.found.sequence);
+                self.lanes[lane].seek(delivery.found.sequence);
                 self.lanes[lane].take_back_hand_out(delivery.found.sequence);
                 self.pause();
                 refused.map(|_| ())
