@@ -5,7 +5,7 @@
 //! 0     publication: see below
 //! 1     length (0..32) | producer entry (32..42) | low bits of its incarnation (42..48) | type (48..56) | flags (56..64)
 //! 2     stamp: CLOCK_MONOTONIC nanoseconds when publishing began, 0 where the topic has no stamps
-//! 3     reference: cell number when flag ARENA is set, else hash of the key, else 0
+//! 3     reference: hash of the key, or 0; in a slot with flag ARENA the number of the cell, whose own header has the hash
 //! ```
 //!
 //! In a slot of a one-producer lane the publication word is `sequence + 1`, or [`WRITING`]. In a cell it is
@@ -61,6 +61,12 @@ pub struct Header {
 }
 
 impl Header {
+    /// Bytes of the extension block that stands before its payload.
+    #[inline]
+    pub const fn extension_bytes(&self) -> usize {
+        if self.flags & flags::EXTENSION != 0 { EXTENSION_LEN as usize } else { 0 }
+    }
+
     /// Word 1 as it lies in memory.
     #[inline]
     pub fn description(self) -> u64 {

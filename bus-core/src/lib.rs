@@ -4,11 +4,11 @@
 //! atomic words, a group is a few of them, and time and wake-ups are passed in. That is what makes each
 //! protocol testable under loom (`--cfg loom`), under ThreadSanitizer, and against a model.
 //!
-//! Read in this order: [`layout`] (what lies where and who may write it), [`seq`] and [`header`]
-//! (what a message is), [`ring`] (how it is published and read), [`gate`] and [`group`] (why nothing unread is
+//! Read in this order: [`layout`] (what lies where and who may write it), [`seq`], [`header`]
+//! and [`extension`] (what a message is), [`ring`] (how it is published and read), [`gate`] and [`group`] (why nothing unread is
 //! overwritten), [`owner`] (how members of one group share it), [`aside`] and [`retry`] (what is tried again later, and
 //! when), [`arena`] (where payloads live), [`doorbell`] (how a sleeping reader is woken), [`samples`] (how old a message
-//! without a stamp is).
+//! without a stamp is), [`sampling`] (which messages make up a share of them).
 //!
 //! What it is not: a queue for threads of one process. Inside one process a channel of the standard library
 //! is simpler and needs no cursors.
@@ -18,6 +18,7 @@
 pub mod arena;
 pub mod aside;
 pub mod doorbell;
+pub mod extension;
 pub mod gate;
 pub mod group;
 pub mod header;
@@ -30,6 +31,7 @@ pub mod owner;
 pub mod retry;
 pub mod ring;
 pub mod samples;
+pub mod sampling;
 pub mod seq;
 pub mod sync;
 

@@ -7,6 +7,7 @@ use crate::region::{Access, Region, reserve};
 use crate::sys::file;
 use crate::sys::prefetch::{self, LINE_BYTES};
 use bus_core::arena::{Allocator, Block, Geometry, Horizon, Shortage, Span, is_intact, raise_limit};
+use bus_core::extension::Extension;
 use bus_core::header::{HEADER_BYTES, HEADER_WORDS, Header, cell_tag};
 use bus_core::layout::{Preamble, arena as layout};
 use bus_core::sync::{AtomicU64, Ordering};
@@ -28,6 +29,12 @@ pub(crate) struct ProducerArena {
 pub(crate) trait Source {
     /// Name for error messages.
     const KIND: &'static str;
+    /// Bytes of the extension block before it.
+    const EXTENSION_BYTES: usize = 0;
+    /// That block, where it has one.
+    fn extension(&self) -> Option<&Extension> {
+        None
+    }
     /// A length below which there is no use in trying.
     fn least_bytes(&self) -> usize;
     /// Writes it; the length, or `None` if it does not fit.
@@ -52,7 +59,10 @@ pub(crate) struct Draft {
     /// Its position in the segment, in granules: what the cell's tag says.
     granule: u32,
     pub(crate) header: &'static [AtomicU64; HEADER_WORDS],
+    /// Bytes of its payload.
     pub(crate) len_bytes: usize,
+    /// Bytes that follow its header: the payload, and an extension block if it has one.
+    pub(crate) body_bytes: usize,
 }
 
 impl Draft {
@@ -98,7 +108,7 @@ impl ProducerArena {
         max_bytes: usize,
         header: Header,
     ) -> Option<Draft> {
-        let bytes = HEADER_BYTES + want_bytes;
+        let bytes = HEADER_BYTES + S::EXTENSION_BYTES + want_bytes;
         let span = self.allocator.span_here(bytes as u64)?;
         if bytes <= PREFETCH_BYTES_MAX {
             // The compare-and-swap that publishes waits for these lines to come over from whoever read them last.
@@ -115,8 +125,8 @@ impl ProducerArena {
 
     /// The draft was published as `sequence`.
     #[inline]
-    pub(crate) fn commit_published(&mut self, len_bytes: usize, sequence: u64) {
-        self.allocator.commit_published((HEADER_BYTES + len_bytes) as u64, sequence);
+    pub(crate) fn commit_published(&mut self, body_bytes: usize, sequence: u64) {
+        self.allocator.commit_published((HEADER_BYTES + body_bytes) as u64, sequence);
     }
 
     /// The same, moving the limit, or growing the file if `may_grow` and that is what it takes. `Ok(None)`: it is longer than
@@ -130,7 +140,7 @@ impl ProducerArena {
         header: Header,
         (horizon, may_grow): (Horizon, bool),
     ) -> Result<Option<Cell>, NoRoom> {
-        let want_bytes = (HEADER_BYTES + want_bytes) as u64;
+        let want_bytes = (HEADER_BYTES + S::EXTENSION_BYTES + want_bytes) as u64;
         // Memory that was short at the last try may be there now.
         self.allocator.set_may_grow(true);
         let span = loop {
@@ -146,14 +156,15 @@ impl ProducerArena {
             raise_limit(word, limit);
         }
         Ok(self.fill(source, span, max_bytes, header).map(|draft| {
-            let block = self.allocator.commit((HEADER_BYTES + draft.len_bytes) as u64);
+            let block = self.allocator.commit((HEADER_BYTES + draft.body_bytes) as u64);
             Cell { draft, block }
         }))
     }
 
     #[inline]
     fn fill<S: Source>(&mut self, source: &S, span: Span, max_bytes: usize, header: Header) -> Option<Draft> {
-        let room = (span.len_bytes as usize - HEADER_BYTES).min(max_bytes);
+        let before = HEADER_BYTES + S::EXTENSION_BYTES;
+        let room = (span.len_bytes as usize - before).min(max_bytes);
         // SAFETY: the allocator hands out each byte to one message at a time, inside of what is reserved; only this
         // handle, which is borrowed mutably, writes to the arena, and readers are kept away by the gate. The words
         // are good for as long as the mapping: publishers hand them to nobody and own this arena.
@@ -161,10 +172,14 @@ impl ProducerArena {
             let start = self.region.base().add(layout::SEGMENTS + span.offset_bytes as usize);
             (
                 &*start.cast::<[AtomicU64; HEADER_WORDS]>(),
-                core::slice::from_raw_parts_mut(start.add(HEADER_BYTES).cast::<MaybeUninit<u8>>(), room),
+                core::slice::from_raw_parts_mut(start.add(before).cast::<MaybeUninit<u8>>(), room),
             )
         };
         let len_bytes = source.fill(payload)?;
+        if let Some(extension) = source.extension() {
+            // SAFETY: it lies between header and payload, in the same memory; it is aligned to 16 bytes.
+            unsafe { words.as_ptr_range().end.cast_mut().cast::<Extension>().write(*extension) };
+        }
         Header { len_bytes: len_bytes as u32, ..header }.store(words);
         let granule_shift = self.allocator.geometry().granule_shift;
         Some(Draft {
@@ -172,6 +187,7 @@ impl ProducerArena {
             granule: (span.position_bytes >> granule_shift) as u32,
             header: words,
             len_bytes,
+            body_bytes: S::EXTENSION_BYTES + len_bytes,
         })
     }
 

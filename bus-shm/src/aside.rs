@@ -218,10 +218,10 @@ impl AsideFile {
         })
     }
 
-    /// Copies the payload of an entry. False where it cannot be read. What is copied counts once the entry's word has been
-    /// seen unchanged.
+    /// Copies the payload of an entry, and before it the extension block if it has one. False where it cannot be read. What is
+    /// copied counts once the entry's word has been seen unchanged.
     pub(crate) fn copy_payload(&self, index: usize, contents: &Contents, copy: &mut Vec<u128>) -> bool {
-        let len_bytes = contents.len_bytes as usize;
+        let len_bytes = contents.stored_bytes() as usize;
         copy.clear();
         if self.shape.is_inline(contents.stored_bytes()) {
             let words = self.region.look_words(self.shape.payload(index), self.shape.inline_bytes / 8);

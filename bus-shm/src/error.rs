@@ -347,6 +347,16 @@ pub enum AttachError {
         /// How many there are.
         lanes: u32,
     },
+    /// An option of the subscriber that makes no sense here.
+    #[error("a subscriber of topic {topic:?} cannot have this `{option}`: it takes {allowed}")]
+    Option {
+        /// The topic.
+        topic: String,
+        /// The option.
+        option: &'static str,
+        /// What it takes.
+        allowed: String,
+    },
     /// The topic could not be used.
     #[error(transparent)]
     Topic(#[from] TopicError),
@@ -581,6 +591,18 @@ pub enum ReceiveError {
         kind: &'static str,
         /// Its producer entry.
         producer: u16,
+    },
+    /// The program's filter panicked at this message. It is a dead letter of the group now; a tap has passed it over.
+    #[error(
+        "topic {topic:?}, lane {lane}, sequence {sequence}: the filter of this subscriber panicked at it; the message is a dead letter of its group, if it has one"
+    )]
+    FilterPanicked {
+        /// The topic.
+        topic: String,
+        /// The lane.
+        lane: u8,
+        /// The message.
+        sequence: u64,
     },
     /// A message of a type that this subscriber does not read. It has been passed over.
     #[error(

@@ -130,6 +130,19 @@ impl Participants {
 
     /// The entry, if a process is registered there.
     pub(crate) fn live(&self, participant: u16) -> Option<ParticipantInfo> {
+        self.entry(participant, |word| word.state == participant::LIVE)
+    }
+
+    /// Process and name of `holder`, even if it has left, as long as nobody else has got its number.
+    pub(crate) fn describe_last(&self, holder: Holder) -> Option<(u32, String)> {
+        let is_its = |word: HolderWord| {
+            Holder::new(holder.participant, u64::from(word.tag)) == holder
+                && matches!(word.state, participant::LIVE | participant::SWEEPING | participant::FREE)
+        };
+        self.entry(holder.participant, is_its).map(|info| (info.pid, info.service))
+    }
+
+    fn entry(&self, participant: u16, is_meant: impl Fn(HolderWord) -> bool) -> Option<ParticipantInfo> {
         if participant >= self.reserved() {
             return None;
         }
@@ -138,7 +151,7 @@ impl Participants {
             // Acquire: pairs with the Release that made it LIVE; the other fields are complete.
             let seen = state.load(Ordering::Acquire);
             let word = HolderWord::unpack(seen);
-            if word.state != participant::LIVE {
+            if !is_meant(word) {
                 return None;
             }
             let entry: Participant = self.superblock.read(entry_offset(participant)).ok()?;

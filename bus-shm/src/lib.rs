@@ -37,6 +37,7 @@ pub mod fsck;
 mod group;
 pub mod inspect;
 mod lease;
+pub mod metadata;
 mod observe;
 pub mod payload;
 pub mod publisher;
@@ -51,13 +52,15 @@ pub mod topic;
 mod wait;
 
 pub use bus::{Bus, BusBuilder};
+pub use bus_core::extension::MessageId;
 pub use bus_core::lane::Lane;
 pub use error::{AttachError, BusError, NotOwner, PublishError, ReceiveError, RegionError, TopicError};
 pub use lease::ParticipantInfo;
+pub use metadata::{Meta, Metadata};
 pub use payload::{Bytes, Message, Speak, TypeIdentity};
 pub use publisher::{Loan, Publisher};
 pub use repair::collect_garbage;
-pub use subscriber::{Batch, BatchItem, OtherTypes, Received, Start, Subscriber, SubscriberBuilder};
+pub use subscriber::{Batch, BatchItem, Expired, OtherTypes, Received, Start, Subscriber, SubscriberBuilder};
 pub use topic::{Topic, TopicBuilder};
 pub use wait::Wait;
 

@@ -9,9 +9,7 @@ use crate::repair;
 use crate::subscriber::Failure;
 use crate::topic::{LaneRing, TopicCore};
 use bus_core::group::{self, Handed};
-use bus_core::header::{
-    EXTENSION_LEN, HEADER_BYTES, HEADER_WORDS, Header, flags, producer_entry, producer_tag, tag_names,
-};
+use bus_core::header::{HEADER_BYTES, HEADER_WORDS, Header, flags, producer_entry, producer_tag, tag_names};
 use bus_core::holder::HolderWord;
 use bus_core::layout::{groups, ring};
 use bus_core::owner::{OwnerWord, Owners, state};
@@ -282,11 +280,13 @@ impl LaneReader {
                         let (mark, cell) = (header.producer, header.reference as u32);
                         return self.cell(sequence, producer_entry(mark), Some(mark), cell, finding);
                     }
-                    if header.len_bytes as usize > ring.inline_bytes() {
+                    let body_bytes = header.len_bytes as usize + header.extension_bytes();
+                    if body_bytes > ring.inline_bytes() {
                         return Err(self.corrupt("a length that leaves its slot"));
                     }
                     finding.header = header;
-                    finding.payload = words[HEADER_WORDS..].as_ptr().cast::<u8>();
+                    finding.payload =
+                        words[HEADER_WORDS + header.extension_bytes() / 8..].as_ptr().cast::<u8>();
                     return Ok(());
                 }
             }
@@ -313,14 +313,22 @@ impl LaneReader {
     /// Copies a message that was found in place. That it was whole, its claim tells.
     #[inline]
     pub(crate) fn copy_claimed(&mut self, finding: &mut Finding) {
-        let len_bytes = finding.header.len_bytes as usize;
-        // SAFETY: the reader has checked that the payload is inside of the mapping; slots and cells are whole lines, so
-        // rounding up to words stays inside as well. Others may store here: the loads are atomic.
+        let extension_bytes = finding.header.extension_bytes();
+        let body_bytes = extension_bytes + finding.header.len_bytes as usize;
+        // SAFETY: the reader has checked that the payload, and the extension before it, are inside of the mapping; slots and cells
+        // are whole lines, so rounding up to words stays inside as well. Others may store here: the loads are atomic.
         let words = unsafe {
-            core::slice::from_raw_parts(finding.payload.cast::<AtomicU64>(), len_bytes.div_ceil(8))
+            let body = finding.payload.sub(extension_bytes).cast::<AtomicU64>();
+            core::slice::from_raw_parts(body, body_bytes.div_ceil(8))
         };
-        copy_words(words, len_bytes, &mut self.copy);
-        finding.payload = self.copy.as_ptr().cast();
+        copy_words(words, body_bytes, &mut self.copy);
+        finding.payload = self.copied_payload(extension_bytes);
+    }
+
+    /// Where the payload of the copied message begins.
+    #[inline]
+    fn copied_payload(&self, extension_bytes: usize) -> *const u8 {
+        bytemuck::cast_slice::<u128, u8>(&self.copy)[extension_bytes..].as_ptr()
     }
 
     /// Header and payload of a cell, everything that they say of themselves checked.
@@ -356,14 +364,14 @@ impl LaneReader {
         }
         let words = view.header_words(cell)?;
         let header = Header::load(words);
-        let extension = if header.flags & flags::EXTENSION != 0 { EXTENSION_LEN } else { 0 };
+        let extension_bytes = header.extension_bytes();
         // A view of a former producer's arena shows in the tag.
         (tag_names(words[0].load(Ordering::Relaxed), sequence)
             && header.len_bytes <= self.max_bytes
             && producer_entry(header.producer) == producer
-            && view.has_body(cell, u64::from(header.len_bytes) + extension))
-        // The payload follows the header.
-        .then_some((header, words.as_ptr_range().end.cast::<u8>()))
+            && view.has_body(cell, u64::from(header.len_bytes) + extension_bytes as u64))
+        // The payload follows the header and, where there is one, the extension.
+        .then_some((header, words.as_ptr_range().end.cast::<u8>().wrapping_add(extension_bytes)))
     }
 
     /// The arena is not mapped yet, or the producer entry has changed hands: maps the one that is meant.
@@ -425,7 +433,7 @@ impl LaneReader {
                             .then(|| self.copy_cell(sequence, producer_entry(mark), Some(mark), cell))
                             .flatten()
                     } else {
-                        let len = header.len_bytes as usize;
+                        let len = header.len_bytes as usize + header.extension_bytes();
                         copy_words(&words[HEADER_WORDS..], len.min(ring.inline_bytes()), &mut self.copy);
                         let is_whole = ring.still(sequence);
                         if is_whole && len > ring.inline_bytes() {
@@ -443,7 +451,7 @@ impl LaneReader {
         };
         if let Some(header) = copied {
             self.ahead.advance();
-            let payload = self.copy.as_ptr().cast();
+            let payload = self.copied_payload(header.extension_bytes());
             *finding = Finding { sequence, header, payload, times: 1 };
             return Ok(Found::Message);
         }
@@ -469,17 +477,18 @@ impl LaneReader {
             found
         };
         let (_, view) = self.arenas.get(usize::from(producer))?.as_ref()?;
-        let body_words = (header.len_bytes as usize).div_ceil(8);
+        let body_bytes = header.extension_bytes() + header.len_bytes as usize;
         // SAFETY: the view has checked that the body is inside of the file; blocks are whole granules, so rounding
         // up to words stays inside as well. Other processes may store here meanwhile: the loads are atomic.
         let (words, tag) = unsafe {
+            let body = payload.sub(header.extension_bytes());
             (
-                core::slice::from_raw_parts(payload.cast::<AtomicU64>(), body_words),
-                &*payload.sub(HEADER_BYTES).cast::<AtomicU64>(),
+                core::slice::from_raw_parts(body.cast::<AtomicU64>(), body_bytes.div_ceil(8)),
+                &*body.sub(HEADER_BYTES).cast::<AtomicU64>(),
             )
         };
         let tag = tag.load(Ordering::Relaxed);
-        copy_words(words, header.len_bytes as usize, &mut self.copy);
+        copy_words(words, body_bytes, &mut self.copy);
         (tag_names(tag, sequence) && view.intact(cell, tag)).then_some(header)
     }
 

@@ -19,6 +19,7 @@ use bus_core::ring::{mpmc, spsc};
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The slots of a lane, by whichever protocol it publishes.
 #[derive(Clone, Copy)]
@@ -166,6 +167,11 @@ impl TopicCore {
 
     pub(crate) fn creator(&self) -> String {
         format!("{} (pid {})", get_name(&self.fixed.creator_service), self.fixed.creator_pid)
+    }
+
+    /// Time to live of its messages; 0 for ever.
+    pub(crate) fn ttl_ns(&self) -> u64 {
+        self.ring.look(ring::at::TTL_NS).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
     /// The name in the ring file, which is that of the directory.
@@ -359,6 +365,7 @@ pub struct TopicBuilder<T> {
     message_bytes: Option<u64>,
     arena_bytes: Option<u64>,
     stamps: Option<bool>,
+    ttl: Option<Duration>,
     types: Vec<TypeIdentity>,
     groups: Vec<GroupSpec>,
     speaks: PhantomData<fn() -> T>,
@@ -378,6 +385,7 @@ impl<T: Speak> TopicBuilder<T> {
             message_bytes: None,
             arena_bytes: None,
             stamps: None,
+            ttl: None,
             types: T::identity().into_iter().collect(),
             groups: Vec::new(),
             speaks: PhantomData,
@@ -440,6 +448,16 @@ impl<T: Speak> TopicBuilder<T> {
         self
     }
 
+    /// How long its messages are wanted: older ones are passed over, and counted. Needs stamps. Default: for ever.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    fn ttl_ns(&self) -> Option<u64> {
+        self.ttl.map(|ttl| ttl.as_nanos().min(u128::from(u64::MAX)) as u64)
+    }
+
     /// Accepts another payload type as well: for a second version in flight, or several kinds in one topic.
     pub fn accepts<U: Speak>(mut self) -> Self {
         self.types.extend(U::identity());
@@ -476,6 +494,7 @@ impl<T: Speak> TopicBuilder<T> {
             arena_bound_bytes: self.arena_bytes.unwrap_or(limits::ARENA_BOUND_DEFAULT_BYTES),
             arena_history_bytes: limits::ARENA_HISTORY_BYTES,
             flags: if stamps { ring::FLAG_STAMPS } else { 0 },
+            ttl_ns: self.ttl_ns().unwrap_or(0),
             types: self.types.clone(),
             groups: self.groups.clone(),
         }
@@ -531,6 +550,7 @@ impl<T: Speak> TopicBuilder<T> {
             ("max-message", self.message_bytes, config.message_bytes),
             ("arena-bytes", arena_asked.map(|asked| asked.arena_bound_bytes), config.arena_bound_bytes),
             ("stamps", self.stamps.map(u64::from), have_stamps),
+            ("ttl", self.ttl_ns(), core.ttl_ns()),
         ] {
             if let Some(ours) = ours
                 && ours != theirs

@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// Messages carry no time, which saves about 9 ns each; lag in seconds is then an estimate
     #[arg(long)]
     no_stamps: bool,
+    /// How long its messages are wanted; older ones are passed over [default: for ever]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    ttl: Option<std::time::Duration>,
     /// A group of one member that exists from the start; may be repeated
     #[arg(long, value_name = "NAME")]
     group: Vec<String>,
@@ -65,6 +68,9 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     }
     if args.no_stamps {
         topic = topic.stamps(false);
+    }
+    if let Some(ttl) = args.ttl {
+        topic = topic.ttl(ttl);
     }
     for name in &args.group {
         topic = topic.with_group(name);

@@ -5,7 +5,7 @@ use crate::place::Place;
 use crate::signals::Signals;
 use crate::units;
 use crate::watch;
-use bus_shm::{Bytes, Lane, PublishError, Publisher, Topic};
+use bus_shm::{Bytes, Lane, Meta, PublishError, Publisher, Topic};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -34,12 +34,43 @@ pub(crate) struct Args {
     /// Publish the message this often; of standard input, this many lines
     #[arg(long, short = 'n', value_parser = units::parse_count)]
     count: Option<u64>,
+    /// What the message is about; subscribers can ask for one key
+    #[arg(long)]
+    key: Option<String>,
+    /// After this long nobody wants it any more
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    ttl: Option<Duration>,
+    /// What all messages of one task carry: 1 to 32 hexadecimal digits
+    #[arg(long, value_name = "HEX", value_parser = parse_correlation)]
+    correlation: Option<u128>,
     /// How long to wait for room if the topic is full of unread messages
     #[arg(long, default_value = "1s", value_name = "TIME", value_parser = units::parse_duration)]
     timeout: Duration,
     /// Name of this process in listings
     #[arg(long, default_value = "shmbus-pub", value_name = "NAME")]
     service: String,
+}
+
+fn parse_correlation(text: &str) -> Result<u128, String> {
+    match u128::from_str_radix(text, 16) {
+        Ok(0) | Err(_) => Err("1 to 32 hexadecimal digits, and not zero".into()),
+        Ok(correlation) => Ok(correlation),
+    }
+}
+
+/// What is said of each message besides its payload.
+fn meta(args: &Args) -> Meta {
+    let mut meta = Meta::new();
+    if let Some(key) = &args.key {
+        meta = meta.key(key);
+    }
+    if let Some(ttl) = args.ttl {
+        meta = meta.ttl(ttl);
+    }
+    if let Some(correlation) = args.correlation {
+        meta = meta.correlation(correlation);
+    }
+    meta
 }
 
 pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
@@ -60,6 +91,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     let mut sender = Sender {
         lane: lane.unwrap_or_else(|| publisher.default_lane()),
         publisher,
+        meta: meta(args),
         pace: args.rate.map(Pace::new),
         timeout: args.timeout,
         signals: &signals,
@@ -144,6 +176,7 @@ impl Pace {
 struct Sender<'a> {
     publisher: Publisher<Bytes>,
     lane: Lane,
+    meta: Meta,
     pace: Option<Pace>,
     timeout: Duration,
     signals: &'a Signals,
@@ -164,7 +197,7 @@ impl Sender<'_> {
         }
         let begun = Instant::now();
         loop {
-            match self.publisher.publish_bytes(self.lane, payload) {
+            match self.publisher.publish_bytes_with(self.lane, payload, &self.meta) {
                 Ok(_) => break,
                 Err(PublishError::Full(_)) if self.signals.raised() => {
                     return Err(self.signals.interrupted());

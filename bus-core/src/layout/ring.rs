@@ -96,6 +96,8 @@ pub struct TypeEntry {
 pub mod at {
     /// Type entries in use (u64 word). An entry is complete, or burnt, before it is counted.
     pub const TYPES_COUNT: usize = 448;
+    /// Time to live of the topic's messages in nanoseconds, 0 for ever (u64, written once). Needs stamps.
+    pub const TTL_NS: usize = 504;
     /// First type entry.
     pub const TYPES: usize = 512;
     /// First lane block: hint on line 0, gate on line 1, counters on line 2.
@@ -207,6 +209,7 @@ impl Config {
 
 const _: () = assert!(size_of::<Config>() == 56);
 const _: () = assert!(size_of::<Fixed>() == 360 && size_of::<Fixed>() <= at::TYPES_COUNT);
+const _: () = assert!(at::TYPES_COUNT + 8 <= at::TTL_NS && at::TTL_NS + 8 <= at::TYPES);
 const _: () = assert!(core::mem::offset_of!(Fixed, config) == 32);
 const _: () = assert!(core::mem::offset_of!(Fixed, created_ns) == 88);
 const _: () = assert!(core::mem::offset_of!(Fixed, creator_service) == 104);

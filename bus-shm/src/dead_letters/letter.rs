@@ -10,6 +10,7 @@ use crate::payload::TypeIdentity;
 use crate::region::Access;
 use crate::topic::{Role, TopicCore};
 use bus_core::aside::{AsideWord, Contents, Held};
+use bus_core::extension::Extension;
 use bus_core::header::TYPE_BYTES;
 use bus_core::lane::Lane;
 use bus_core::layout::aside::state;
@@ -284,13 +285,25 @@ pub fn payload(bus: &BusView, id: LetterId) -> Result<Option<(DeadLetter, Vec<u8
             }
             let copied = letters.file.copy_payload(index, &contents, &mut copy);
             if store.is_mine(letter.held) {
-                let len_bytes = if copied { contents.len_bytes as usize } else { 0 };
-                let bytes = &bytemuck::cast_slice::<u128, u8>(&copy)[..len_bytes];
-                return Ok(Some((describe(&letters, &types, &letter), bytes.to_vec())));
+                let payload = if copied { payload_in(&contents, &copy) } else { &[] };
+                return Ok(Some((describe(&letters, &types, &letter), payload.to_vec())));
             }
         }
     }
     Ok(None)
+}
+
+/// The payload in what was copied out of the store.
+pub(super) fn payload_in<'c>(contents: &Contents, copy: &'c [u128]) -> &'c [u8] {
+    let stored_bytes = contents.stored_bytes() as usize;
+    &bytemuck::cast_slice::<u128, u8>(copy)[stored_bytes - contents.len_bytes as usize..stored_bytes]
+}
+
+/// The extension block in front of it, if the letter has one.
+pub(super) fn extension_in(contents: &Contents, copy: &[u128]) -> Option<Extension> {
+    let has_one = contents.stored_bytes() > u64::from(contents.len_bytes);
+    let bytes = bytemuck::cast_slice::<u128, u8>(copy).get(..size_of::<Extension>())?;
+    has_one.then(|| bytemuck::pod_read_unaligned(bytes))
 }
 
 /// Removes the dead letters that a filter means. Those that somebody publishes again at this moment are left to that one.

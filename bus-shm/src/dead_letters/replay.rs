@@ -3,7 +3,7 @@
 //! A letter is taken in hand first, so that of all who replay or purge it one comes to it; then it is published; then its entry
 //! goes. Who dies between the last two leaves both: at least once.
 
-use super::letter::{Filter, Letters, find, type_of};
+use super::letter::{Filter, Letters, extension_in, find, payload_in, type_of};
 use crate::bus::Bus;
 use crate::error::{AttachError, BusError, PublishError, RegionError, TopicError};
 use crate::payload::{Bytes, TypeIdentity};
@@ -190,7 +190,6 @@ fn replay_group(
         }
         let Some(held) = held else { continue };
         let contents = &letter.contents;
-        let len_bytes = contents.len_bytes as usize;
         let is_copied = file.copy_payload(held.index, contents, &mut copy);
         // Who was thought dead meanwhile may have copied what is another letter by now.
         if !store.is_mine(held) {
@@ -199,8 +198,11 @@ fn replay_group(
         let published = if is_copied {
             let lane = usize::from(contents.lane).min(target.lanes() - 1);
             let flags = contents.header_flags & flags::TOMBSTONE | flags::REPLAYED;
-            let bytes = &bytemuck::cast_slice::<u128, u8>(&copy)[..len_bytes];
-            publisher.publish(Lane(lane as u8), (kind, flags), bytes).map_err(ReplayRefused::from)
+            // It was kept because somebody is to see to it: its time is not over.
+            let extension = extension_in(contents, &copy).map(|block| block.with_expiry_ns(0));
+            let message = (kind, flags, contents.key, extension);
+            let payload = payload_in(contents, &copy);
+            publisher.publish(Lane(lane as u8), message, payload).map_err(ReplayRefused::from)
         } else {
             Err(ReplayRefused::Payload {
                 id: letters.id(held).to_string(),

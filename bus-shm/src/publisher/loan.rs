@@ -106,7 +106,7 @@ impl RawPublisher {
         ring.commit(sequence, lane.hint);
         lane.next = sequence.wrapping_add(1);
         // Back to the slot once messages fit again.
-        if cell.draft.len_bytes <= ring.inline_bytes() {
+        if cell.draft.body_bytes <= ring.inline_bytes() {
             lane.expected_bytes = 0;
         }
         if let Some(arena) = &mut lane.arena {

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod entry;
+mod extended;
 mod loan;
 
 pub use loan::Loan;
@@ -22,11 +23,12 @@ use crate::topic::{LaneRing, Role, Topic, TopicCore};
 use crate::wait;
 use bus_core::arena::{Horizon, Shortage};
 use bus_core::doorbell::{Barrier, Doorbell};
+use bus_core::extension::Extension;
 use bus_core::group;
 use bus_core::header::{HEADER_WORDS, Header, TYPE_BYTES, producer_mark};
 use bus_core::holder::HolderWord;
 use bus_core::lane::Lane;
-use bus_core::layout::{groups, ring, wake};
+use bus_core::layout::{EXTENSION_BYTES, groups, ring, wake};
 use bus_core::limits::LANES_MAX;
 use bus_core::ring::mpmc::{self, CellName, Refused};
 use bus_core::seq::distance;
@@ -291,7 +293,7 @@ impl Publisher<Bytes> {
     }
 }
 
-/// Publishes messages that come as bytes, with the number of their type and flags of their header: dead letters.
+/// Publishes messages that come as bytes, with the number of their type and what else stood in their header: dead letters.
 pub(crate) struct Republisher(RawPublisher);
 
 impl Republisher {
@@ -302,13 +304,12 @@ impl Republisher {
     pub(crate) fn publish(
         &mut self,
         lane: Lane,
-        (kind, flags): (u8, u8),
+        (kind, flags, key, extension): (u8, u8, u64, Option<Extension>),
         payload: &[u8],
     ) -> Result<u64, PublishError> {
         let Self(raw) = self;
-        (raw.header.kind, raw.header.flags) = (kind, flags);
-        let deadline = raw.deadline;
-        raw.publish(lane.index(), &payload, deadline, true)
+        raw.header.kind = kind;
+        raw.publish_described(lane, &payload, (flags, key), extension)
     }
 }
 
@@ -422,7 +423,7 @@ impl RawPublisher {
         let sequence = ring.publish(this.hint, name, &mut this.cached_gate, recompute, address).ok()?;
         this.next = sequence.wrapping_add(1);
         this.expected_bytes = draft.len_bytes;
-        arena.commit_published(draft.len_bytes, sequence);
+        arena.commit_published(draft.body_bytes, sequence);
         Some(sequence)
     }
 
@@ -474,11 +475,12 @@ impl RawPublisher {
         while !self.has_room(lane, sequence, |publisher, s| gate_with_room(&publisher.core, lane, s)) {
             self.wait_for_room(lane, FullOf::Ring, &mut since, deadline)?;
         }
-        let fits = source.least_bytes().max(self.lanes[lane].expected_bytes) <= ring.inline_bytes();
+        let least_bytes = source.least_bytes().max(self.lanes[lane].expected_bytes);
+        let fits = S::EXTENSION_BYTES + least_bytes <= ring.inline_bytes();
         let header = Header { stamp_ns, ..self.header };
         if fits {
             let words = ring.begin(sequence);
-            let body = &words[HEADER_WORDS..];
+            let body = &words[HEADER_WORDS + S::EXTENSION_BYTES / 8..];
             // SAFETY: the slot is marked WRITING and lies above the gate, so no reader looks at its body; this handle is
             // the lane's only producer. The words are atomics, that is, interior mutable memory.
             let memory = unsafe {
@@ -488,6 +490,12 @@ impl RawPublisher {
                 )
             };
             if let Some(len) = source.fill(memory).filter(|&len| len <= self.max_bytes) {
+                if let Some(extension) = source.extension() {
+                    let block: [u64; EXTENSION_BYTES / 8] = bytemuck::cast(*extension);
+                    for (word, value) in words[HEADER_WORDS..].iter().zip(block) {
+                        word.store(value, Ordering::Relaxed);
+                    }
+                }
                 Header { len_bytes: len as u32, ..header }.store(words);
                 let lane = &mut self.lanes[lane];
                 ring.commit(sequence, lane.hint);

@@ -53,7 +53,7 @@ struct Kept {
     dead: bool,
     not_before_ns: u64,
     error: String,
-    /// The payload, where the delivery points to a copy that the next message will overwrite.
+    /// Extension and payload, where the delivery points to a copy that the next message will overwrite.
     payload: Option<Box<[u8]>>,
 }
 
@@ -217,7 +217,7 @@ impl Late {
         let contents = Contents {
             sequence: found.sequence,
             lane: kept.delivery.lane as u8,
-            header_flags: found.header.flags & !(flags::ARENA | flags::EXTENSION),
+            header_flags: found.header.flags & !flags::ARENA,
             kind: found.header.kind,
             dead: kept.dead,
             len_bytes: found.header.len_bytes,
@@ -230,7 +230,7 @@ impl Late {
         let note = self.note(&kept.error);
         let payload = match &kept.payload {
             Some(payload) => payload,
-            None => payload_of(&kept.delivery),
+            None => body_of(&kept.delivery),
         };
         let mut hint = self.free_hint;
         let Some((file, store)) = self.store(core) else { return Ok(None) };
@@ -248,11 +248,17 @@ impl Late {
     }
 }
 
-/// The payload of a message in hand.
-fn payload_of(delivery: &Delivery) -> &[u8] {
+/// The payload of a message in hand, and before it the extension block if it has one.
+fn body_of(delivery: &Delivery) -> &[u8] {
+    let Header { len_bytes, .. } = delivery.found.header;
+    let extension_bytes = delivery.found.header.extension_bytes();
     // SAFETY: a message in hand stays where it is, or where it was copied to, until it is settled or the next one is handed
-    // out, and its length was checked when it was found. Whoever keeps it longer than that has copied it.
-    unsafe { core::slice::from_raw_parts(delivery.found.payload, delivery.found.header.len_bytes as usize) }
+    // out, and its length was checked when it was found; an extension lies right before its payload. Whoever keeps it longer
+    // than that has copied it.
+    unsafe {
+        let body = delivery.found.payload.sub(extension_bytes);
+        core::slice::from_raw_parts(body, extension_bytes + len_bytes as usize)
+    }
 }
 
 impl RawSubscriber {
@@ -330,7 +336,7 @@ impl RawSubscriber {
             store.note_full();
         }
         if matches!(kept.delivery.proof, Proof::Claim(_)) {
-            let payload = Some(payload_of(&kept.delivery).into());
+            let payload = Some(body_of(&kept.delivery).into());
             late.kept.push(Kept { payload, ..kept });
         } else {
             // Its cursor cannot pass the message. It comes again, after a while.
@@ -603,19 +609,20 @@ impl RawSubscriber {
         }
         late.copy = copy;
         let Some(contents) = good.filter(|_| is_mine) else { return false };
+        let header = Header {
+            len_bytes: contents.len_bytes,
+            producer: 0,
+            kind: contents.kind,
+            flags: contents.header_flags,
+            stamp_ns: contents.stamp_ns,
+            reference: contents.key,
+        };
         self.current = Delivery {
             lane: usize::from(contents.lane),
             found: Finding {
                 sequence: contents.sequence,
-                header: Header {
-                    len_bytes: contents.len_bytes,
-                    producer: 0,
-                    kind: contents.kind,
-                    flags: contents.header_flags,
-                    stamp_ns: contents.stamp_ns,
-                    reference: contents.key,
-                },
-                payload: late.copy.as_ptr().cast(),
+                header,
+                payload: bytemuck::cast_slice::<u128, u8>(&late.copy)[header.extension_bytes()..].as_ptr(),
                 times: held.word.attempts + u8::from(bus_core::is_broken("attempt_late")),
             },
             proof: Proof::Entry(held),
@@ -624,8 +631,7 @@ impl RawSubscriber {
     }
 
     fn deliver_loaded(&mut self) -> Result<bool, Failure> {
-        let other = self.kinds.own.is_some_and(|own| self.current.found.header.kind != own);
-        self.deliver_unusual(other)
+        self.deliver_unusual()
     }
 
     /// Does a full store make this group stand still? Ends the pause when its time has come.

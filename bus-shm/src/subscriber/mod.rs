@@ -13,10 +13,12 @@
 mod late;
 mod options;
 mod received;
+mod screen;
 mod shared;
 
 pub use options::{OtherTypes, Start, SubscriberBuilder};
 pub use received::{Batch, BatchItem, Received};
+pub use screen::Expired;
 
 use crate::bus::BusInner;
 use crate::dead_letters::Announcer;
@@ -41,6 +43,7 @@ use bus_core::owner::{OwnerWord, Owners};
 use bus_core::ring::Poll;
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
 use late::{Late, Settings, Verdict};
+use screen::Screen;
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -134,6 +137,7 @@ struct RawSubscriber {
     redelivered: Option<&'static AtomicU64>,
     kinds: Kinds,
     other: OtherTypes,
+    screen: Box<Screen>,
     copied: bool,
     /// Claims of the group may be taken back from a member that is slow: what is theirs is copied.
     may_lose_claims: bool,
@@ -195,10 +199,12 @@ impl RawSubscriber {
             handler,
             dead_full,
             aside_bound,
+            wishes,
             ..
         } = options;
         let Topic { bus, core, kinds, .. } = topic;
         bus.check_usable()?;
+        let screen = Box::new(Screen::new(wishes, (&core, &bus), kinds.own)?);
         let mut lanes = (0..core.lanes())
             .map(|lane| LaneReader::attach(core.clone(), lane))
             .collect::<Result<Vec<_>, _>>()?;
@@ -278,6 +284,7 @@ impl RawSubscriber {
             membership,
             kinds,
             other,
+            screen,
             copied: copied && !tap && yields.is_none(),
             // What may be taken back from a member that is only slow, and then be overwritten, is not read in place.
             may_lose_claims: ack_wait_ms != 0,
@@ -375,8 +382,8 @@ impl RawSubscriber {
                         self.bury_current()?;
                         continue;
                     }
-                    let other = self.kinds.own.is_some_and(|own| self.current.found.header.kind != own);
-                    if (other || self.current.found.times > 1) && !self.deliver_unusual(other)? {
+                    let is_usual = self.screen.is_usual(&self.current.found.header);
+                    if (!is_usual || self.current.found.times > 1) && !self.deliver_unusual()? {
                         continue;
                     }
                     return Ok(true);
@@ -407,10 +414,11 @@ impl RawSubscriber {
         picker.pick(|lane| is_ready(lanes, lane))
     }
 
-    /// A message that comes again, or of another type. False if it is passed over.
+    /// A message that comes again, is of another type, or needs a look. False if it is passed over.
     #[cold]
-    fn deliver_unusual(&mut self, other: bool) -> Result<bool, Failure> {
+    fn deliver_unusual(&mut self) -> Result<bool, Failure> {
         let delivery = self.current;
+        let other = self.kinds.own.is_some_and(|own| delivery.found.header.kind != own);
         if delivery.found.times > 1
             && let Some(counter) = self.redelivered
         {
@@ -423,7 +431,10 @@ impl RawSubscriber {
             self.current.found.times = delivery.found.times.saturating_sub(1);
             return self.bury_current().map(|()| false);
         }
-        if other { self.other_type(&delivery).map(|()| false).map_err(Failure::from) } else { Ok(true) }
+        if other {
+            return self.other_type(&delivery).map(|()| false).map_err(Failure::from);
+        }
+        if self.screen.is_usual(&delivery.found.header) { Ok(true) } else { self.is_wanted() }
     }
 
     /// The message in `current` has been handed out as often as is allowed: it becomes a dead letter.
@@ -440,11 +451,9 @@ impl RawSubscriber {
                 let kind = self.type_name(delivery.found.header.kind);
                 self.bury_unread(delivery, &format!("a {kind}, which this group does not read"))?;
             }
-            _ => self.pass_over_other_type(delivery),
+            _ => self.pass_over(delivery),
         }
-        if let Some(counter) = self.skipped {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
+        self.count_skipped();
         if self.other != OtherTypes::Error {
             return Ok(());
         }
@@ -459,7 +468,14 @@ impl RawSubscriber {
         })
     }
 
-    fn pass_over_other_type(&mut self, delivery: &Delivery) {
+    fn count_skipped(&self) {
+        if let Some(counter) = self.skipped {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A message that is not shown to the program is done.
+    fn pass_over(&mut self, delivery: &Delivery) {
         if self.batch.is_empty() || !matches!(delivery.proof, Proof::Position) {
             self.acknowledge(delivery);
         } else {
@@ -794,6 +810,17 @@ impl<T: Speak> Subscriber<T> {
     /// are taken together with what was read between them.
     pub fn take_missed(&mut self) -> Option<(Lane, u64, u64)> {
         self.raw.take_missed()
+    }
+
+    /// Messages whose time to live was over before they were handed out here. The group's count of skipped messages has them too, like
+    /// those of [`Subscriber::filtered_count`].
+    pub fn expired_count(&self) -> u64 {
+        self.raw.screen.expired_count
+    }
+
+    /// Messages that this subscriber's filters and its sample have left out.
+    pub fn filtered_count(&self) -> u64 {
+        self.raw.screen.filtered_count
     }
 
     /// What to do while there is nothing to read.

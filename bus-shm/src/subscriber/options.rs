@@ -1,6 +1,7 @@
 //! How a subscriber joins.
 #![allow(unsafe_code)]
 
+use super::screen::Wishes;
 use super::{RawSubscriber, Subscriber};
 use crate::dead_letters::Full;
 use crate::error::AttachError;
@@ -61,6 +62,7 @@ pub struct SubscriberBuilder<T> {
     pub(super) handler: Option<String>,
     pub(super) dead_full: Full,
     pub(super) aside_bound: usize,
+    pub(super) wishes: Wishes,
 }
 
 impl<T: Speak> SubscriberBuilder<T> {
@@ -84,6 +86,7 @@ impl<T: Speak> SubscriberBuilder<T> {
             handler: None,
             dead_full: Full::default(),
             aside_bound: ASIDE_ENTRIES_DEFAULT as usize,
+            wishes: Wishes::default(),
         }
     }
 

@@ -2,8 +2,10 @@
 #![allow(unsafe_code)]
 
 use super::late::Verdict;
+use super::screen;
 use super::{Delivery, LaneReader, Membership, Proof, Subscriber};
 use crate::error::{NotOwner, ReceiveError};
+use crate::metadata::Metadata;
 use crate::payload::{Message, Speak, access, access_unchecked};
 use bus_core::header::producer_entry;
 use bus_core::lane::Lane;
@@ -30,6 +32,18 @@ impl<T> std::fmt::Debug for Received<'_, T> {
             .field("sequence", &self.delivery().found.sequence)
             .field("len_bytes", &self.delivery().found.header.len_bytes)
             .finish_non_exhaustive()
+    }
+}
+
+fn metadata<'m>(raw: &'m super::RawSubscriber, delivery: &'m Delivery) -> Metadata<'m> {
+    Metadata {
+        core: &raw.core,
+        bus: &raw.bus,
+        lane: delivery.lane,
+        sequence: delivery.found.sequence,
+        header: &delivery.found.header,
+        is_in_ring: !matches!(delivery.proof, Proof::Entry(_)),
+        extension: screen::extension(delivery),
     }
 }
 
@@ -68,6 +82,11 @@ impl<T> Received<'_, T> {
     #[inline]
     pub fn kind(&self) -> u8 {
         self.delivery().found.header.kind
+    }
+
+    /// What it says of itself besides its payload: identity, cause, key, origin.
+    pub fn metadata(&self) -> Metadata<'_> {
+        metadata(&self.subscriber.raw, self.delivery())
     }
 
     /// Has it been handed out before?
@@ -410,6 +429,11 @@ impl<T> BatchItem<'_, T> {
     #[inline]
     pub fn kind(&self) -> u8 {
         self.delivery.found.header.kind
+    }
+
+    /// As [`Received::metadata`].
+    pub fn metadata(&self) -> Metadata<'_> {
+        metadata(&self.subscriber.raw, &self.delivery)
     }
 
     /// Has it been handed out before?

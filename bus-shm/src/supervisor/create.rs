@@ -120,6 +120,9 @@ pub(crate) fn config(spec: &TopicSpec) -> Result<ring::Config, TopicError> {
     if spec.message_bytes == 0 || spec.message_bytes > MESSAGE_BYTES_MAX {
         return Err(option("max-message", spec.message_bytes, format!("1 to {MESSAGE_BYTES_MAX} bytes")));
     }
+    if spec.ttl_ns != 0 && spec.flags & ring::FLAG_STAMPS == 0 {
+        return Err(option("ttl", spec.ttl_ns, "none where messages carry no stamps".into()));
+    }
     if spec.types.len() > TYPES_MAX {
         return Err(option("types", spec.types.len() as u64, format!("at most {TYPES_MAX}")));
     }
@@ -185,6 +188,7 @@ fn fill_topic(
             name: put_name(&spec.name),
         },
     )?;
+    region.write(ring::at::TTL_NS as u64, &spec.ttl_ns)?;
     add_types(&region, &spec.types, maker, &|_| true)?;
     let bytes = groups::footprint_bytes(groups::ENTRIES_FIRST).next_multiple_of(PAGE_BYTES);
     let region = Region::create(&making.groups(), bytes, bytes)?;

@@ -24,6 +24,7 @@ pub(crate) struct TopicSpec {
     pub(crate) arena_bound_bytes: u64,
     pub(crate) arena_history_bytes: u64,
     pub(crate) flags: u32,
+    pub(crate) ttl_ns: u64,
     pub(crate) types: Vec<TypeIdentity>,
     /// Named groups that exist from the start and hold the first message for their members.
     pub(crate) groups: Vec<GroupSpec>,

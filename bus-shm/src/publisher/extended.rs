@@ -1,0 +1,94 @@
+//! Publishing with more than a payload: key, correlation, cause, time to live.
+
+use super::{Publisher, RawPublisher};
+use crate::arena::Source;
+use crate::error::PublishError;
+use crate::metadata::Meta;
+use crate::payload::{Message, Speak};
+use crate::sys::clock::monotonic_ns;
+use bus_core::extension::Extension;
+use bus_core::header::flags;
+use bus_core::lane::Lane;
+use std::mem::MaybeUninit;
+
+/// A payload and the extension block before it.
+struct Extended<'s, S> {
+    source: &'s S,
+    extension: Extension,
+}
+
+impl<S: Source> Source for Extended<'_, S> {
+    const KIND: &'static str = S::KIND;
+    const EXTENSION_BYTES: usize = size_of::<Extension>();
+
+    fn extension(&self) -> Option<&Extension> {
+        Some(&self.extension)
+    }
+
+    fn least_bytes(&self) -> usize {
+        self.source.least_bytes()
+    }
+
+    fn fill(&self, memory: &mut [MaybeUninit<u8>]) -> Option<usize> {
+        self.source.fill(memory)
+    }
+
+    fn measure(&self, most_bytes: usize) -> Option<usize> {
+        self.source.measure(most_bytes)
+    }
+}
+
+impl<T: Message> Publisher<T> {
+    /// Publishes a value with what `meta` says of it, in a lane, waiting for room up to the deadline. Returns its sequence.
+    ///
+    /// # Errors
+    /// See [`Publisher::publish_to`].
+    pub fn publish_with(&mut self, lane: Lane, value: &T, meta: &Meta) -> Result<u64, PublishError> {
+        self.raw.publish_with(lane, &value, meta)
+    }
+}
+
+impl<T: Speak> Publisher<T> {
+    /// The same for payload bytes: see [`Publisher::publish_bytes`].
+    ///
+    /// # Errors
+    /// See [`Publisher::publish_to`].
+    pub fn publish_bytes_with(
+        &mut self,
+        lane: Lane,
+        payload: &[u8],
+        meta: &Meta,
+    ) -> Result<u64, PublishError> {
+        self.raw.publish_with(lane, &payload, meta)
+    }
+}
+
+impl RawPublisher {
+    fn publish_with<S: Source>(&mut self, lane: Lane, source: &S, meta: &Meta) -> Result<u64, PublishError> {
+        let ttl_ns = meta.ttl.map(|ttl| ttl.as_nanos().min(u128::from(u64::MAX / 2)) as u64);
+        let expiry_ns = ttl_ns.map_or(0, |ttl_ns| monotonic_ns() + ttl_ns);
+        let extension = meta.is_extended.then_some(meta.extension.with_expiry_ns(expiry_ns));
+        self.publish_described(lane, source, (0, meta.key), extension)
+    }
+
+    /// Publishes with these flags and this key in the header, and an extension block before the payload if there is one.
+    pub(super) fn publish_described<S: Source>(
+        &mut self,
+        lane: Lane,
+        source: &S,
+        (header_flags, key): (u8, u64),
+        extension: Option<Extension>,
+    ) -> Result<u64, PublishError> {
+        let (plain, deadline) = (self.header, self.deadline);
+        (self.header.flags, self.header.reference) = (plain.flags | header_flags, key);
+        let published = match extension {
+            Some(extension) => {
+                self.header.flags |= flags::EXTENSION;
+                self.publish(lane.index(), &Extended { source, extension }, deadline, true)
+            }
+            None => self.publish(lane.index(), source, deadline, true),
+        };
+        self.header = plain;
+        published
+    }
+}

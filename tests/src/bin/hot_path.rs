@@ -1,0 +1,62 @@
+//! Publishes and receives as many messages as asked for, in one process, with nothing else in use: what `ci/instructions` counts.
+//!
+//! `hot_path many|one|shared COUNT`: a topic of many producers, of one, or a shared group.
+
+use bus_shm::{Bus, Subscriber};
+use std::process::ExitCode;
+
+#[derive(rkyv::Archive, rkyv::Serialize, Clone, Copy)]
+#[rkyv(derive(Clone, Copy))]
+struct Reading {
+    words: [u64; 8],
+}
+bus_shm::message!(Reading, version 1, { words });
+
+/// Messages between two turns of the same loop, fewer than the ring has slots.
+const RUN: u64 = 256;
+
+fn receive(subscriber: &mut Subscriber<Reading>) -> Result<u64, Box<dyn std::error::Error>> {
+    let message = subscriber.receive()?;
+    let first = message.value()?.words[0].to_native();
+    message.ack()?;
+    Ok(first)
+}
+
+fn run(kind: &str, count: u64) -> Result<u64, Box<dyn std::error::Error>> {
+    let bus = Bus::builder(&format!("hot-path-{}", std::process::id())).temporary(true).open()?;
+    let topic =
+        bus.topic_builder::<Reading>("readings").producers(if kind == "one" { 1 } else { 64 }).open()?;
+    let group = topic.group("reader");
+    let group = if kind == "shared" { group.shared().ack_wait(std::time::Duration::ZERO) } else { group };
+    let mut subscriber = group.join()?;
+    let mut publisher = topic.publisher()?;
+    let mut sum = 0;
+    for run in 0..count / RUN {
+        for index in 0..RUN {
+            publisher.publish(&Reading { words: [run * RUN + index; 8] })?;
+        }
+        for _ in 0..RUN {
+            sum += receive(&mut subscriber)?;
+        }
+    }
+    Ok(sum)
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(kind), Some(count)) = (arguments.next(), arguments.next().and_then(|count| count.parse().ok()))
+    else {
+        eprintln!("hot_path many|one|shared COUNT");
+        return ExitCode::from(2);
+    };
+    match run(&kind, count) {
+        Ok(sum) => {
+            println!("{sum}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("hot_path: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
