@@ -28,6 +28,7 @@ pub(crate) fn settings(settings: &TopicSettings) -> Value {
         "message_bytes_max": settings.message_bytes_max,
         "arena_bytes_max": settings.arena_bytes_max,
         "stamps": settings.stamps,
+        "ttl_ns": settings.ttl_ns,
         "types": types,
         "creator": settings.creator,
         "created": units::rfc3339(settings.created_ns),

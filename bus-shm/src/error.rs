@@ -634,6 +634,12 @@ pub enum ReceiveError {
         /// What contradicts.
         why: &'static str,
     },
+    /// The wait was ended by an [`crate::subscriber::Interrupter`].
+    #[error("topic {topic:?}: waiting for a message was interrupted, as was asked for")]
+    Interrupted {
+        /// The topic.
+        topic: String,
+    },
     /// This subscriber's group has been taken by another process, or let go.
     #[error("topic {topic:?}: this subscriber lost its place in the group; join again")]
     Fenced {

@@ -80,6 +80,8 @@ pub struct TopicSettings {
     pub arena_bytes_max: u64,
     /// Do messages carry the time of their publication?
     pub stamps: bool,
+    /// Time to live of the topic's messages in nanoseconds; 0 for ever.
+    pub ttl_ns: u64,
     /// Types that it accepts; none means plain bytes.
     pub types: Vec<TypeIdentity>,
     /// Who created it.
@@ -323,6 +325,7 @@ impl TopicView {
             message_bytes_max: config.message_bytes,
             arena_bytes_max: config.arena_bound_bytes,
             stamps: config.flags & ring::FLAG_STAMPS != 0,
+            ttl_ns: self.core.ttl_ns(),
             types: self.core.types()?.into_iter().filter(|identity| !identity.name.is_empty()).collect(),
             creator: self.core.creator(),
             created_ns: self.core.created_ns(),

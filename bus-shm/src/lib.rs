@@ -35,6 +35,7 @@ pub mod directory;
 pub mod error;
 pub mod fsck;
 mod group;
+pub mod handlers;
 pub mod inspect;
 mod lease;
 pub mod metadata;

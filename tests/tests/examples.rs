@@ -189,6 +189,47 @@ fn take_down(shelf: &Shelf) {
 }
 
 #[test]
+fn messages_say_more_of_themselves() {
+    let shelf = Shelf::new();
+    let texts = [
+        "a question from clerk about customer-7: true",
+        "the answer names the question: true",
+        "correlation beef, 1 hop",
+        "the offer has expired: true",
+    ];
+    shelf.expect("metadata", &texts);
+    shelf.assert_empty();
+}
+
+#[test]
+fn subscribers_are_handed_only_what_they_want() {
+    let shelf = Shelf::new();
+    let texts = [
+        "spot check: 50 handed out, 450 left out",
+        "too hot: 5 handed out, 495 left out",
+        "boiler: 100 handed out, 400 left out",
+    ];
+    shelf.expect("filters", &texts);
+    shelf.assert_empty();
+}
+
+#[test]
+fn handlers_work_beside_each_other() {
+    let shelf = Shelf::new();
+    let texts =
+        ["orders that add up to 15", "invoice: handled 5, panicked 0", "careless: handled 4, panicked 2"];
+    shelf.expect("handlers", &texts);
+    shelf.assert_empty();
+}
+
+#[test]
+fn a_publisher_lingers() {
+    let shelf = Shelf::new();
+    shelf.expect("linger", &["1000 messages in fewer batches: true"]);
+    shelf.assert_empty();
+}
+
+#[test]
 fn urgent_commands_overtake_ordinary_ones() {
     let shelf = Shelf::new();
     let order =

@@ -50,6 +50,13 @@ fn topic_text(sample: &Sample) -> String {
         ),
         ("arena, at most", format!("{} a publisher and lane", units::bytes(settings.arena_bytes_max))),
         ("time stamps", if settings.stamps { "yes" } else { "no" }.into()),
+        (
+            "time to live",
+            match settings.ttl_ns {
+                0 => "for ever".into(),
+                ns => units::nanoseconds(ns),
+            },
+        ),
         ("breaker", state.breaker.into()),
     ]);
     let mut lanes =

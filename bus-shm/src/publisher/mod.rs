@@ -7,8 +7,10 @@
 
 mod entry;
 mod extended;
+mod linger;
 mod loan;
 
+pub use linger::Lingering;
 pub use loan::Loan;
 
 use crate::arena::{Cell, NoRoom, ProducerArena, Source};

@@ -10,12 +10,14 @@
 //! | tap, and a group that yields | none, or let go | a checked copy | counted as missed |
 #![allow(unsafe_code)]
 
+mod interrupt;
 mod late;
 mod options;
 mod received;
 mod screen;
 mod shared;
 
+pub use interrupt::Interrupter;
 pub use options::{OtherTypes, Start, SubscriberBuilder};
 pub use received::{Batch, BatchItem, Received};
 pub use screen::Expired;
@@ -47,6 +49,7 @@ use screen::Screen;
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// A message as it was found, without its lifetime: valid until it is settled.
@@ -153,6 +156,8 @@ struct RawSubscriber {
     asked: Instant,
     /// Messages until a busy member of a shared group looks round.
     until_look: u32,
+    /// Set by who wants it to wait no more.
+    interrupted: Option<Arc<AtomicBool>>,
     /// The message that was handed out last.
     current: Delivery,
     participant: u16,
@@ -295,6 +300,7 @@ impl RawSubscriber {
             late,
             asked: Instant::now(),
             until_look: LOOK_PERIOD_CLAIMS,
+            interrupted: None,
             current: Delivery::NONE,
             participant: bus.me().participant,
             fork: ForkMark::global(),
@@ -693,22 +699,27 @@ impl RawSubscriber {
         }
     }
 
-    /// Waits until a message is in `current`, or until `deadline`: false when that has passed.
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+
+    /// Waits until a message is in `current`, or until `deadline`: false when that has passed, or the wait was interrupted.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<bool, Failure> {
         loop {
             if self.poll()? {
                 return Ok(true);
             }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if self.is_interrupted() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(false);
             }
             self.walk();
             let until = self.wait_until(deadline);
             let is_paused = self.late.is_some() && self.is_paused();
-            let Self { lanes, waiter, bus, message_bell, state, late, .. } = self;
+            let Self { lanes, waiter, bus, message_bell, state, late, interrupted, .. } = self;
             let ready = || {
                 !is_paused && lanes.iter().any(|lane| lane.is_filled() || lane.has_releases())
                     || late.as_ref().is_some_and(|late| late.is_due())
+                    || interrupted.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
                     || state.load(Ordering::Relaxed) != 0
             };
             if !waiter.wait(*message_bell, bus.spin(), until, ready) {
@@ -874,6 +885,9 @@ impl<T: Speak> Subscriber<T> {
             if self.wait_for(None)? {
                 return Ok(self.wrap());
             }
+            if self.raw.is_interrupted() {
+                return Err(ReceiveError::Interrupted { topic: self.raw.core.name().to_owned() });
+            }
         }
     }
 
@@ -911,16 +925,19 @@ impl<T: Speak> Subscriber<T> {
             };
             self.raw.stage_kept()?;
             let is_due = self.raw.late.as_ref().is_some_and(|late| late.has_message_due());
+            let is_due = is_due || self.raw.is_interrupted();
             if is_due || there >= min || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(Batch { subscriber: self, left: max, settled: false });
             }
             self.raw.walk();
             let until = self.raw.wait_until(deadline);
-            let RawSubscriber { lanes, waiter, bus, message_bell, state, late, .. } = &mut self.raw;
+            let RawSubscriber { lanes, waiter, bus, message_bell, state, late, interrupted, .. } =
+                &mut self.raw;
             let ready = || {
                 !is_paused && lanes.iter_mut().map(LaneReader::ready_count).sum::<u64>() >= min
                     || lanes.iter().any(LaneReader::has_releases)
                     || late.as_ref().is_some_and(|late| late.is_due())
+                    || interrupted.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
                     || state.load(Ordering::Relaxed) != 0
             };
             if !waiter.wait(*message_bell, bus.spin(), until, ready) {

@@ -151,6 +151,11 @@ impl<T> Received<'_, T> {
         self.put_aside(Verdict::Dead, error)
     }
 
+    /// Was its archive found invalid?
+    pub(crate) fn is_invalid(&self) -> bool {
+        self.subscriber.raw.was_invalid(self.delivery())
+    }
+
     fn put_aside(mut self, verdict: Verdict, error: &str) -> Result<(), ReceiveError> {
         self.settled = true;
         let raw = &mut self.subscriber.raw;
