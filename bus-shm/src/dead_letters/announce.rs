@@ -11,14 +11,18 @@ use crate::region::Access;
 use crate::repair;
 use crate::topic::{Role, TopicCore};
 use bus_core::layout::aside::state;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Who announces where no member does.
 const SERVICE: &str = "shmbus-announcer";
 /// Longest an announcement waits for room.
 const DEADLINE: Duration = Duration::from_millis(200);
+/// Longest that a subscriber which leaves waits for its announcements. The supervisor finds what is not announced then.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Announces the dead letters of one group, from a thread of its own: the topic may have to be made, which is a request to
 /// the supervisor, and no consumer waits for that.
@@ -28,11 +32,13 @@ pub(crate) struct Announcer {
     entry: usize,
     running: Arc<AtomicBool>,
     again: Arc<AtomicBool>,
+    /// The thread that was started last.
+    thread: Cell<Option<JoinHandle<()>>>,
 }
 
 impl Announcer {
     pub(crate) fn new(bus: Arc<BusInner>, core: Arc<TopicCore>, entry: usize) -> Self {
-        Self { bus, core, entry, running: Arc::default(), again: Arc::default() }
+        Self { bus, core, entry, running: Arc::default(), again: Arc::default(), thread: Cell::default() }
     }
 
     /// Announces whatever has not been. Returns at once.
@@ -60,9 +66,25 @@ impl Announcer {
                 }
             }
         };
-        if std::thread::Builder::new().name("shmbus-announce".into()).spawn(work).is_err() {
-            self.running.store(false, Ordering::SeqCst);
+        match std::thread::Builder::new().name("shmbus-announce".into()).spawn(work) {
+            Ok(thread) => self.thread.set(Some(thread)),
+            Err(_) => self.running.store(false, Ordering::SeqCst),
         }
+    }
+}
+
+impl Drop for Announcer {
+    /// A process that ends next would take the thread with it, in the middle of what it does, and leave a temporary bus behind.
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take().filter(|_| !self.bus.is_forked()) else { return };
+        let begun = Instant::now();
+        while !thread.is_finished() {
+            if begun.elapsed() > LEAVE_PATIENCE {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = thread.join();
     }
 }
 
