@@ -394,6 +394,13 @@ impl BusInner {
         })
     }
 
+    /// Sends the supervisor a request that wants no answer, if somebody serves and has room. Never waits.
+    pub(crate) fn notify(&self, request: &Request) {
+        if self.check_usable().is_ok() {
+            client::notify(&self.dir, &self.superblock, request);
+        }
+    }
+
     pub(crate) fn check_usable(&self) -> Result<(), BusError> {
         if self.is_forked() {
             return Err(BusError::UsedAfterFork { bus: self.dir.name().into() });
