@@ -61,10 +61,7 @@ impl Limits {
 
     /// Those at an offset.
     pub fn at(offset: usize, mark: u8, load: &impl Fn(usize) -> u64) -> Self {
-        Self {
-            messages: Limit::unpack(load(offset), mark),
-            bytes: Limit::unpack(load(offset + 8), mark),
-        }
+        Self { messages: Limit::unpack(load(offset), mark), bytes: Limit::unpack(load(offset + 8), mark) }
     }
 }
 

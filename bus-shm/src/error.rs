@@ -463,7 +463,9 @@ const fn remedy(reason: &BreakerReason) -> &'static str {
     match reason {
         BreakerReason::Full => "let the group that holds the lane catch up",
         BreakerReason::Errors => "at least half of its publications failed; mend those",
-        BreakerReason::Quota => "it came back sooner than it was told, again and again; wait as `Throttled` says",
+        BreakerReason::Quota => {
+            "it came back sooner than it was told, again and again; wait as `Throttled` says"
+        }
     }
 }
 
@@ -492,7 +494,9 @@ pub enum PublishError {
         retry_after: Duration,
     },
     /// The publisher has used up its quota.
-    #[error("topic {topic:?}: over the quota of {limit}; come again in {retry_after:?}, or raise it with `shmbus quota {topic}`")]
+    #[error(
+        "topic {topic:?}: over the quota of {limit}; come again in {retry_after:?}, or raise it with `shmbus quota {topic}`"
+    )]
     Throttled {
         /// The topic.
         topic: String,

@@ -53,7 +53,9 @@ mod wait;
 
 pub use bus::{Bus, BusBuilder};
 pub use bus_core::lane::Lane;
-pub use error::{AttachError, BreakerReason, BusError, NotOwner, PublishError, ReceiveError, RegionError, TopicError};
+pub use error::{
+    AttachError, BreakerReason, BusError, NotOwner, PublishError, ReceiveError, RegionError, TopicError,
+};
 pub use lease::ParticipantInfo;
 pub use payload::{Bytes, Message, Speak, TypeIdentity};
 pub use publisher::{Loan, Publisher};

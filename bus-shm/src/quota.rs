@@ -95,7 +95,9 @@ impl Quota {
         let word = |option, rate: Option<u64>| match rate {
             None => Ok(0),
             Some(rate) if (1..=RATE_MAX).contains(&rate) => Ok(pack(rate, burst_ms as u32, 0)),
-            Some(rate) => Err(refuse(option, rate, format!("1 to {RATE_MAX}; without a quota there is no limit"))),
+            Some(rate) => {
+                Err(refuse(option, rate, format!("1 to {RATE_MAX}; without a quota there is no limit")))
+            }
         };
         let words =
             [word("quota messages/s", self.messages_per_s)?, word("quota bytes/s", self.bytes_per_s)?];

@@ -261,11 +261,18 @@ impl RawPublisher {
     pub(super) fn published(&mut self, lane: usize, sequence: u64) {
         let len_bytes = match self.lanes[lane].ring {
             LaneRing::Mpmc(_) => self.lanes[lane].expected_bytes,
-            LaneRing::Spsc(ring) => {
-                Header::load(ring.slot_words(sequence)).len_bytes as usize
-            }
+            LaneRing::Spsc(ring) => Header::load(ring.slot_words(sequence)).len_bytes as usize,
         };
         self.guard.succeeded(lane, len_bytes);
+        self.expected_state = self.guard.expected();
+    }
+
+    pub(super) fn set_breaker(&mut self, breaker: bool) {
+        self.guard.has_breakers = breaker && self.core.config().flags & ring::FLAG_NO_BREAKERS == 0;
+        if !self.guard.has_breakers && self.entry_word.load(Ordering::Relaxed) == self.live.pack() {
+            self.clear_breaker();
+            self.guard.window = None;
+        }
         self.expected_state = self.guard.expected();
     }
 

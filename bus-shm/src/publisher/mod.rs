@@ -184,6 +184,12 @@ impl<T: Speak> Publisher<T> {
         }
     }
 
+    /// Whether this publisher has a circuit breaker, where its topic has them. For one that waits in steps of its own, and
+    /// so meets its deadline again and again. Default: yes.
+    pub fn set_breaker(&mut self, breaker: bool) {
+        self.raw.set_breaker(breaker);
+    }
+
     /// Lane that `publish` uses: normal.
     pub fn default_lane(&self) -> Lane {
         Lane(self.raw.default_lane as u8)

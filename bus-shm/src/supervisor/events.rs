@@ -145,7 +145,8 @@ impl Events {
         self.0.changed.notify_all();
         while queue.running && begun.elapsed() < most {
             let left = most.saturating_sub(begun.elapsed());
-            queue = self.0.changed.wait_timeout(queue, left).map_or_else(|error| error.into_inner().0, |it| it.0);
+            queue =
+                self.0.changed.wait_timeout(queue, left).map_or_else(|error| error.into_inner().0, |it| it.0);
         }
     }
 }
@@ -215,7 +216,8 @@ impl Shared {
             if queue.stopping || left.is_zero() {
                 return None;
             }
-            queue = self.changed.wait_timeout(queue, left).map_or_else(|error| error.into_inner().0, |it| it.0);
+            queue =
+                self.changed.wait_timeout(queue, left).map_or_else(|error| error.into_inner().0, |it| it.0);
         }
     }
 }

@@ -25,12 +25,12 @@ use crate::sys::process::{Pidfd, Withheld};
 use crate::sys::socket::{self, Received};
 use crate::sys::{clock, file, futex, lock};
 use crate::topic::{self, TopicCore};
+use breakers::Breakers;
 use bus_core::holder::{Holder, HolderWord, participant};
 use bus_core::layout::put_name;
 use bus_core::layout::superblock::{self, PARTICIPANT_BYTES, Participant, at};
 use bus_core::limits::{PARTICIPANTS_MAX, TOPIC_NAME_BYTES_MAX};
 use bus_core::sync::{AtomicU64, Ordering};
-use breakers::Breakers;
 use events::Events;
 use protocol::{Garbled, Reply, Request};
 use role::{Lock, Role};
@@ -445,11 +445,14 @@ impl Supervisor {
         );
         // Those without a descriptor (another pid namespace) are asked after ten times a second.
         let blind = processes.len() < self.watched.len();
-        let timeout = crate::sys::timespec(match (self.is_left(), blind) {
-            (true, _) => Duration::from_millis(5),
-            (false, true) => Duration::from_millis(100),
-            (false, false) => self.sampler.pause(),
-        }.min(self.breakers.pause()));
+        let timeout = crate::sys::timespec(
+            match (self.is_left(), blind) {
+                (true, _) => Duration::from_millis(5),
+                (false, true) => Duration::from_millis(100),
+                (false, false) => self.sampler.pause(),
+            }
+            .min(self.breakers.pause()),
+        );
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(SysError::new("poll", "the supervisor's descriptors", errno).into()),

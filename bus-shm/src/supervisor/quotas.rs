@@ -8,7 +8,11 @@ use bus_core::name::key;
 use bus_core::sync::{AtomicU64, Ordering};
 
 /// Sets the words of a topic, or of one of its services; zeros take them away. Why not, if it cannot be done.
-pub(super) fn set(topic: &TopicCore, service: Option<&str>, words: [u64; 2]) -> Result<Option<String>, TopicError> {
+pub(super) fn set(
+    topic: &TopicCore,
+    service: Option<&str>,
+    words: [u64; 2],
+) -> Result<Option<String>, TopicError> {
     let (offset, mark) = match service {
         None => (at::QUOTA, 0),
         Some(service) => {
