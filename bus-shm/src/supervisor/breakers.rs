@@ -129,7 +129,11 @@ impl Watched {
         let breaker = Breaker::attach(word);
         let was_open = breaker.look();
         let lanes = (0..core.lanes()).filter(|&lane| match was_open.holds(lane) {
-            true => room(core, lane) < (u64::from(core.config().capacity) / ROOM_SHARE).max(1),
+            // Nobody is kept from it any more, or there is room for those who are.
+            true => {
+                kept_out[lane] > 0
+                    && room(core, lane) < (u64::from(core.config().capacity) / ROOM_SHARE).max(1)
+            }
             false => {
                 let is_tripped = kept_out[lane] >= PRODUCERS_MIN && 2 * kept_out[lane] >= live_count;
                 is_tripped && room(core, lane) == 0
