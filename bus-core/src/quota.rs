@@ -148,15 +148,15 @@ mod tests {
         let mut file = [0_u64; 512];
         let mut put = |offset: usize, word: u64| file[offset / 8] = word;
         put(at::QUOTA, quota::pack(7, 1, 0));
-        put(service_quota(2), 99);
-        put(service_quota(2) + 16, quota::pack(5, 2, quota::mark(99)));
-        put(service_quota(3), 98);
-        put(service_quota(3) + 8, quota::pack(5, 2, quota::mark(99)));
+        put(service_quota(2), 0x9900);
+        put(service_quota(2) + 16, quota::pack(5, 2, quota::mark(0x9900)));
+        put(service_quota(3), 0x9800);
+        put(service_quota(3) + 8, quota::pack(5, 2, quota::mark(0x9900)));
         let of = |key| Limits::of_service(key, |offset| file[offset / 8]);
         let topic = Limits { messages: Some(Limit { rate: 7, burst_ms: 1 }), bytes: None };
         assert_eq!(of(1), topic);
-        assert_eq!(of(99), Limits { messages: None, bytes: Some(Limit { rate: 5, burst_ms: 2 }) });
-        assert_eq!(of(98), topic, "a word left by another service is none of its");
+        assert_eq!(of(0x9900), Limits { messages: None, bytes: Some(Limit { rate: 5, burst_ms: 2 }) });
+        assert_eq!(of(0x9800), topic, "a word left by another service is none of its");
     }
 
     proptest! {

@@ -18,6 +18,10 @@ const DEADLINE: Duration = Duration::from_millis(200);
 const WORK: Duration = Duration::from_millis(400);
 /// From one message of the topic that behaves to the next.
 const GOOD_PERIOD: Duration = Duration::from_millis(2);
+/// From one message of a spammer that keeps its pace to the next.
+const SPAM_PERIOD: Duration = Duration::from_micros(100);
+/// A burner that could not run for longer does not make good for it.
+const TURN_MAX: Duration = Duration::from_millis(1);
 /// A part looks at its orders at least so often.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -60,7 +64,7 @@ pub(crate) fn play(name: &str, bus: &str, argument: &str) {
         _ => {
             let bus = Bus::builder(bus).temporary(true).service(name).open().expect("the bus");
             match name {
-                "spammer" => spam(&bus, &orders, argument.parse().expect("a pace")),
+                "spammer" => spam(&bus, &orders, argument == "paced"),
                 "consumer" => consume(&bus, &orders),
                 "sender" => send(&bus, &orders),
                 "receiver" => receive(&bus, &orders),
@@ -75,11 +79,10 @@ pub(crate) fn spam_topic(bus: &Bus) -> Topic<Bytes> {
 }
 
 /// Publishes when told "go", until told "rest"; says when it was first refused by a breaker.
-fn spam(bus: &Bus, orders: &Orders, per_second: u32) {
+fn spam(bus: &Bus, orders: &Orders, is_paced: bool) {
     let mut publisher = spam_topic(bus).publisher().expect("a publisher");
     publisher.set_deadline(DEADLINE);
     let payload = [7; 1_000];
-    let period = Duration::from_secs(1).checked_div(per_second);
     tell("ready");
     loop {
         assert_eq!(orders.hear(), "go");
@@ -97,10 +100,11 @@ fn spam(bus: &Bus, orders: &Orders, per_second: u32) {
                 }
                 Err(error) => panic!("{error}"),
             }
-            if let Some(period) = period {
-                // What could not be kept is not made good for.
-                due = (due + period).max(Instant::now());
-                std::thread::sleep(due.saturating_duration_since(Instant::now()).max(period));
+            if is_paced {
+                // What could not be kept is made good for, but for no more than a millisecond of it.
+                let now = Instant::now();
+                due = (due + SPAM_PERIOD).max(now - TURN_MAX);
+                std::thread::sleep(due.saturating_duration_since(now));
             }
         }
         tell("resting");
@@ -152,23 +156,23 @@ fn receive(bus: &Bus, orders: &Orders) {
     }
 }
 
-/// Uses so many thousandths of a processor when told how many, until told "rest", and knows no bus.
+/// Uses so many thousandths of a processor when told how many, or all that it gets at 1,000, until told "rest"; knows no bus. It
+/// wakes as often as a spammer that keeps its pace, and does as little each time.
 fn burn(orders: &Orders) {
     tell("ready");
     loop {
         let share = orders.hear().parse::<u64>().expect("thousandths");
-        let (begun, begun_cpu) = (Instant::now(), thread_cpu_ns());
+        let mut last = Instant::now();
         while orders.has_come().is_none() {
-            let is_behind = || {
-                let used_ns = u128::from(thread_cpu_ns() - begun_cpu);
-                used_ns * 1_000 < begun.elapsed().as_nanos() * u128::from(share)
-            };
-            let turn = Instant::now();
-            while is_behind() && turn.elapsed() < LOOK {
-                std::hint::spin_loop();
+            if share < 1_000 {
+                std::thread::sleep(SPAM_PERIOD);
             }
-            if !is_behind() {
-                std::thread::sleep(Duration::from_micros(100));
+            let turn = Instant::now();
+            let due_ns = (turn - last).min(TURN_MAX).as_nanos() as u64 * share / 1_000;
+            last = turn;
+            let begun_ns = thread_cpu_ns();
+            while thread_cpu_ns() - begun_ns < due_ns {
+                std::hint::spin_loop();
             }
         }
         tell("resting");
