@@ -5,8 +5,8 @@ use bus_shm::inspect::{BreakerState, BusView, TopicState};
 use bus_shm::supervisor::Supervisor;
 use bus_shm::supervisor::events::EVENTS_TOPIC;
 use bus_shm::{
-    AttachError, BreakerReason, Bus, Bytes, Lane, Overflow, PublishError, Publisher, Quota, Start,
-    Subscriber, Topic, TopicError,
+    AttachError, BreakerReason, Bus, Bytes, Lane, Overflow, PublishError, Publisher, Quota, Subscriber,
+    Topic, TopicError,
 };
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -478,14 +478,10 @@ fn what_keeps_the_newest_never_waits_and_has_no_groups() {
 fn what_a_breaker_does_is_told_on_the_topic_of_events() {
     let cli = CliBus::new("flow-events");
     let bus = Bus::builder(&cli.bus.name).service("louder").open().unwrap();
+    let mut tap = bus.events().unwrap().tap().unwrap();
     let (mut publisher, mut slow) = full(&open(&bus, 8));
     trip(&mut publisher);
     let mut steps = Vec::new();
-    let mut tap = {
-        eventually("the topic is there", || cli.topic(EVENTS_TOPIC).is_some());
-        let topic = bus.topic_builder::<Bytes>(EVENTS_TOPIC).create(false).open().unwrap();
-        topic.subscriber().tap().from(Start::Oldest).join().unwrap()
-    };
     let mut hear = |count: usize| {
         while steps.len() < count {
             let message = tap.receive_timeout(Duration::from_secs(10)).unwrap().expect("an event");

@@ -3,11 +3,12 @@
 //! The holder of the role notes them; a thread of its process that takes part like any other publishes them. Nobody waits for
 //! it. The topic keeps the newest, so that no reader holds it up.
 
-use crate::bus::Bus;
+use crate::bus::{Bus, BusInner};
 use crate::directory::BusDir;
+use crate::error::TopicError;
 use crate::payload::Bytes;
 use crate::sys::clock::realtime_ns;
-use crate::topic::{Overflow, TopicBuilder};
+use crate::topic::{Overflow, Topic, TopicBuilder};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +25,17 @@ const LINGER: Duration = Duration::from_secs(1);
 const CAPACITY: u32 = 1_024;
 /// Longest event.
 const EVENT_BYTES_MAX: u64 = 4_096;
+
+/// The topic, made if need be.
+pub(crate) fn open(bus: &Arc<BusInner>) -> Result<Topic<Bytes>, TopicError> {
+    TopicBuilder::new(bus.clone(), EVENTS_TOPIC)
+        .capacity(CAPACITY)
+        .lanes(1)
+        .max_message(EVENT_BYTES_MAX)
+        .overflow(Overflow::KeepNewest)
+        .for_the_bus()
+        .open()
+}
 
 /// One event: a line of JSON that begins with what it is and when it was noted.
 #[derive(Clone, Debug)]
@@ -176,14 +188,7 @@ impl Shared {
         }
         // The bus is going down, or is full: nobody is to be told, or nobody can be.
         let opened = builder.open().ok().and_then(|bus| {
-            let topic = TopicBuilder::<Bytes>::new(bus.inner().clone(), EVENTS_TOPIC)
-                .capacity(CAPACITY)
-                .lanes(1)
-                .max_message(EVENT_BYTES_MAX)
-                .overflow(Overflow::KeepNewest)
-                .for_the_bus()
-                .open()
-                .ok()?;
+            let topic = open(bus.inner()).ok()?;
             Some((topic.publisher().ok()?, bus))
         });
         let Some((mut publisher, _bus)) = opened else {

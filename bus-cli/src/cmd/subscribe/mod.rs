@@ -7,6 +7,7 @@ use crate::exit::{Code, Failure, Outcome};
 use crate::place::Place;
 use crate::signals::Signals;
 use crate::units;
+use bus_shm::supervisor::events::EVENTS_TOPIC;
 use bus_shm::{Bytes, Lane, Overflow, Start, Subscriber, Topic};
 use feed::{Feed, Reader};
 use line::{Format, TypeNames};
@@ -110,7 +111,10 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     let mut readers = Vec::new();
     for name in &args.topics {
         let existed = place.view()?.topic_names().contains(name);
-        let topic = bus.topic_builder::<Bytes>(name).create(!args.existing && !is_of_the_bus(name)).open()?;
+        let topic = match name.as_str() {
+            EVENTS_TOPIC if !args.existing => bus.events()?,
+            _ => bus.topic_builder::<Bytes>(name).create(!args.existing && !is_of_the_bus(name)).open()?,
+        };
         if !existed {
             place.note(format_args!("created topic {name:?} for plain bytes; waiting for messages"));
         }
