@@ -109,7 +109,8 @@ fn code_of_attach(error: &AttachError) -> Code {
     match error {
         AttachError::GroupName { .. } | AttachError::Lane { .. } => Code::Usage,
         AttachError::Start { .. } => Code::NotFound,
-        AttachError::ProducerLimit { .. }
+        AttachError::KeepsNewest { .. }
+        | AttachError::ProducerLimit { .. }
         | AttachError::GroupLimit { .. }
         | AttachError::GroupBusy { .. }
         | AttachError::GroupKind { .. } => Code::Refused,
@@ -120,7 +121,9 @@ fn code_of_attach(error: &AttachError) -> Code {
 
 fn code_of_publish(error: &PublishError) -> Code {
     match error {
-        PublishError::Full(_) => Code::TimedOut,
+        PublishError::Full(_) | PublishError::CircuitOpen { .. } | PublishError::Throttled { .. } => {
+            Code::TimedOut
+        }
         PublishError::Lane { .. } => Code::Usage,
         PublishError::TooLarge { .. } => Code::Refused,
         PublishError::BusClosed { .. } => Code::NotFound,

@@ -50,6 +50,7 @@ fn run(cli: &Cli) -> Outcome {
         Command::Pub(args) => cmd::publish::run(place, args),
         Command::Sub(args) => cmd::subscribe::run(place, args),
         Command::Dlq(args) => cmd::dlq::run(place, args),
+        Command::Quota(args) => cmd::quota::run(place, args),
         Command::Lag(args) => cmd::lag::run(place, args),
         Command::Top(args) => cmd::top::run(place, args),
         Command::Bench(args) => cmd::bench::run(place, args),

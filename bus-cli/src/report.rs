@@ -2,11 +2,51 @@
 
 use crate::units;
 use crate::watch::{Sample, total_lag};
-use bus_shm::inspect::{Age, GroupLane, GroupState, LaneState, Precision, ProcessInfo, TopicSettings};
+use bus_shm::Quota;
+use bus_shm::inspect::{
+    Age, BreakerState, GroupLane, GroupState, LaneState, Precision, ProcessInfo, PublisherState,
+    TopicSettings, TopicState,
+};
 use serde_json::{Value, json};
 
 pub(crate) fn process(info: &ProcessInfo) -> Value {
     json!({ "pid": info.pid, "service": info.service })
+}
+
+pub(crate) fn breaker(breaker: &BreakerState) -> Value {
+    json!({
+        "state": breaker.state,
+        "reason": breaker.reason,
+        "lanes": breaker.lanes,
+        "left_ms": breaker.left.as_millis() as u64,
+    })
+}
+
+fn quota(quota: &Quota) -> Value {
+    json!({
+        "messages_per_s": quota.messages_per_s(),
+        "bytes_per_s": quota.bytes_per_s(),
+        "burst_ms": quota.burst_time().as_millis() as u64,
+    })
+}
+
+/// A process with what keeps it from publishing.
+pub(crate) fn publisher(publisher: &PublisherState) -> Value {
+    json!({
+        "pid": publisher.process.pid,
+        "service": publisher.process.service,
+        "producer": publisher.producer,
+        "breaker": breaker(&publisher.breaker),
+        "refused_count": publisher.refused_count,
+        "quota": publisher.quota.as_ref().map(quota),
+    })
+}
+
+/// The topic's quota, and those of services.
+pub(crate) fn quotas(state: &TopicState) -> Value {
+    let services: serde_json::Map<_, _> =
+        state.service_quotas.iter().map(|(service, of)| (service.clone(), quota(of))).collect();
+    json!({ "any": state.quota.as_ref().map(quota), "services": services })
 }
 
 pub(crate) fn settings(settings: &TopicSettings) -> Value {
@@ -29,6 +69,8 @@ pub(crate) fn settings(settings: &TopicSettings) -> Value {
         "arena_bytes_max": settings.arena_bytes_max,
         "stamps": settings.stamps,
         "ttl_ns": settings.ttl_ns,
+        "overflow": settings.overflow.name(),
+        "breakers": settings.breakers,
         "types": types,
         "creator": settings.creator,
         "created": units::rfc3339(settings.created_ns),

@@ -17,6 +17,7 @@
 
 pub mod arena;
 pub mod aside;
+pub mod breaker;
 pub mod doorbell;
 pub mod extension;
 pub mod gate;
@@ -28,6 +29,7 @@ pub mod layout;
 pub mod limits;
 pub mod name;
 pub mod owner;
+pub mod quota;
 pub mod retry;
 pub mod ring;
 pub mod samples;

@@ -3,7 +3,7 @@
 use crate::directory::BusDir;
 use crate::error::{BusError, RegionError, TopicError};
 use crate::lease::{Lease, ParticipantInfo, Participants};
-use crate::payload::Speak;
+use crate::payload::{Bytes, Speak};
 use crate::region::{Access, Region};
 use crate::supervisor::protocol::{Reply, Request};
 use crate::supervisor::role::{self, Role};
@@ -166,6 +166,15 @@ impl Bus {
     /// See [`TopicBuilder::open`].
     pub fn topic<T: Speak>(&self, name: &str) -> Result<Topic<T>, TopicError> {
         self.topic_builder(name).open()
+    }
+
+    /// The topic `_bus.events`, on which the supervisor tells what breakers do, a line of JSON each. It keeps the newest: read it with
+    /// [`Topic::tap`]. Made if there is none yet.
+    ///
+    /// # Errors
+    /// As [`TopicBuilder::open`].
+    pub fn events(&self) -> Result<Topic<Bytes>, TopicError> {
+        crate::supervisor::events::open(&self.inner)
     }
 
     /// All options of a topic.
@@ -392,6 +401,13 @@ impl BusInner {
         client::ask(&self.dir, &self.superblock, request, |silent| {
             offer_to_host(&self.dir, self.may_host, &mut self.lock_host(), silent)
         })
+    }
+
+    /// Sends the supervisor a request that wants no answer, if somebody serves and has room. Never waits.
+    pub(crate) fn notify(&self, request: &Request) {
+        if self.check_usable().is_ok() {
+            client::notify(&self.dir, &self.superblock, request);
+        }
     }
 
     pub(crate) fn check_usable(&self) -> Result<(), BusError> {

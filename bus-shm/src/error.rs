@@ -2,6 +2,7 @@
 //! and what to do.
 
 use crate::sys::error::SysError;
+pub use bus_core::breaker::Reason as BreakerReason;
 use bus_core::layout::Mismatch;
 use bus_core::name::NameError;
 use std::path::PathBuf;
@@ -313,6 +314,14 @@ pub enum AttachError {
         /// The group.
         group: String,
     },
+    /// A group on a topic that keeps the newest: nobody holds messages back there.
+    #[error(
+        "topic {topic:?} keeps the newest messages and waits for nobody, so that no group can be sure of them; read it with `tap()`, or create the topic with another overflow policy"
+    )]
+    KeepsNewest {
+        /// The topic.
+        topic: String,
+    },
     /// A group name that is not allowed.
     #[error("{name:?} cannot name a group: {why}")]
     GroupName {
@@ -430,6 +439,46 @@ impl std::fmt::Display for Full {
     }
 }
 
+/// Which limit of a quota was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThrottledBy {
+    /// Messages.
+    Messages {
+        /// So many.
+        per_second: u64,
+    },
+    /// Payload bytes.
+    Bytes {
+        /// So many.
+        per_second: u64,
+    },
+}
+
+impl std::fmt::Display for ThrottledBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ThrottledBy::Messages { per_second } => write!(f, "{per_second} messages/s"),
+            ThrottledBy::Bytes { per_second } => write!(f, "{per_second} bytes/s"),
+        }
+    }
+}
+
+/// Of whom a breaker is.
+const fn whose(whole_topic: &bool) -> &'static str {
+    if *whole_topic { "the topic's breaker" } else { "this publisher's breaker" }
+}
+
+/// What to do about it.
+const fn remedy(reason: &BreakerReason) -> &'static str {
+    match reason {
+        BreakerReason::Full => "let the group that holds the lane catch up",
+        BreakerReason::Errors => "at least half of its publications failed; mend those",
+        BreakerReason::Quota => {
+            "it came back sooner than it was told, again and again; wait as `Throttled` says"
+        }
+    }
+}
+
 /// A message was not published. Nothing was claimed, nothing is half-written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -437,6 +486,35 @@ pub enum PublishError {
     /// The lane is full of messages that a group has not finished.
     #[error("{0}")]
     Full(Box<Full>),
+    /// The circuit breaker is open: publications are refused at once for a while.
+    #[error(
+        "topic {topic:?}, producer {producer}: {} is open ({}), next trial in {retry_after:?}; {}",
+        whose(whole_topic), reason.name(), remedy(reason)
+    )]
+    CircuitOpen {
+        /// The topic.
+        topic: String,
+        /// The publisher's number in the topic.
+        producer: u16,
+        /// Why it opened.
+        reason: BreakerReason,
+        /// It is the topic's: most of its publishers have met the full lane.
+        whole_topic: bool,
+        /// How long until a publication is let through again.
+        retry_after: Duration,
+    },
+    /// The publisher has used up its quota.
+    #[error(
+        "topic {topic:?}: over the quota of {limit}; come again in {retry_after:?}, or raise it with `shmbus quota {topic}`"
+    )]
+    Throttled {
+        /// The topic.
+        topic: String,
+        /// The limit that was met.
+        limit: ThrottledBy,
+        /// How long until it is not met any more.
+        retry_after: Duration,
+    },
     /// The message is larger than the topic allows.
     #[error(
         "topic {topic:?}: a message of {len} bytes is larger than its maximum of {max}; create it with a larger --max-message"

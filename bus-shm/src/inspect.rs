@@ -6,26 +6,30 @@ use crate::directory::{BusDir, visible_names};
 use crate::error::{BusError, TopicError};
 use crate::lease::{ParticipantInfo, Participants};
 use crate::payload::TypeIdentity;
+use crate::quota::Quota;
 use crate::reader::LaneReader;
 use crate::region::{Access, Region};
 use crate::supervisor::role;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::socket;
-use crate::topic::{Role, TopicCore};
+use crate::topic::{Overflow, Role, TopicCore};
 use bus_core::aside::{Counter, Table};
+use bus_core::breaker::BreakerWord;
 use bus_core::holder::{HolderWord, producer};
 use bus_core::lane::Lane;
 use bus_core::layout::aside::state as aside;
 use bus_core::layout::groups::{in_entry, in_lane, kind, state};
 use bus_core::layout::superblock::{self, FLAG_MEMBARRIER, FLAG_TEMPORARY, RoleWord, at};
-use bus_core::layout::wake::breaker;
 use bus_core::layout::{get_name, ring, samples, wake};
 use bus_core::limits::PARTICIPANTS_MAX;
+use bus_core::name::key;
+use bus_core::quota::Limits;
 use bus_core::samples::History;
 use bus_core::seq::{distance, later};
 use bus_core::sync::Ordering;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Unread messages whose lengths are added up one by one; beyond, the sum is extrapolated.
 const EXACT_LAG_COUNT: u64 = 4096;
@@ -82,6 +86,10 @@ pub struct TopicSettings {
     pub stamps: bool,
     /// Time to live of the topic's messages in nanoseconds; 0 for ever.
     pub ttl_ns: u64,
+    /// What a full lane does to a publisher.
+    pub overflow: Overflow,
+    /// Have publishers circuit breakers?
+    pub breakers: bool,
     /// Types that it accepts; none means plain bytes.
     pub types: Vec<TypeIdentity>,
     /// Who created it.
@@ -195,8 +203,49 @@ pub struct TopicState {
     pub groups: Vec<GroupState>,
     /// Its publishers.
     pub producers: Vec<ProcessInfo>,
-    /// `closed`, `open` or `half-open`.
-    pub breaker: &'static str,
+    /// What keeps them from publishing, one by one.
+    pub publishers: Vec<PublisherState>,
+    /// The topic's breaker: `closed`, or `open` for every publisher.
+    pub breaker: BreakerState,
+    /// What each publisher may publish whose service has no quota of its own.
+    pub quota: Option<Quota>,
+    /// Quotas of services. One of which no process takes part is named by a number.
+    pub service_quotas: Vec<(String, Quota)>,
+}
+
+/// A circuit breaker at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BreakerState {
+    /// `closed`, `open` (publications are refused) or `half-open` (a few are let through).
+    pub state: &'static str,
+    /// Why it is not closed: `full`, `errors` or `quota`.
+    pub reason: Option<&'static str>,
+    /// Names of the lanes that it is about.
+    pub lanes: Vec<&'static str>,
+    /// How long the state lasts if nothing happens.
+    pub left: Duration,
+}
+
+impl BreakerState {
+    /// Does it let everything through?
+    pub fn is_closed(&self) -> bool {
+        self.state == "closed"
+    }
+}
+
+/// A publisher at one moment.
+#[derive(Clone, Debug)]
+pub struct PublisherState {
+    /// Whose it is.
+    pub process: ProcessInfo,
+    /// Its number in the topic.
+    pub producer: u16,
+    /// Its breaker.
+    pub breaker: BreakerState,
+    /// Publications that its breaker, its quota, or a full lane refused.
+    pub refused_count: u64,
+    /// What it may publish.
+    pub quota: Option<Quota>,
 }
 
 impl BusView {
@@ -326,6 +375,8 @@ impl TopicView {
             arena_bytes_max: config.arena_bound_bytes,
             stamps: config.flags & ring::FLAG_STAMPS != 0,
             ttl_ns: self.core.ttl_ns(),
+            overflow: Overflow::of(config),
+            breakers: config.flags & ring::FLAG_NO_BREAKERS == 0,
             types: self.core.types()?.into_iter().filter(|identity| !identity.name.is_empty()).collect(),
             creator: self.core.creator(),
             created_ns: self.core.created_ns(),
@@ -351,14 +402,18 @@ impl TopicView {
                 self.measure(position, end, at_ns);
             }
         }
+        let publishers = self.publishers(at_ns);
         TopicState {
             name: self.core.name().to_owned(),
             at_ns,
             memory_bytes: self.core.dir().memory_bytes(),
             lanes,
             groups,
-            producers: self.producers(),
-            breaker: self.breaker(),
+            producers: publishers.iter().map(|publisher| publisher.process.clone()).collect(),
+            publishers,
+            breaker: self.breaker(self.core.wake_word(wake::at::BREAKER), at_ns, true),
+            quota: Quota::of_limits(Limits::of_topic(|offset| self.ring_number(offset))),
+            service_quotas: self.service_quotas(),
         }
     }
 
@@ -501,25 +556,59 @@ impl TopicView {
         })
     }
 
-    fn producers(&self) -> Vec<ProcessInfo> {
+    fn ring_number(&self, offset_bytes: usize) -> u64 {
+        self.core.ring_word(offset_bytes).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    fn publishers(&self, at_ns: u64) -> Vec<PublisherState> {
         (0..self.core.config().producers as usize)
             .filter_map(|index| {
-                let word = self.core.ring_word(ring::producer_state(index))?.load(Ordering::Acquire);
-                let word = HolderWord::unpack(word);
+                let word = HolderWord::unpack(self.ring_number(ring::producer_state(index)));
                 (word.state == producer::LIVE).then(|| {
                     let (pid, service) = self.participants.describe(word.holder);
-                    ProcessInfo { pid, service }
+                    let limits = Limits::of_service(key(&service), |offset| self.ring_number(offset));
+                    PublisherState {
+                        process: ProcessInfo { pid, service },
+                        producer: index as u16,
+                        breaker: self.breaker(self.ring_number(ring::producer_breaker(index)), at_ns, false),
+                        refused_count: self.ring_number(ring::producer_refused(index)),
+                        quota: Quota::of_limits(limits),
+                    }
                 })
             })
             .collect()
     }
 
-    fn breaker(&self) -> &'static str {
-        match breaker::unpack(self.core.wake_word(wake::at::BREAKER)).0 {
-            breaker::CLOSED => "closed",
-            breaker::OPEN => "open",
-            _ => "half-open",
+    fn breaker(&self, word: u64, at_ns: u64, is_topic: bool) -> BreakerState {
+        let word = BreakerWord::unpack(word);
+        let now_ms = at_ns / 1_000_000;
+        let count = self.core.lanes();
+        let state = match word.name(now_ms) {
+            // The supervisor keeps it open by saying so again; what it no longer says does not hold.
+            "half-open" if is_topic => "closed",
+            state => state,
+        };
+        let is_closed = state == "closed";
+        let lanes = (0..count).filter(|&lane| !is_closed && word.holds(lane));
+        BreakerState {
+            state,
+            reason: (!is_closed).then(|| word.reason.name()),
+            lanes: lanes.map(|lane| Lane(lane as u8).name(count)).collect(),
+            left: Duration::from_millis(if is_closed { 0 } else { word.left_ms(now_ms) }),
         }
+    }
+
+    fn service_quotas(&self) -> Vec<(String, Quota)> {
+        let services: Vec<_> = self.participants.all().into_iter().map(|info| info.service).collect();
+        (0..ring::QUOTA_SERVICES)
+            .filter_map(|index| {
+                let (at, load) = (ring::service_quota(index), |offset| self.ring_number(offset));
+                let of = load(at);
+                let quota = Quota::of_limits(Limits::at(at + 8, ring::quota::mark(of), &load))?;
+                let name = services.iter().find(|service| key(service) == of);
+                Some((name.cloned().unwrap_or_else(|| format!("#{of:016x}")), quota))
+            })
+            .collect()
     }
 }
 

@@ -42,6 +42,7 @@ pub mod metadata;
 mod observe;
 pub mod payload;
 pub mod publisher;
+pub mod quota;
 mod reader;
 mod region;
 mod repair;
@@ -55,14 +56,17 @@ mod wait;
 pub use bus::{Bus, BusBuilder};
 pub use bus_core::extension::MessageId;
 pub use bus_core::lane::Lane;
-pub use error::{AttachError, BusError, NotOwner, PublishError, ReceiveError, RegionError, TopicError};
+pub use error::{
+    AttachError, BreakerReason, BusError, NotOwner, PublishError, ReceiveError, RegionError, TopicError,
+};
 pub use lease::ParticipantInfo;
 pub use metadata::{Meta, Metadata};
 pub use payload::{Bytes, Message, Speak, TypeIdentity};
 pub use publisher::{Loan, Publisher};
+pub use quota::Quota;
 pub use repair::collect_garbage;
 pub use subscriber::{Batch, BatchItem, Expired, OtherTypes, Received, Start, Subscriber, SubscriberBuilder};
-pub use topic::{Topic, TopicBuilder};
+pub use topic::{Overflow, Topic, TopicBuilder};
 pub use wait::Wait;
 
 /// The snippets of README.md, compiled.

@@ -7,6 +7,7 @@ use crate::directory::{BusDir, TopicDir};
 use crate::error::{AttachError, BusError, RegionError, TopicError};
 use crate::payload::{Speak, TypeIdentity};
 use crate::publisher::Publisher;
+use crate::quota::Quota;
 use crate::region::{Access, Region};
 use crate::subscriber::{Subscriber, SubscriberBuilder};
 use crate::supervisor::create;
@@ -228,6 +229,12 @@ impl TopicCore {
         unsafe { self.wake.word32(offset_bytes) }
     }
 
+    /// A word of the wake file, likewise.
+    pub(crate) fn held_wake_long(&self, offset_bytes: usize) -> Result<&'static AtomicU64, RegionError> {
+        // SAFETY: as above.
+        unsafe { self.wake.word(offset_bytes) }
+    }
+
     /// The lane's end: the sequence of the next message.
     pub(crate) fn end(&self, lane: usize) -> u64 {
         match (self.lane_ring(lane), self.ring.look(ring::hint(lane))) {
@@ -336,6 +343,11 @@ impl TopicCore {
         self.wake.look32(offset_bytes)
     }
 
+    /// A word of the wake file.
+    pub(crate) fn wake_long(&self, offset_bytes: usize) -> Option<&AtomicU64> {
+        self.wake.look(offset_bytes)
+    }
+
     pub(crate) fn message_bell(&self) -> Doorbell<'_> {
         Doorbell::attach(
             self.wake.look32(wake::at::MESSAGE_BELL).expect("checked at attach: the file has a page"),
@@ -346,6 +358,47 @@ impl TopicCore {
         Doorbell::attach(
             self.wake.look32(wake::at::SPACE_BELL).expect("checked at attach: the file has a page"),
         )
+    }
+}
+
+/// What a full lane does to a publisher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Overflow {
+    /// It waits for room up to its deadline.
+    #[default]
+    Wait,
+    /// It is told at once, whatever its deadline.
+    Fail,
+    /// No lane is ever full: the oldest messages go. There are no reliable groups on such a topic; taps read it, and count what they
+    /// missed.
+    KeepNewest,
+}
+
+impl Overflow {
+    const fn code(self) -> u32 {
+        match self {
+            Overflow::Wait => ring::overflow::WAIT,
+            Overflow::Fail => ring::overflow::FAIL,
+            Overflow::KeepNewest => ring::overflow::NEWEST,
+        }
+    }
+
+    /// Of a topic's configuration.
+    pub(crate) const fn of(config: &ring::Config) -> Self {
+        match config.overflow {
+            ring::overflow::FAIL => Overflow::Fail,
+            ring::overflow::NEWEST => Overflow::KeepNewest,
+            _ => Overflow::Wait,
+        }
+    }
+
+    /// `wait`, `fail` or `newest`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Overflow::Wait => "wait",
+            Overflow::Fail => "fail",
+            Overflow::KeepNewest => "newest",
+        }
     }
 }
 
@@ -366,6 +419,9 @@ pub struct TopicBuilder<T> {
     arena_bytes: Option<u64>,
     stamps: Option<bool>,
     ttl: Option<Duration>,
+    breakers: Option<bool>,
+    overflow: Option<Overflow>,
+    quota: Option<Quota>,
     types: Vec<TypeIdentity>,
     groups: Vec<GroupSpec>,
     speaks: PhantomData<fn() -> T>,
@@ -386,6 +442,9 @@ impl<T: Speak> TopicBuilder<T> {
             arena_bytes: None,
             stamps: None,
             ttl: None,
+            breakers: None,
+            overflow: None,
+            quota: None,
             types: T::identity().into_iter().collect(),
             groups: Vec::new(),
             speaks: PhantomData,
@@ -458,6 +517,26 @@ impl<T: Speak> TopicBuilder<T> {
         self.ttl.map(|ttl| ttl.as_nanos().min(u128::from(u64::MAX)) as u64)
     }
 
+    /// Whether publishers have circuit breakers: who keeps meeting a full lane until its deadline, or failing, is refused at
+    /// once for a while. Default: yes.
+    pub fn breakers(mut self, breakers: bool) -> Self {
+        self.breakers = Some(breakers);
+        self
+    }
+
+    /// What a full lane does to a publisher. Default: it waits until its deadline.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = Some(overflow);
+        self
+    }
+
+    /// What each publisher may publish, unless its service has a quota of its own. Holds for a topic that this call creates;
+    /// [`Topic::set_quota`] changes it.
+    pub fn quota(mut self, quota: Quota) -> Self {
+        self.quota = Some(quota);
+        self
+    }
+
     /// Accepts another payload type as well: for a second version in flight, or several kinds in one topic.
     pub fn accepts<U: Speak>(mut self) -> Self {
         self.types.extend(U::identity());
@@ -482,7 +561,8 @@ impl<T: Speak> TopicBuilder<T> {
     }
 
     fn spec(&self) -> TopicSpec {
-        let stamps = self.stamps.unwrap_or(true);
+        let stamps = if self.stamps.unwrap_or(true) { ring::FLAG_STAMPS } else { 0 };
+        let breakers = if self.breakers.unwrap_or(true) { 0 } else { ring::FLAG_NO_BREAKERS };
         TopicSpec {
             name: self.name.clone(),
             capacity: self.capacity.unwrap_or(limits::CAPACITY_DEFAULT),
@@ -493,8 +573,11 @@ impl<T: Speak> TopicBuilder<T> {
             arena_first_bytes: limits::ARENA_FIRST_BYTES,
             arena_bound_bytes: self.arena_bytes.unwrap_or(limits::ARENA_BOUND_DEFAULT_BYTES),
             arena_history_bytes: limits::ARENA_HISTORY_BYTES,
-            flags: if stamps { ring::FLAG_STAMPS } else { 0 },
+            flags: stamps | breakers,
             ttl_ns: self.ttl_ns().unwrap_or(0),
+            overflow: self.overflow.unwrap_or_default().code(),
+            // Checked when it is opened.
+            quota: self.quota.and_then(|quota| quota.words(&self.name).ok()).unwrap_or_default(),
             types: self.types.clone(),
             groups: self.groups.clone(),
         }
@@ -516,6 +599,9 @@ impl<T: Speak> TopicBuilder<T> {
         for group in &self.groups {
             bus_core::name::check_dotted(&group.name, limits::GROUP_NAME_BYTES_MAX)
                 .map_err(|why| TopicError::Name { name: group.name.clone(), why })?;
+        }
+        if let Some(quota) = &self.quota {
+            quota.words(&self.name)?;
         }
         let bus = &self.bus;
         bus.check_usable()?;
@@ -541,6 +627,8 @@ impl<T: Speak> TopicBuilder<T> {
     fn compare(&self, core: &TopicCore) -> Result<(), TopicError> {
         let config = core.config();
         let have_stamps = u64::from(config.flags & ring::FLAG_STAMPS != 0);
+        let have_breakers = u64::from(config.flags & ring::FLAG_NO_BREAKERS == 0);
+        let overflow_asked = self.overflow.map(|overflow| u64::from(overflow.code()));
         let arena_asked = self.arena_bytes.and_then(|_| create::config(&self.spec()).ok());
         for (option, ours, theirs) in [
             ("capacity", self.capacity.map(u64::from), u64::from(config.capacity)),
@@ -551,6 +639,8 @@ impl<T: Speak> TopicBuilder<T> {
             ("arena-bytes", arena_asked.map(|asked| asked.arena_bound_bytes), config.arena_bound_bytes),
             ("stamps", self.stamps.map(u64::from), have_stamps),
             ("ttl", self.ttl_ns(), core.ttl_ns()),
+            ("breakers", self.breakers.map(u64::from), have_breakers),
+            ("overflow", overflow_asked, u64::from(config.overflow)),
         ] {
             if let Some(ours) = ours
                 && ours != theirs
@@ -675,6 +765,28 @@ impl<T: Speak> Topic<T> {
     /// See [`SubscriberBuilder::join`].
     pub fn tap(&self) -> Result<Subscriber<T>, AttachError> {
         self.subscriber().tap().join()
+    }
+
+    /// Sets what each publisher of this topic may publish, or only each of a service; `None` takes it away, so that a service
+    /// has the topic's again. Publishers that run follow with their next publication.
+    ///
+    /// # Errors
+    /// A rate of 0, or a burst of more than a quarter of an hour ([`TopicError::Option`]); five services have quotas of their own
+    /// already; no supervisor.
+    pub fn set_quota(&self, service: Option<&str>, quota: Option<Quota>) -> Result<(), TopicError> {
+        let words = quota.map_or(Ok([0, 0]), |quota| quota.words(self.name()))?;
+        let (topic, service) = (self.name().to_owned(), service.map(str::to_owned));
+        match self.bus.ask(&Request::Quota { topic, service, words })? {
+            Reply::Refused { reason } => {
+                Err(BusError::Refused { bus: self.bus.dir().name().into(), reason }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What a full lane does to a publisher.
+    pub fn overflow(&self) -> Overflow {
+        Overflow::of(self.core.config())
     }
 
     /// The topic on which this one's dead letters are announced: `_bus.dlq.<topic>`. Made if there is none yet.

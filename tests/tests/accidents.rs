@@ -154,6 +154,7 @@ fn full_says_what_is_full_and_who_holds_it() {
         let mut slow = topic.group("slow").join().unwrap();
         let mut publisher = topic.publisher().unwrap();
         publisher.set_deadline(Duration::from_millis(20));
+        publisher.set_breaker(false);
         let mut published = 0;
         let error = loop {
             match publisher.publish(&[1; 10_000]) {
@@ -820,6 +821,7 @@ fn a_publisher_that_waits_for_room_reports_a_deleted_directory_once() {
     let mut publisher = topic.publisher().unwrap();
     let mut subscriber = topic.group("g").join().unwrap();
     publisher.set_deadline(Duration::from_millis(1));
+    publisher.set_breaker(false);
     for sequence in 0..8 {
         publisher.publish(&Words::numbered(sequence)).unwrap();
     }
@@ -1301,6 +1303,7 @@ fn small_memory(mut role: Role) {
         let topic = bus.topic_builder::<Bytes>(&name).producers(producers).with_group("g").open().unwrap();
         let mut publisher = topic.publisher().unwrap();
         publisher.set_deadline(Duration::from_millis(5));
+        publisher.set_breaker(false);
         let ballast = take_memory(&dir, 8_192);
         let error = publisher.publish(&[1; 1_000]).unwrap_err();
         let PublishError::Region(region) = &error else { panic!("{error}") };

@@ -67,6 +67,7 @@ fn a_full_ring_refuses_and_names_the_group_that_holds_it() {
         let mut subscriber = topic.group("slow").join().unwrap();
         let mut publisher = topic.publisher().unwrap();
         publisher.set_deadline(Duration::from_millis(30));
+        publisher.set_breaker(false);
         for sequence in 0..8 {
             publisher.publish(&Words::numbered(sequence)).unwrap();
         }

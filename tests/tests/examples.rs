@@ -398,3 +398,32 @@ fn an_agent_that_is_called_wrongly_says_what_it_takes() {
         assert!(String::from_utf8_lossy(&called.stderr).contains(arguments[0]), "{called:?}");
     }
 }
+
+#[test]
+fn a_breaker_refuses_at_once_and_closes_by_itself() {
+    let shelf = Shelf::new();
+    let texts = [
+        "full after 16 tasks, 16 held by the worker",
+        "then refused at once: full",
+        "what is critical passes",
+        "published again",
+    ];
+    shelf.expect("circuit_breaker", &texts);
+    shelf.assert_empty();
+}
+
+#[test]
+fn a_quota_is_kept_and_lifted() {
+    let shelf = Shelf::new();
+    let texts = ["over the quota of 200 messages/s", "100 lines kept to the quota", "10000 more without one"];
+    shelf.expect("quota", &texts);
+    shelf.assert_empty();
+}
+
+#[test]
+fn what_keeps_the_newest_waits_for_nobody() {
+    let shelf = Shelf::new();
+    let texts = ["tap()", "published 100000 and waited for nobody", "the display saw the last of them"];
+    shelf.expect("keep_newest", &texts);
+    shelf.assert_empty();
+}

@@ -524,6 +524,7 @@ fn damages() -> Vec<Damage> {
         word("mark", ProducerMark, RING, ring::producer_retire_at(0, 0), |_| END + 2),
         word("producer's breaker", ProducerBreaker, RING, ring::producer_breaker(0), |_| 3),
         word("types", TopicTypes, RING, ring::at::TYPES_COUNT, |_| 17),
+        word("quota of nothing", TopicQuota, RING, ring::at::QUOTA, |_| 5 << 36),
         word("group state", GroupState, GROUPS, group(in_entry::STATE), |word| word | 15),
         word("unknown kind", GroupKind, GROUPS, group(in_entry::KIND), |_| 1 << 3),
         word("a name that goes", GroupKind, GROUPS, group(in_entry::KIND), |_| groups::kind::EPHEMERAL),

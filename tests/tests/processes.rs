@@ -644,6 +644,7 @@ fn a_stopped_subscriber_holds_the_ring_and_nothing_else() {
     let mut others = topic.group("others").join().unwrap();
     let mut publisher = topic.publisher().unwrap();
     publisher.set_deadline(Duration::from_millis(50));
+    publisher.set_breaker(false);
     publisher.publish(&Words::numbered(0)).unwrap();
     agent.line.expect("holding");
     agent.stop();

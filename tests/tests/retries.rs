@@ -432,6 +432,7 @@ fn a_group_without_a_member_lets_go_when_it_has_said_so_and_learns_what_it_misse
         publish(&mut publisher, 0..16);
         // With a member it holds the ring however long it takes.
         publisher.set_deadline(Duration::from_millis(1_500));
+        publisher.set_breaker(false);
         assert!(publisher.publish(&Words::numbered(16)).is_err());
         assert_eq!(next(&mut first), (0, 1));
         drop(first.receive().unwrap());
@@ -471,6 +472,7 @@ fn how_long_a_group_holds_counts_from_when_it_had_no_member() {
         let mut publisher = topic.publisher().unwrap();
         publish(&mut publisher, 0..16);
         publisher.set_deadline(Duration::from_millis(1_200));
+        publisher.set_breaker(false);
         assert!(publisher.publish(&Words::numbered(16)).is_err(), "{kind}: a member holds for ever");
         let begun = Instant::now();
         drop(member);

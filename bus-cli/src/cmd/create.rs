@@ -4,7 +4,7 @@ use crate::exit::{Failure, Outcome};
 use crate::output;
 use crate::place::Place;
 use crate::units;
-use bus_shm::{AttachError, Bytes, Topic};
+use bus_shm::{AttachError, Bytes, Overflow, Topic};
 
 /// Flags of `create`. What is not given takes the default on a new topic, and whatever exists on an old one.
 #[derive(Debug, clap::Args)]
@@ -35,12 +35,39 @@ pub(crate) struct Args {
     /// How long its messages are wanted; older ones are passed over [default: for ever]
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     ttl: Option<std::time::Duration>,
+    /// What a full lane does to a publisher [default: wait]
+    #[arg(long, value_enum)]
+    overflow: Option<OnOverflow>,
+    /// Publishers that keep failing are not refused for a while, but fail each time
+    #[arg(long)]
+    no_breakers: bool,
     /// A group of one member that exists from the start; may be repeated
     #[arg(long, value_name = "NAME")]
     group: Vec<String>,
     /// The same, shared by any number of members
     #[arg(long, value_name = "NAME")]
     shared_group: Vec<String>,
+}
+
+/// As `--overflow` names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum OnOverflow {
+    /// It waits for room up to its deadline
+    Wait,
+    /// It is told at once
+    Fail,
+    /// The oldest messages go; there are no groups, only taps
+    Newest,
+}
+
+impl From<OnOverflow> for Overflow {
+    fn from(policy: OnOverflow) -> Self {
+        match policy {
+            OnOverflow::Wait => Overflow::Wait,
+            OnOverflow::Fail => Overflow::Fail,
+            OnOverflow::Newest => Overflow::KeepNewest,
+        }
+    }
 }
 
 pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
@@ -71,6 +98,12 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     }
     if let Some(ttl) = args.ttl {
         topic = topic.ttl(ttl);
+    }
+    if let Some(policy) = args.overflow {
+        topic = topic.overflow(policy.into());
+    }
+    if args.no_breakers {
+        topic = topic.breakers(false);
     }
     for name in &args.group {
         topic = topic.with_group(name);

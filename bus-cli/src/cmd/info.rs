@@ -7,8 +7,8 @@ use crate::report;
 use crate::table::columns;
 use crate::units::{self, facts};
 use crate::watch::{Sample, Watch, is_present, members_text, total_lag};
-use bus_shm::ParticipantInfo;
-use bus_shm::inspect::{BusView, ProcessInfo};
+use bus_shm::inspect::{BreakerState, BusView, ProcessInfo, PublisherState, TopicSettings, TopicState};
+use bus_shm::{Overflow, ParticipantInfo};
 use serde_json::{Value, json};
 
 /// Flags of `info`.
@@ -57,7 +57,9 @@ fn topic_text(sample: &Sample) -> String {
                 ns => units::nanoseconds(ns),
             },
         ),
-        ("breaker", state.breaker.into()),
+        ("full lanes", overflow_text(settings.overflow).into()),
+        ("breaker", breaker_of_topic(settings, state)),
+        ("quota", super::quota::text(state.quota.as_ref())),
     ]);
     let mut lanes =
         columns(&["LANE", ">PUBLISHED", ">OLDEST KEPT", ">UNREAD", ">CAPACITY", ">FILL", ">REFUSED"]);
@@ -74,6 +76,9 @@ fn topic_text(sample: &Sample) -> String {
         ]);
     }
     text += &format!("\n{}", lanes.render());
+    if state.publishers.iter().any(has_something_to_say) || !state.service_quotas.is_empty() {
+        text += &format!("\n{}", publishers_table(state));
+    }
     let mut groups = columns(&[
         "GROUP",
         "STATE",
@@ -121,6 +126,46 @@ fn topic_text(sample: &Sample) -> String {
     text
 }
 
+fn overflow_text(overflow: Overflow) -> &'static str {
+    match overflow {
+        Overflow::Wait => "wait: publishers wait for room up to their deadline",
+        Overflow::Fail => "fail: publishers are told at once",
+        Overflow::KeepNewest => "newest: the oldest messages go, nobody waits",
+    }
+}
+
+fn breaker_of_topic(settings: &TopicSettings, state: &TopicState) -> String {
+    match settings.breakers {
+        true => breaker_text(&state.breaker),
+        false => "publishers have none".into(),
+    }
+}
+
+/// `closed`, or `open for normal (full), 800 ms left`.
+fn breaker_text(breaker: &BreakerState) -> String {
+    let Some(reason) = breaker.reason else { return breaker.state.into() };
+    let lanes = breaker.lanes.join(", ");
+    format!("{} for {lanes} ({reason}), {} left", breaker.state, units::duration(breaker.left))
+}
+
+fn has_something_to_say(publisher: &PublisherState) -> bool {
+    !publisher.breaker.is_closed() || publisher.refused_count > 0 || publisher.quota.is_some()
+}
+
+fn publishers_table(state: &TopicState) -> String {
+    let mut table = columns(&["PUBLISHER", ">PID", ">REFUSED", "BREAKER", "QUOTA"]);
+    for publisher in &state.publishers {
+        table.row([
+            publisher.process.service.clone(),
+            publisher.process.pid.to_string(),
+            units::count(publisher.refused_count),
+            breaker_text(&publisher.breaker),
+            super::quota::text(publisher.quota.as_ref()),
+        ]);
+    }
+    table.render()
+}
+
 /// Who publishes, behind a colon; a service with several processes once.
 fn services(list: &[ProcessInfo]) -> String {
     if list.is_empty() {
@@ -137,8 +182,10 @@ fn topic_json(place: &Place, sample: &Sample) -> Value {
         "topic": state.name,
         "settings": report::settings(&sample.settings),
         "memory_bytes": state.memory_bytes,
-        "breaker": state.breaker,
-        "publishers": state.producers.iter().map(report::process).collect::<Vec<_>>(),
+        "breaker": state.breaker.state,
+        "breaker_now": report::breaker(&state.breaker),
+        "quotas": report::quotas(state),
+        "publishers": state.publishers.iter().map(report::publisher).collect::<Vec<_>>(),
         "lanes": state.lanes.iter().map(|lane| report::lane(lane, &sample.settings)).collect::<Vec<_>>(),
         "groups": state.groups.iter().map(|group| report::group_now(sample, group)).collect::<Vec<_>>(),
     })

@@ -5,7 +5,7 @@ use crate::place::Place;
 use crate::signals::Signals;
 use crate::units;
 use crate::watch;
-use bus_shm::{Bytes, Lane, Meta, PublishError, Publisher, Topic};
+use bus_shm::{Bytes, Lane, Meta, Overflow, PublishError, Publisher, Topic};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -88,12 +88,15 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     let lane = lane(&topic, args.lane.as_deref())?;
     let mut publisher = topic.publisher()?;
     publisher.set_deadline(args.timeout.min(SLICE));
+    // A slice that is over is no deadline that has passed.
+    publisher.set_breaker(false);
     let mut sender = Sender {
         lane: lane.unwrap_or_else(|| publisher.default_lane()),
         publisher,
         meta: meta(args),
         pace: args.rate.map(Pace::new),
         timeout: args.timeout,
+        fails_at_once: topic.overflow() == Overflow::Fail,
         signals: &signals,
         sent: 0,
         sent_bytes: 0,
@@ -179,6 +182,8 @@ struct Sender<'a> {
     meta: Meta,
     pace: Option<Pace>,
     timeout: Duration,
+    /// The topic does not wait for room.
+    fails_at_once: bool,
     signals: &'a Signals,
     sent: u64,
     sent_bytes: u64,
@@ -204,8 +209,14 @@ impl Sender<'_> {
                 }
                 Err(PublishError::Full(mut full)) => {
                     full.waited = begun.elapsed();
-                    if full.waited >= self.timeout {
+                    if full.waited >= self.timeout || self.fails_at_once {
                         return Err(PublishError::Full(full).into());
+                    }
+                }
+                // At the quota's pace then, however long that takes.
+                Err(PublishError::Throttled { retry_after, .. }) => {
+                    if self.signals.sleep(retry_after) {
+                        return Err(self.signals.interrupted());
                     }
                 }
                 Err(error) => return Err(error.into()),

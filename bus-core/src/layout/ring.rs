@@ -9,6 +9,18 @@ use bytemuck::{Pod, Zeroable};
 pub const MAGIC: [u8; 8] = *b"SHMBUS\0R";
 /// Messages carry the time at which their publication began.
 pub const FLAG_STAMPS: u32 = 1;
+/// Publishers have no breakers: who meets a full lane again and again waits again and again.
+pub const FLAG_NO_BREAKERS: u32 = 2;
+
+/// What a full lane does to a publisher: see [`Config::overflow`].
+pub mod overflow {
+    /// It waits until its deadline.
+    pub const WAIT: u32 = 0;
+    /// It is told at once.
+    pub const FAIL: u32 = 1;
+    /// There is none: nobody holds messages back, so that there are no reliable groups.
+    pub const NEWEST: u32 = 2;
+}
 
 /// Configuration of a topic: written once, before its directory gets its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -32,7 +44,7 @@ pub struct Config {
     pub arena_history_bytes: u64,
     /// See the `FLAG_` constants.
     pub flags: u32,
-    /// What a full lane does to a publisher; 0: wait until the deadline.
+    /// What a full lane does to a publisher: one of [`overflow`].
     pub overflow: u32,
 }
 
@@ -98,12 +110,48 @@ pub mod at {
     pub const TYPES_COUNT: usize = 448;
     /// Time to live of the topic's messages in nanoseconds, 0 for ever (u64, written once). Needs stamps.
     pub const TTL_NS: usize = 504;
+    /// Quota of each producer whose service has none of its own (supervisor): two words of [`super::quota`], messages and bytes.
+    pub const QUOTA: usize = 456;
     /// First type entry.
     pub const TYPES: usize = 512;
+    /// Quotas of services (supervisor): [`super::QUOTA_SERVICES`] entries.
+    pub const SERVICE_QUOTAS: usize = 1920;
     /// First lane block: hint on line 0, gate on line 1, counters on line 2.
     pub const LANES: usize = 2048;
     /// First producer entry.
     pub const PRODUCERS: usize = 4096;
+}
+
+/// Services of a topic that can have quotas of their own.
+pub const QUOTA_SERVICES: usize = 5;
+
+/// Byte offset of an entry of the quotas of services: the service's key, then two words of [`quota`], messages and bytes.
+pub const fn service_quota(index: usize) -> usize {
+    at::SERVICE_QUOTAS + index * 24
+}
+
+/// A limit as a word: rate per second (36 bits, 0 none), burst in ms (20), mark of the service (8, 0 for the topic's own). Each
+/// changes by compare-and-swap. The mark keeps a store that comes late from being taken for another service's.
+pub mod quota {
+    /// Largest rate.
+    pub const RATE_MAX: u64 = (1 << 36) - 1;
+    /// Longest burst.
+    pub const BURST_MS_MAX: u32 = (1 << 20) - 1;
+
+    /// The word as it lies in memory.
+    pub const fn pack(rate: u64, burst_ms: u32, mark: u8) -> u64 {
+        rate & RATE_MAX | ((burst_ms & BURST_MS_MAX) as u64) << 36 | (mark as u64) << 56
+    }
+
+    /// Rate, burst in ms, and mark.
+    pub const fn unpack(word: u64) -> (u64, u32, u8) {
+        (word & RATE_MAX, (word >> 36) as u32 & BURST_MS_MAX, (word >> 56) as u8)
+    }
+
+    /// The mark of a service by its key; never 0.
+    pub const fn mark(key: u64) -> u8 {
+        (key >> 8) as u8 | 0x80
+    }
 }
 
 /// Bytes of a lane block.
@@ -138,9 +186,14 @@ pub const fn producer_retire_at(producer: usize, lane: usize) -> usize {
     producer_state(producer) + 8 + lane * 8
 }
 
-/// Byte offset of a producer entry's breaker word: state (8 bits), reason (8), until in CLOCK_MONOTONIC ms (48).
+/// Byte offset of a producer entry's breaker word, see [`crate::breaker`]. Changed by CAS by its producer and the supervisor.
 pub const fn producer_breaker(producer: usize) -> usize {
     producer_state(producer) + 40
+}
+
+/// Byte offset of a producer entry's count of publications refused by its breaker, its quota, or a full lane (statistics).
+pub const fn producer_refused(producer: usize) -> usize {
+    producer_state(producer) + 48
 }
 
 impl Config {
@@ -183,6 +236,7 @@ impl Config {
         field("producers", self.producers as u64, (1..=PRODUCERS_MAX).contains(&self.producers))?;
         field("inline_bytes", self.inline_bytes as u64, self.inline_bytes <= INLINE_BYTES_MAX)?;
         field("message_bytes", self.message_bytes, self.message_bytes <= MESSAGE_BYTES_MAX)?;
+        field("overflow", self.overflow as u64, self.overflow <= overflow::NEWEST)?;
         let arena = self.arena();
         field(
             "arena_first_bytes",
@@ -217,6 +271,9 @@ const _: () = assert!(core::mem::offset_of!(Fixed, name) == 152);
 const _: () = assert!(size_of::<TypeEntry>() == 88);
 const _: () =
     assert!(core::mem::offset_of!(TypeEntry, state) == 12 && core::mem::offset_of!(TypeEntry, name) == 16);
-const _: () = assert!(at::TYPES + TYPES_MAX * size_of::<TypeEntry>() <= at::LANES);
+const _: () = assert!(at::TYPES_COUNT + 8 <= at::QUOTA && at::QUOTA + 16 <= at::TYPES);
+const _: () = assert!(at::TYPES + TYPES_MAX * size_of::<TypeEntry>() <= at::SERVICE_QUOTAS);
+const _: () = assert!(service_quota(QUOTA_SERVICES) <= at::LANES);
 const _: () = assert!(at::LANES + LANES_MAX * LANE_BYTES <= at::PRODUCERS);
 const _: () = assert!(producer_retire_at(0, LANES_MAX) <= producer_breaker(0));
+const _: () = assert!(producer_refused(0) + 8 <= producer_state(1));

@@ -11,9 +11,10 @@ pub const FILE_BYTES: u64 = 4096;
 pub mod at {
     /// Bell of sleeping consumers (u32), see [`crate::doorbell`].
     pub const MESSAGE_BELL: usize = 64;
-    /// 0 open, 1 closed: the bus has been taken down (u32; supervisor).
+    /// Bit 0: closed, the bus has been taken down. Bits 1..32: a generation, raised whenever a quota or the breaker of
+    /// the topic has changed (u32; supervisor).
     pub const STATE: usize = 68;
-    /// Breaker of the topic: state (8 bits), reason (8), until in CLOCK_MONOTONIC ms (48); supervisor.
+    /// Breaker of the topic, see [`super::breaker`]; supervisor.
     pub const BREAKER: usize = 72;
     /// Bell of publishers that wait for room (u32).
     pub const SPACE_BELL: usize = 128;
@@ -21,12 +22,23 @@ pub mod at {
     pub const DESCRIPTORS: usize = 192;
 }
 
-/// States of a topic.
+/// The word at [`at::STATE`].
 pub mod state {
-    /// In use.
-    pub const OPEN: u32 = 0;
-    /// The bus has been taken down; handles report it.
+    /// The bus has been taken down; handles report it. Set, never taken back.
     pub const CLOSED: u32 = 1;
+    /// What is added when something has changed that publishers must read again. It wraps without touching bit 0.
+    pub const GENERATION: u32 = 2;
+
+    /// Has the bus been taken down?
+    #[inline]
+    pub const fn is_closed(word: u32) -> bool {
+        word & CLOSED != 0
+    }
+
+    /// A word that the topic does not have now or soon, whatever it becomes: half a turn of the generation away, and closed.
+    pub const fn never(word: u32) -> u32 {
+        word.wrapping_add(1 << 31) | CLOSED
+    }
 }
 
 /// States of a breaker word.
@@ -44,14 +56,15 @@ pub mod breaker {
     /// A few publications are let through to see.
     pub const HALF_OPEN: u8 = 2;
 
-    /// The word as it lies in memory.
-    pub const fn pack(state: u8, reason: u8, until_ms: u64) -> u64 {
-        state as u64 | (reason as u64) << 8 | until_ms << 16
+    /// The word as it lies in memory: state (8 bits), reason (4), a bit for each lane that it is about (4), until in
+    /// CLOCK_MONOTONIC ms (48). See [`crate::breaker`].
+    pub const fn pack(state: u8, reason: u8, lanes: u8, until_ms: u64) -> u64 {
+        state as u64 | (reason as u64 & 15) << 8 | (lanes as u64 & 15) << 12 | until_ms << 16
     }
 
-    /// State, reason, and time.
-    pub const fn unpack(word: u64) -> (u8, u8, u64) {
-        (word as u8, (word >> 8) as u8, word >> 16)
+    /// State, reason, lanes, and time.
+    pub const fn unpack(word: u64) -> (u8, u8, u8, u64) {
+        (word as u8, (word >> 8) as u8 & 15, (word >> 12) as u8 & 15, word >> 16)
     }
 }
 
@@ -65,8 +78,21 @@ mod tests {
 
     #[test]
     fn a_breaker_goes_through_its_states() {
-        for (state, reason, until_ms) in [(CLOSED, 0, 0), (OPEN, 3, (1 << 48) - 1), (HALF_OPEN, 255, 1)] {
-            assert_eq!(unpack(pack(state, reason, until_ms)), (state, reason, until_ms));
+        for (state, reason, lanes, until_ms) in
+            [(CLOSED, 0, 0, 0), (OPEN, 3, 9, (1 << 48) - 1), (HALF_OPEN, 15, 15, 1)]
+        {
+            assert_eq!(unpack(pack(state, reason, lanes, until_ms)), (state, reason, lanes, until_ms));
+        }
+    }
+
+    #[test]
+    fn no_state_is_near_the_one_that_never_comes() {
+        use super::state::{CLOSED, GENERATION, never};
+        for word in [0, 2, u32::MAX - 1, 1 << 31, (1 << 31) - 2] {
+            for step in 0..100_u32 {
+                let later = word.wrapping_add(step * GENERATION);
+                assert!(never(word) != later && never(word) != later | CLOSED);
+            }
         }
     }
 }

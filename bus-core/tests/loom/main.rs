@@ -14,6 +14,7 @@
 mod arena;
 mod aside;
 mod doorbell;
+mod flow;
 mod gate;
 mod owner;
 mod ring_mpmc;

@@ -77,6 +77,15 @@ pub(super) fn check_producers(look: &mut Look<'_>, core: &TopicCore) {
         let (found, expected) = (format!("{types} types"), format!("at most {TYPES_MAX}"));
         look.suspect(Invariant::TopicTypes, place, [types, 0], found, expected);
     }
+    for offset in [ring_layout::at::QUOTA, ring_layout::at::QUOTA + 8] {
+        let word = core.ring_word(offset).map_or(0, |word| word.load(Ordering::Acquire));
+        let (rate, _, mark) = ring_layout::quota::unpack(word);
+        if word != 0 && (rate == 0 || mark != 0) {
+            let place = Place::topic(core.name()).file("ring");
+            let found = format!("rate {rate}, mark {mark}");
+            look.suspect(Invariant::TopicQuota, place, [word, 0], found, "a rate, and mark 0");
+        }
+    }
     for name in crate::directory::visible_names(&core.dir().0) {
         if name.starts_with("arena-") {
             check_name(look, core, &name);

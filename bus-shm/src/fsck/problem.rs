@@ -72,6 +72,7 @@ invariants! {
     ProducerMark "producer.mark" Harmless "No former producer's memory waits for a sequence beyond the lane's end.";
     ProducerBreaker "producer.breaker" Harmless "The breaker of a producer is in a state that exists.";
     TopicTypes "topic.types" Anew "A topic counts no more types than it has room for.";
+    TopicQuota "topic.quota" Harmless "The quota of a topic has a rate, and no service's mark.";
     GroupState "group.state" Anew "A group entry is in a state that exists.";
     GroupKind "group.kind" Anew "A group is of a kind that exists: without a name exactly if it goes with its member, and never shared then.";
     GroupKey "group.key" Harmless "The key of a group is the hash of its name.";

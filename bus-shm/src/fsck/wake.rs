@@ -16,8 +16,8 @@ pub(super) fn check_topic(look: &mut Look<'_>, core: &TopicCore) {
     // The topic before the bus: a bus is closed first.
     let found = core.wake_half(at::STATE).map_or(0, |word| word.load(Ordering::Acquire));
     let bus = look.roll.word(bus_at::STATE).map_or(1, |word| word.load(Ordering::Acquire));
-    if found > state::CLOSED || (found == state::CLOSED && bus == 0) {
-        let expected = if bus == 0 { "0, as the bus is open" } else { "0 or 1" };
+    if state::is_closed(found) && bus == 0 {
+        let expected = "bit 0 clear, as the bus is open";
         look.suspect(
             Invariant::WakeState,
             place(),

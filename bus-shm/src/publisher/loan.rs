@@ -55,10 +55,17 @@ impl Loan<'_> {
             return Err(self.publisher.unusable(lane));
         }
         let Some(cell) = self.cell.take() else { unreachable!("a loan is published once") };
-        let sequence = match self.publisher.lanes[lane].ring {
-            LaneRing::Mpmc(_) => self.publisher.publish_cell(lane, &cell, deadline)?,
-            LaneRing::Spsc(_) => self.publisher.publish_loaned_slot(lane, &cell, deadline)?,
+        let published = match self.publisher.lanes[lane].ring {
+            LaneRing::Mpmc(_) => self.publisher.publish_cell(lane, &cell, deadline),
+            LaneRing::Spsc(_) => self.publisher.publish_loaned_slot(lane, &cell, deadline),
         };
+        let sequence = match published {
+            Ok(sequence) => sequence,
+            Err(failure) => return Err(self.publisher.failed(lane, deadline, failure)),
+        };
+        if self.publisher.is_guarded() {
+            self.publisher.published(lane, sequence);
+        }
         self.publisher.ring_bell();
         Ok(sequence)
     }
@@ -66,12 +73,17 @@ impl Loan<'_> {
 
 impl RawPublisher {
     pub(super) fn loan(&mut self, lane: usize, len_bytes: usize) -> Result<Loan<'_>, PublishError> {
-        if lane >= self.lanes.len() || self.bus.is_forked() || self.state.load(Ordering::Relaxed) != 0 {
-            return Err(self.unusable(lane));
+        if lane >= self.lanes.len()
+            || self.bus.is_forked()
+            || self.state.load(Ordering::Relaxed) != self.expected_state
+        {
+            self.admit(lane, len_bytes)?;
         }
         let stamp_ns = self.clock.as_mut().map_or(0, Clock::now_ns);
-        let cell = self.write_cell(lane, &Blank(len_bytes), stamp_ns, self.deadline)?;
-        Ok(Loan { publisher: self, lane, cell: Some(cell) })
+        match self.write_cell(lane, &Blank(len_bytes), stamp_ns, self.deadline) {
+            Ok(cell) => Ok(Loan { publisher: self, lane, cell: Some(cell) }),
+            Err(failure) => Err(self.failed(lane, self.deadline, failure)),
+        }
     }
 
     fn publish_loaned_slot(&mut self, lane: usize, cell: &Cell, deadline: Duration) -> Result<u64, Failure> {

@@ -7,6 +7,7 @@
 
 mod entry;
 mod extended;
+mod guard;
 mod linger;
 mod loan;
 
@@ -30,11 +31,13 @@ use bus_core::group;
 use bus_core::header::{HEADER_WORDS, Header, TYPE_BYTES, producer_mark};
 use bus_core::holder::HolderWord;
 use bus_core::lane::Lane;
+use bus_core::layout::wake::state::is_closed;
 use bus_core::layout::{EXTENSION_BYTES, groups, ring, wake};
 use bus_core::limits::LANES_MAX;
 use bus_core::ring::mpmc::{self, CellName, Refused};
 use bus_core::seq::distance;
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering, spin_pause};
+use guard::Guard;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
@@ -143,11 +146,15 @@ pub(crate) struct RawPublisher {
     deadline: Duration,
     barrier: Barrier,
     state: &'static AtomicU32,
+    /// What `state` is while there is nothing to look at before a publication.
+    expected_state: u32,
     message_bell: Doorbell<'static>,
     space_bell: Doorbell<'static>,
     entry_word: &'static AtomicU64,
     live: HolderWord,
     fork: &'static ForkMark,
+    /// In a box: the hot path has no use for it.
+    guard: Box<Guard>,
     bus: Arc<BusInner>,
     /// Owns every `'static` reference above; dropped after them.
     core: Arc<TopicCore>,
@@ -173,9 +180,18 @@ impl<T: Speak> Publisher<T> {
         Ok(Self { raw: RawPublisher::attach(topic)?, speaks: PhantomData })
     }
 
-    /// How long `publish` waits for room before it returns [`PublishError::Full`]. Default 1 s.
+    /// How long `publish` waits for room before it returns [`PublishError::Full`]. Default 1 s. Not at all on topics that fail
+    /// at once, whatever is set here.
     pub fn set_deadline(&mut self, deadline: Duration) {
-        self.raw.deadline = deadline;
+        if !self.raw.guard.fails_at_once() {
+            self.raw.deadline = deadline;
+        }
+    }
+
+    /// Whether this publisher has a circuit breaker, where its topic has them. For one that waits in steps of its own, and
+    /// so meets its deadline again and again. Default: yes.
+    pub fn set_breaker(&mut self, breaker: bool) {
+        self.raw.set_breaker(breaker);
     }
 
     /// Lane that `publish` uses: normal.
@@ -240,8 +256,9 @@ impl<T: Message> Publisher<T> {
     /// Publishes a value in a lane, waiting for room up to the deadline. Returns its sequence.
     ///
     /// # Errors
-    /// The lane is full until the deadline, the message is larger than the topic allows, the lane does not exist,
-    /// the value cannot be archived, or the bus is gone. In each case nothing has been claimed or half-written.
+    /// The lane is full until the deadline, this publisher's breaker is open or its quota used up, the message is larger than
+    /// the topic allows, the lane does not exist, the value cannot be archived, or the bus is gone. In each case nothing has
+    /// been claimed or half-written.
     #[inline]
     pub fn publish_to(&mut self, lane: Lane, value: &T) -> Result<u64, PublishError> {
         let deadline = self.raw.deadline;
@@ -343,6 +360,7 @@ impl RawPublisher {
             .collect();
         let config = *core.config();
         let lanes = lanes?;
+        let guard = Box::new(Guard::attach(&core, entry, bus.service())?);
         let header = Header {
             len_bytes: 0,
             producer: producer_mark(entry, live.tag),
@@ -361,14 +379,16 @@ impl RawPublisher {
             header,
             max_bytes: config.message_bytes as usize,
             clock: (config.flags & ring::FLAG_STAMPS != 0).then(|| bus.clock()),
-            deadline: DEADLINE_DEFAULT,
+            deadline: if guard.fails_at_once() { Duration::ZERO } else { DEADLINE_DEFAULT },
             barrier: bus.barrier(),
             state: core.held_wake_word(wake::at::STATE)?,
+            expected_state: guard.expected(),
             message_bell: Doorbell::attach(core.held_wake_word(wake::at::MESSAGE_BELL)?),
             space_bell: Doorbell::attach(core.held_wake_word(wake::at::SPACE_BELL)?),
             entry_word: core.held_ring_word(ring::producer_state(usize::from(entry)))?,
             live,
             fork: ForkMark::global(),
+            guard,
             bus,
             core,
         })
@@ -383,16 +403,50 @@ impl RawPublisher {
         deadline: Duration,
         ring_bell: bool,
     ) -> Result<u64, PublishError> {
-        if lane >= self.lanes.len() || self.fork.is_child() || self.state.load(Ordering::Relaxed) != 0 {
-            return Err(self.unusable(lane));
+        if lane >= self.lanes.len()
+            || self.fork.is_child()
+            || self.state.load(Ordering::Relaxed) != self.expected_state
+        {
+            return self.publish_guarded(lane, source, deadline, ring_bell);
         }
+        self.publish_admitted(lane, source, deadline, ring_bell)
+    }
+
+    /// The same where there may be something in its way, or something to count.
+    #[cold]
+    #[inline(never)]
+    fn publish_guarded<S: Source>(
+        &mut self,
+        lane: usize,
+        source: &S,
+        deadline: Duration,
+        ring_bell: bool,
+    ) -> Result<u64, PublishError> {
+        self.admit(lane, source.least_bytes())?;
+        let sequence = self.publish_admitted(lane, source, deadline, ring_bell)?;
+        self.published(lane, sequence);
+        Ok(sequence)
+    }
+
+    #[inline]
+    fn publish_admitted<S: Source>(
+        &mut self,
+        lane: usize,
+        source: &S,
+        deadline: Duration,
+        ring_bell: bool,
+    ) -> Result<u64, PublishError> {
         let stamp_ns = self.clock.as_mut().map_or(0, Clock::now_ns);
-        let sequence = match self.lanes[lane].ring {
+        let published = match self.lanes[lane].ring {
             LaneRing::Mpmc(ring) => match self.publish_here(lane, ring, source, stamp_ns) {
-                Some(sequence) => sequence,
-                None => self.publish_slowly(lane, source, stamp_ns, deadline)?,
+                Some(sequence) => Ok(sequence),
+                None => self.publish_slowly(lane, source, stamp_ns, deadline),
             },
-            LaneRing::Spsc(_) => self.publish_slot(lane, source, stamp_ns, deadline)?,
+            LaneRing::Spsc(_) => self.publish_slot(lane, source, stamp_ns, deadline),
+        };
+        let sequence = match published {
+            Ok(sequence) => sequence,
+            Err(failure) => return Err(self.failed(lane, deadline, failure)),
         };
         if ring_bell {
             self.ring_bell();
@@ -684,7 +738,7 @@ impl RawPublisher {
         since: &mut Option<Instant>,
         deadline: Duration,
     ) -> Result<(), Failure> {
-        if self.state.load(Ordering::Relaxed) != 0 {
+        if is_closed(self.state.load(Ordering::Relaxed)) {
             return Err(self.unusable(lane).into());
         }
         if self.entry_word.load(Ordering::Relaxed) != self.live.pack() {
@@ -834,7 +888,7 @@ impl RawPublisher {
         };
         while !finished() {
             let left = timeout.saturating_sub(begun.elapsed());
-            if left.is_zero() || self.state.load(Ordering::Relaxed) != 0 {
+            if left.is_zero() || is_closed(self.state.load(Ordering::Relaxed)) {
                 return false;
             }
             wait::park(self.space_bell, self.barrier, left.min(ROOM_PARK), finished);
@@ -877,6 +931,7 @@ impl Drop for RawPublisher {
             }
         }
         if self.entry_word.load(Ordering::Acquire) == self.live.pack() {
+            self.clear_breaker();
             repair::retire(&self.core, usize::from(self.entry), self.entry_word, self.live);
             repair::reclaim_producers(&self.core, Keep::Retained);
         }

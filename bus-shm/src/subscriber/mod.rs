@@ -39,7 +39,8 @@ use bus_core::doorbell::{Barrier, Doorbell};
 use bus_core::header::TYPE_BYTES;
 use bus_core::holder::HolderWord;
 use bus_core::lane::{Lane, Picker};
-use bus_core::layout::{groups, owners, wake};
+use bus_core::layout::wake::state::is_closed;
+use bus_core::layout::{groups, owners, ring, wake};
 use bus_core::limits::LANES_MAX;
 use bus_core::owner::{OwnerWord, Owners};
 use bus_core::ring::Poll;
@@ -210,6 +211,9 @@ impl RawSubscriber {
         let Topic { bus, core, kinds, .. } = topic;
         bus.check_usable()?;
         let screen = Box::new(Screen::new(wishes, (&core, &bus), kinds.own)?);
+        if !tap && core.config().overflow == ring::overflow::NEWEST {
+            return Err(AttachError::KeepsNewest { topic: core.name().into() });
+        }
         let mut lanes = (0..core.lanes())
             .map(|lane| LaneReader::attach(core.clone(), lane))
             .collect::<Result<Vec<_>, _>>()?;
@@ -314,7 +318,7 @@ impl RawSubscriber {
         if self.bus.is_forked() {
             return Err(ReceiveError::UsedAfterFork { topic: self.core.name().to_owned() });
         }
-        if self.state.load(Ordering::Relaxed) != 0 {
+        if is_closed(self.state.load(Ordering::Relaxed)) {
             return Err(ReceiveError::BusClosed { topic: self.core.name().to_owned() });
         }
         Ok(())
@@ -323,7 +327,7 @@ impl RawSubscriber {
     /// Takes the next message, if one is there, into `current`. It counts as handed out.
     #[inline]
     fn poll(&mut self) -> Result<bool, Failure> {
-        if self.fork.is_child() || self.state.load(Ordering::Relaxed) != 0 {
+        if self.fork.is_child() || is_closed(self.state.load(Ordering::Relaxed)) {
             self.check()?;
         }
         loop {
@@ -720,7 +724,7 @@ impl RawSubscriber {
                 !is_paused && lanes.iter().any(|lane| lane.is_filled() || lane.has_releases())
                     || late.as_ref().is_some_and(|late| late.is_due())
                     || interrupted.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
-                    || state.load(Ordering::Relaxed) != 0
+                    || is_closed(state.load(Ordering::Relaxed))
             };
             if !waiter.wait(*message_bell, bus.spin(), until, ready) {
                 self.look_around()?;
@@ -938,7 +942,7 @@ impl<T: Speak> Subscriber<T> {
                     || lanes.iter().any(LaneReader::has_releases)
                     || late.as_ref().is_some_and(|late| late.is_due())
                     || interrupted.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
-                    || state.load(Ordering::Relaxed) != 0
+                    || is_closed(state.load(Ordering::Relaxed))
             };
             if !waiter.wait(*message_bell, bus.spin(), until, ready) {
                 self.raw.look_around()?;

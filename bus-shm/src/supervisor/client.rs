@@ -93,6 +93,17 @@ pub(crate) fn ask(
     }
 }
 
+/// Sends a request that wants no answer, if there is somebody to take it right now.
+pub(crate) fn notify(dir: &BusDir, superblock: &Region, request: &Request) {
+    let word = role::newest(superblock);
+    if role::is_closed(word) {
+        return;
+    }
+    if let Ok(socket) = socket::try_connect(&dir.socket(RoleWord::unpack(word).mark)) {
+        let _ = socket::try_send(&socket, &request.to_packet());
+    }
+}
+
 /// One try.
 fn attempt(
     dir: &BusDir,

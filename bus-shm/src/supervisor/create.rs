@@ -130,6 +130,10 @@ pub(crate) fn config(spec: &TopicSpec) -> Result<ring::Config, TopicError> {
         let allowed = format!("at most {} at creation; others can join later", groups::ENTRIES_FIRST);
         return Err(option("groups", spec.groups.len() as u64, allowed));
     }
+    if spec.overflow == ring::overflow::NEWEST && !spec.groups.is_empty() {
+        let allowed = "none on a topic that keeps the newest; read it with `tap()`".into();
+        return Err(option("groups", spec.groups.len() as u64, allowed));
+    }
     let mut config = ring::Config {
         capacity: spec.capacity,
         lanes: spec.lanes,
@@ -140,7 +144,7 @@ pub(crate) fn config(spec: &TopicSpec) -> Result<ring::Config, TopicError> {
         arena_bound_bytes: spec.arena_bound_bytes.min(1 << 34),
         arena_history_bytes: spec.arena_history_bytes,
         flags: spec.flags,
-        overflow: 0,
+        overflow: spec.overflow,
     };
     let arena = config.arena();
     config.arena_first_bytes = arena.first_bytes;
@@ -154,6 +158,7 @@ pub(crate) fn config(spec: &TopicSpec) -> Result<ring::Config, TopicError> {
                 "capacity" => format!("a power of two from {CAPACITY_MIN} to {CAPACITY_MAX}"),
                 "lanes" => format!("1 to {LANES_MAX}"),
                 "producers" => format!("1 to {PRODUCERS_MAX}"),
+                "overflow" => "0 to 2".into(),
                 "inline_bytes" => format!("at most {INLINE_BYTES_MAX}"),
                 _ => "within the table of limits in README.md".into(),
             },
@@ -189,6 +194,7 @@ fn fill_topic(
         },
     )?;
     region.write(ring::at::TTL_NS as u64, &spec.ttl_ns)?;
+    region.write(ring::at::QUOTA as u64, &spec.quota)?;
     add_types(&region, &spec.types, maker, &|_| true)?;
     let bytes = groups::footprint_bytes(groups::ENTRIES_FIRST).next_multiple_of(PAGE_BYTES);
     let region = Region::create(&making.groups(), bytes, bytes)?;

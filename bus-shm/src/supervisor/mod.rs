@@ -5,9 +5,12 @@
 //! registration takes it. Whatever the holder knows stands in the regions, so a successor starts from them, and what a
 //! holder does after it was superseded changes nothing.
 
+mod breakers;
 pub(crate) mod client;
 pub(crate) mod create;
+pub mod events;
 pub(crate) mod protocol;
+mod quotas;
 pub(crate) mod role;
 mod sampler;
 
@@ -21,11 +24,14 @@ use crate::sys::error::SysError;
 use crate::sys::process::{Pidfd, Withheld};
 use crate::sys::socket::{self, Received};
 use crate::sys::{clock, file, futex, lock};
+use crate::topic::{self, TopicCore};
+use breakers::Breakers;
 use bus_core::holder::{Holder, HolderWord, participant};
 use bus_core::layout::put_name;
 use bus_core::layout::superblock::{self, PARTICIPANT_BYTES, Participant, at};
 use bus_core::limits::{PARTICIPANTS_MAX, TOPIC_NAME_BYTES_MAX};
 use bus_core::sync::{AtomicU64, Ordering};
+use events::Events;
 use protocol::{Garbled, Reply, Request};
 use role::{Lock, Role};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -78,6 +84,8 @@ pub struct Supervisor {
     /// Are there entries that a superseded holder may still store into? When they were last looked at.
     quarantine: Option<Instant>,
     sampler: Sampler,
+    breakers: Breakers,
+    events: Events,
     /// Are there dead letters that nobody was told of?
     unannounced: Cell<bool>,
     /// When somebody was last sent to do that, and whether it is being done.
@@ -87,6 +95,9 @@ pub struct Supervisor {
 /// Between two attempts to announce what could not be announced. The one who does it takes part in the bus, and each time that
 /// it leaves the question comes up again.
 const ANNOUNCE_PERIOD: Duration = Duration::from_secs(2);
+
+/// How long the thread that publishes events may take to leave before its process does.
+const EVENTS_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why a supervisor stopped serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +154,8 @@ impl Supervisor {
             watched: Vec::new(),
             quarantine: None,
             sampler: Sampler::new(dir.clone()),
+            breakers: Breakers::default(),
+            events: Events::new(dir.clone()),
             unannounced: Cell::new(false),
             announcing: (None, Arc::default()),
         };
@@ -249,6 +262,7 @@ impl Supervisor {
                 self.watch(info);
             }
         }
+        self.breakers.find(&self.dir, &|| self.role.beat());
     }
 
     fn entry_word(&self, number: u16) -> Option<(&AtomicU64, HolderWord)> {
@@ -386,6 +400,7 @@ impl Supervisor {
                 return Ok(Stopped::Asked);
             }
             self.sampler.turn();
+            self.breakers.turn(&self.participants, &self.events);
             if self.quarantine.is_some_and(|since| since.elapsed() >= role::SILENCE) {
                 self.reclaim_entries();
             }
@@ -430,11 +445,14 @@ impl Supervisor {
         );
         // Those without a descriptor (another pid namespace) are asked after ten times a second.
         let blind = processes.len() < self.watched.len();
-        let timeout = crate::sys::timespec(match (self.is_left(), blind) {
-            (true, _) => Duration::from_millis(5),
-            (false, true) => Duration::from_millis(100),
-            (false, false) => self.sampler.pause(),
-        });
+        let timeout = crate::sys::timespec(
+            match (self.is_left(), blind) {
+                (true, _) => Duration::from_millis(5),
+                (false, true) => Duration::from_millis(100),
+                (false, false) => self.sampler.pause(),
+            }
+            .min(self.breakers.pause()),
+        );
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(SysError::new("poll", "the supervisor's descriptors", errno).into()),
@@ -459,11 +477,13 @@ impl Supervisor {
         let Ok(Received::Packet) = socket::receive(connection, &mut packet, Some(Duration::ZERO)) else {
             return None;
         };
-        if socket::is_deserted(connection) {
+        let request = Request::from_packet(&packet);
+        let wants_answer = !matches!(request, Ok(Request::Tripped { .. }));
+        if wants_answer && socket::is_deserted(connection) {
             // Nobody wants it any more: that one has given up, or has asked another holder.
             return None;
         }
-        let turn = match Request::from_packet(&packet) {
+        let turn = match request {
             Ok(request) => self.answer(connection, request),
             Err(Garbled::Version(theirs, build)) => Turn::Go(Reply::Refused {
                 reason: format!(
@@ -514,6 +534,14 @@ impl Supervisor {
                 let maker = create::Maker { mark: self.role.mark(), beat: &|| self.role.beat() };
                 create::extend_types(&self.dir, &topic, &types, &maker).map(|()| Reply::Done)
             }
+            Request::Tripped { topic } => {
+                if self.is_topic(&topic) {
+                    self.breakers.watch(&self.dir, &topic);
+                    self.breakers.turn(&self.participants, &self.events);
+                }
+                Ok(Reply::Done)
+            }
+            Request::Quota { topic, service, words } => self.set_quota(&topic, service.as_deref(), words),
             Request::Down { force } => return self.down(peer.pid, force),
             Request::HandOver { replace } if replace || !self.dedicated => {
                 return Turn::Stop(Reply::Done, Stopped::HandedOver);
@@ -658,6 +686,25 @@ impl Supervisor {
         Ok(Reply::Done)
     }
 
+    /// Names that come from others become paths.
+    fn is_topic(&self, name: &str) -> bool {
+        bus_core::name::check_dotted(name, TOPIC_NAME_BYTES_MAX).is_ok()
+    }
+
+    fn set_quota(&self, name: &str, service: Option<&str>, words: [u64; 2]) -> Result<Reply, TopicError> {
+        if !self.is_topic(name) {
+            return Err(TopicError::NotFound { bus: self.dir.name().into(), topic: name.into() });
+        }
+        let topic = TopicCore::attach(&self.dir, name, topic::Role::Publisher)?;
+        if !self.role.beat() {
+            return Ok(Reply::Refused { reason: "another process has the supervisor's role now".into() });
+        }
+        Ok(match quotas::set(&topic, service, words)? {
+            None => Reply::Done,
+            Some(reason) => Reply::Refused { reason },
+        })
+    }
+
     fn ring_topics_bell(&self) {
         if let Some(generation) = self.superblock.look(at::TOPICS_GENERATION) {
             generation.fetch_add(1, Ordering::Release);
@@ -742,6 +789,7 @@ fn reply_to_error(error: &TopicError) -> Reply {
 #[derive(Debug)]
 pub(crate) struct Host {
     stop: StopHandle,
+    events: Events,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -749,7 +797,7 @@ impl Host {
     /// Takes the role, if it is free or its holder is the `silent` one, and serves it in a thread.
     pub(crate) fn start(dir: &BusDir, silent: Option<u64>) -> Result<Option<Self>, BusError> {
         let Some(supervisor) = Supervisor::claim(dir, false, silent)? else { return Ok(None) };
-        let stop = supervisor.stop_handle();
+        let (stop, events) = (supervisor.stop_handle(), supervisor.events.clone());
         let thread = std::thread::Builder::new()
             .name("shmbus-supervisor".into())
             .spawn(move || {
@@ -760,7 +808,7 @@ impl Host {
                 let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::AGAIN);
                 SysError::new("clone", "the supervisor's thread", errno)
             })?;
-        Ok(Some(Self { stop, thread: Some(thread) }))
+        Ok(Some(Self { stop, events, thread: Some(thread) }))
     }
 
     /// Does the thread still serve? It does not after it handed the role over.
@@ -770,6 +818,8 @@ impl Host {
 
     /// Stops serving and gives the role back.
     pub(crate) fn stop(&mut self) {
+        // Its thread takes part, and is answered as long as this one serves.
+        self.events.finish(EVENTS_PATIENCE);
         self.stop.stop();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

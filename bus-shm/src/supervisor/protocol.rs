@@ -25,6 +25,9 @@ pub(crate) struct TopicSpec {
     pub(crate) arena_history_bytes: u64,
     pub(crate) flags: u32,
     pub(crate) ttl_ns: u64,
+    pub(crate) overflow: u32,
+    /// The topic's own quota: its two words.
+    pub(crate) quota: [u64; 2],
     pub(crate) types: Vec<TypeIdentity>,
     /// Named groups that exist from the start and hold the first message for their members.
     pub(crate) groups: Vec<GroupSpec>,
@@ -52,6 +55,10 @@ pub(crate) enum Request {
     Down { force: bool },
     /// Give the role to the caller. A thread of an agent always does; a dedicated supervisor only if `replace`.
     HandOver { replace: bool },
+    /// A breaker of this topic has opened. Nobody waits for an answer.
+    Tripped { topic: String },
+    /// The quota of a topic, or of one of its services: two words; zeros take it away.
+    Quota { topic: String, service: Option<String>, words: [u64; 2] },
 }
 
 /// What the supervisor answers.

@@ -297,7 +297,8 @@ fn tell_closed(doomed: &Path) {
             region.look32(wake::at::MESSAGE_BELL),
             region.look32(wake::at::SPACE_BELL),
         ) {
-            state.store(wake::state::CLOSED, Ordering::Release);
+            // The other bits are a generation, which another may be raising.
+            state.fetch_or(wake::state::CLOSED, Ordering::Release);
             for bell in [messages, space] {
                 // Not a ring of the bell: the value changes so that nobody who is about to sleep on it does.
                 bell.fetch_add(1 << 16, Ordering::Release);

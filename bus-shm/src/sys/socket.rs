@@ -83,6 +83,20 @@ pub fn connect(path: &Path) -> Result<OwnedFd> {
     Ok(socket)
 }
 
+/// As [`connect`], but without waiting.
+///
+/// # Errors
+/// As [`connect`]; `EAGAIN` when its queue is full now.
+pub fn try_connect(path: &Path) -> Result<OwnedFd> {
+    let fail = |call, errno| SysError::new(call, path.display(), errno);
+    let address = address(path).map_err(|errno| fail("connect", errno))?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .map_err(|errno| fail("socket", errno))?;
+    rustix::net::connect(&socket, &address).map_err(|errno| fail("connect", errno))?;
+    Ok(socket)
+}
+
 /// Takes the next connection, waiting for one without limit; poll the listening descriptor to wait with one.
 ///
 /// # Errors

@@ -7,7 +7,8 @@ use crate::exit::{Code, Failure, Outcome};
 use crate::place::Place;
 use crate::signals::Signals;
 use crate::units;
-use bus_shm::{Bytes, Lane, Start, Subscriber, Topic};
+use bus_shm::supervisor::events::EVENTS_TOPIC;
+use bus_shm::{Bytes, Lane, Overflow, Start, Subscriber, Topic};
 use feed::{Feed, Reader};
 use line::{Format, TypeNames};
 use std::time::Duration;
@@ -97,7 +98,10 @@ impl Args {
 
 pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     for (index, name) in args.topics.iter().enumerate() {
-        Place::check_topic(name)?;
+        // Those of the bus are made by the bus, and anybody may read them.
+        if !is_of_the_bus(name) {
+            Place::check_topic(name)?;
+        }
         if args.topics[..index].contains(name) {
             return Err(Failure::new(Code::Usage, format_args!("topic {name:?} is named twice")));
         }
@@ -107,7 +111,10 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     let mut readers = Vec::new();
     for name in &args.topics {
         let existed = place.view()?.topic_names().contains(name);
-        let topic = bus.topic_builder::<Bytes>(name).create(!args.existing).open()?;
+        let topic = match name.as_str() {
+            EVENTS_TOPIC if !args.existing => bus.events()?,
+            _ => bus.topic_builder::<Bytes>(name).create(!args.existing && !is_of_the_bus(name)).open()?,
+        };
         if !existed {
             place.note(format_args!("created topic {name:?} for plain bytes; waiting for messages"));
         }
@@ -120,6 +127,10 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     }
     let feed = Feed::new(&signals, args.format(), args.count, args.timeout);
     feed.run(readers)
+}
+
+fn is_of_the_bus(topic: &str) -> bool {
+    topic.starts_with("_bus.")
 }
 
 fn join(place: &Place, args: &Args, topic: &Topic<Bytes>) -> Result<Subscriber<Bytes>, Failure> {
@@ -137,7 +148,7 @@ fn join(place: &Place, args: &Args, topic: &Topic<Bytes>) -> Result<Subscriber<B
         if args.shared {
             builder = builder.shared();
         }
-    } else if args.tap {
+    } else if args.tap || topic.overflow() == Overflow::KeepNewest {
         builder = builder.tap();
     } else if !args.hold {
         builder = builder.yield_after(args.stall);

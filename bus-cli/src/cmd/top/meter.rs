@@ -2,7 +2,7 @@
 
 use super::verdict::{Facts, Verdict};
 use crate::watch::{Sample, is_present};
-use bus_shm::inspect::{GroupLane, GroupState};
+use bus_shm::inspect::{GroupLane, GroupState, TopicState};
 use std::collections::{HashMap, VecDeque};
 
 /// Verdicts are about the last few intervals, so that one burst does not turn them.
@@ -47,7 +47,8 @@ pub(super) struct Row {
     pub(super) rate_refused: f64,
     pub(super) fill_count: u64,
     pub(super) capacity: u64,
-    pub(super) breaker: &'static str,
+    /// What the breakers do in this lane, where they do something.
+    pub(super) breaker: Option<String>,
     pub(super) group: Option<GroupRow>,
 }
 
@@ -83,6 +84,30 @@ impl Row {
     }
 }
 
+/// `topic's breaker open (full)`, or `breaker half-open (full)`, or `breakers: 2 open, 1 half-open of 10`.
+fn breakers_text(state: &TopicState, lane: &str) -> Option<String> {
+    if state.breaker.lanes.contains(&lane) {
+        return Some(format!("topic's breaker open ({})", state.breaker.reason.unwrap_or("")));
+    }
+    let here: Vec<_> = state
+        .publishers
+        .iter()
+        .map(|publisher| &publisher.breaker)
+        .filter(|breaker| breaker.lanes.contains(&lane))
+        .collect();
+    let count = |name| here.iter().filter(|breaker| breaker.state == name).count();
+    match here.as_slice() {
+        [] => None,
+        [one] if state.publishers.len() == 1 => {
+            Some(format!("breaker {} ({})", one.state, one.reason.unwrap_or("")))
+        }
+        _ => {
+            let (open, half) = (count("open"), count("half-open"));
+            Some(format!("breakers: {open} open, {half} half-open of {}", state.publishers.len()))
+        }
+    }
+}
+
 /// What was seen before.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
@@ -112,7 +137,7 @@ impl Meter {
                     rate_refused: refused.rate(1),
                     fill_count: lane.fill_count,
                     capacity: u64::from(settings.capacity),
-                    breaker: state.breaker,
+                    breaker: breakers_text(state, lane.name),
                     group,
                 };
                 if present.is_empty() {

@@ -32,10 +32,10 @@ impl Cells {
         let group = row.group.as_ref();
         let of_group =
             |text: &dyn Fn(&super::meter::GroupRow) -> String| group.map_or_else(|| "-".to_owned(), text);
-        let verdict = match (row.breaker, group) {
-            ("closed", Some(group)) => group.verdict.to_string(),
-            ("closed", None) => "no groups".into(),
-            (breaker, _) => format!("breaker {breaker}"),
+        let verdict = match (&row.breaker, group) {
+            (Some(breakers), _) => breakers.clone(),
+            (None, Some(group)) => group.verdict.to_string(),
+            (None, None) => "no groups".into(),
         };
         let refused = match row.rate_refused {
             none if none < 0.05 => String::new(),
@@ -134,8 +134,8 @@ pub(super) fn json(place: &Place, look: &Look, interval: Duration) -> Value {
             json!({
                 "topic": state.name,
                 "memory_bytes": state.memory_bytes,
-                "breaker": state.breaker,
-                "publishers": state.producers.iter().map(report::process).collect::<Vec<_>>(),
+                "breaker": state.breaker.state,
+                "publishers": state.publishers.iter().map(report::publisher).collect::<Vec<_>>(),
                 "lanes": lanes,
                 "groups": groups,
             })

@@ -1,6 +1,6 @@
 //! The live table in a terminal.
 
-use super::meter::{GroupRow, Row};
+use super::meter::Row;
 use super::plain::Cells;
 use super::verdict::Verdict;
 use super::view::{Key, View};
@@ -257,7 +257,7 @@ impl Screen<'_> {
                 above = Some(row);
                 let cells = columns.iter().map(|column| {
                     let cell = Cell::from(aligned((column.cell)(&mut cells), column));
-                    if column.heading == "VERDICT" { cell.style(color(row.group.as_ref())) } else { cell }
+                    if column.heading == "VERDICT" { cell.style(color(row)) } else { cell }
                 });
                 TableRow::new(cells.collect::<Vec<_>>())
             })
@@ -305,7 +305,11 @@ fn aligned(text: String, column: &Column) -> Line<'static> {
 }
 
 /// Green can go on like this, red cannot.
-fn color(group: Option<&GroupRow>) -> Style {
+fn color(row: &Row) -> Style {
+    if row.breaker.is_some() {
+        return Style::new().fg(Color::Red);
+    }
+    let group = row.group.as_ref();
     let has_dead = group.is_some_and(|group| group.position.dead_count > 0);
     match group.map(|group| group.verdict) {
         Some(Verdict::Idle | Verdict::KeepsUp) if has_dead => Style::new().fg(Color::Yellow),

@@ -11,6 +11,8 @@ use std::time::Duration;
 const LOAN_ONE_IN: u64 = 6;
 /// Before one in so many a loan is taken, filled and dropped.
 const DROPPED_LOAN_ONE_IN: u64 = 64;
+/// A producer whose breaker is open looks at its orders so often.
+const KEPT_OUT: Duration = Duration::from_millis(5);
 /// Numbers of messages that are never published: no producer comes that far.
 const NEVER: u64 = 1 << 46;
 
@@ -82,7 +84,8 @@ impl Worker {
                 }
                 // Nothing was claimed: the same message again.
                 Err(PublishError::Full { .. }) if self.turn() => {}
-                Err(PublishError::Full { .. }) => return false,
+                Err(PublishError::CircuitOpen { .. }) if self.turn() => std::thread::sleep(KEPT_OUT),
+                Err(PublishError::Full { .. } | PublishError::CircuitOpen { .. }) => return false,
                 Err(error) => panic!("publish: {error}"),
             }
         }
@@ -95,7 +98,7 @@ impl Worker {
         let part = if self.random.once_in(2) { archive.len() } else { archive.len() / 2 };
         match publisher.loan(plan::lane_of(id), archive.len()) {
             Ok(mut loan) => loan[..part].copy_from_slice(&archive[..part]),
-            Err(PublishError::Full { .. }) => {}
+            Err(PublishError::Full { .. } | PublishError::CircuitOpen { .. }) => {}
             Err(error) => panic!("loan: {error}"),
         }
     }
@@ -133,7 +136,8 @@ impl Worker {
                     None => assert!(rest.is_empty(), "{published} of a batch, and it was Ok"),
                     // What is left was not claimed.
                     Some(PublishError::Full { .. }) if self.turn() => {}
-                    Some(PublishError::Full { .. }) => return accepted,
+                    Some(PublishError::CircuitOpen { .. }) if self.turn() => std::thread::sleep(KEPT_OUT),
+                    Some(PublishError::Full { .. } | PublishError::CircuitOpen { .. }) => return accepted,
                     Some(error) => panic!("publish_batch: {error}"),
                 }
             }
