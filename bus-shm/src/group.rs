@@ -472,6 +472,7 @@ impl Seat {
         core: &Arc<TopicCore>,
         wanted: &Wanted<'_>,
     ) -> Result<Self, AttachError> {
+        bus.note_topic(core.name())?;
         let joined = join(bus, core, wanted)?;
         // That there is none is not possible for one who has been counted.
         let owners = if wanted.shared { core.attach_owners(joined.entry).ok() } else { None };

@@ -28,6 +28,7 @@
 
 mod arena;
 mod aside;
+mod attached;
 pub mod bus;
 pub mod dead_letters;
 pub mod dedup;

@@ -175,6 +175,7 @@ fn replay_group(
     publisher: &mut Republisher,
     replayed: &mut u64,
 ) -> Result<(), ReplayRefused> {
+    bus.inner().note_topic(letters.core.name())?;
     let (file, me) = (&letters.file, bus.inner().me());
     let Some(store) = file.store(&letters.core, letters.entry) else { return Ok(()) };
     let mut copy = Vec::new();

@@ -318,6 +318,7 @@ impl RawPublisher {
         bus.check_usable()?;
         // A mapping of its own, writable: the topic handle's stays read-only.
         let core = Arc::new(TopicCore::attach(bus.dir(), topic.core.name(), Role::Publisher)?);
+        bus.note_topic(core.name())?;
         let (entry, live) = entry::claim_entry(&bus, &core)?;
         let lanes: Result<Vec<_>, AttachError> = (0..core.lanes())
             .map(|lane| {
