@@ -64,6 +64,21 @@ pub fn join(
     generation: &AtomicU64,
     lanes: &mut [LaneJoin<'_>],
 ) -> bool {
+    start(word, reserved, generation, lanes).is_some_and(|starting| activate(word, starting))
+}
+
+/// The second half of [`join`]: what a successor is to find has been stored, and the group has a member.
+pub fn activate(word: &AtomicU64, starting: HolderWord) -> bool {
+    change(word, starting, starting.with_state(state::ACTIVE)).is_some()
+}
+
+/// The first half of [`join`]: each lane's `start` is known afterwards, and the group holds it. The word as it is then.
+pub fn start(
+    word: &AtomicU64,
+    reserved: HolderWord,
+    generation: &AtomicU64,
+    lanes: &mut [LaneJoin<'_>],
+) -> Option<HolderWord> {
     for lane in lanes.iter() {
         // Relaxed: the Release below publishes it, and nobody scans a JOINING entry.
         lane.low_water.store(lane.wished, Ordering::Relaxed);
@@ -74,7 +89,7 @@ pub fn join(
         state::RESTARTING => Some(reserved),
         _ => change(word, reserved, reserved.with_state(state::STARTING)),
     };
-    let Some(starting) = starting else { return false };
+    let starting = starting?;
     // AcqRel: Release, so that a scan that sees the new generation sees the STARTING entry too.
     generation.fetch_add(1, Ordering::AcqRel);
     // JOIN-SCAN: pairs with the fence in `gate::recompute`.
@@ -85,7 +100,7 @@ pub fn join(
         // an entry that holds the gate never goes back, whoever has stored to it meanwhile.
         lane.low_water.fetch_max(lane.start, Ordering::AcqRel);
     }
-    change(word, starting, starting.with_state(state::ACTIVE)).is_some()
+    Some(starting)
 }
 
 /// Changes a state word from exactly `from` to `to`. The one way in which any of these words changes.

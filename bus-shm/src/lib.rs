@@ -29,6 +29,7 @@
 mod arena;
 mod aside;
 mod attached;
+pub mod brief;
 pub mod bus;
 pub mod dead_letters;
 pub mod dedup;
@@ -44,6 +45,7 @@ pub mod publisher;
 mod reader;
 mod region;
 mod repair;
+pub mod replay;
 pub mod subscriber;
 pub mod supervisor;
 #[doc(hidden)]
@@ -58,7 +60,9 @@ pub use lease::ParticipantInfo;
 pub use payload::{Bytes, Message, Speak, TypeIdentity};
 pub use publisher::{Loan, Publisher};
 pub use repair::collect_garbage;
-pub use subscriber::{Batch, BatchItem, OtherTypes, Received, Start, Subscriber, SubscriberBuilder};
+pub use subscriber::{
+    Batch, BatchItem, OtherTypes, Received, Stall, StallPolicy, Start, Subscriber, SubscriberBuilder,
+};
 pub use topic::{Topic, TopicBuilder};
 pub use wait::Wait;
 

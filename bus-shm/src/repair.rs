@@ -97,7 +97,10 @@ pub(crate) fn release_group(topic: &TopicCore, entry: usize, dead: Holder) -> bo
         let kind = topic.group_number(entry, groups::in_entry::KIND);
         let next = match seen.state {
             // Where a group starts that died in STARTING is not known; it never got anything.
-            groups::state::JOINING | groups::state::STARTING | groups::state::EVICTED => groups::state::FREE,
+            groups::state::JOINING | groups::state::STARTING => groups::state::FREE,
+            // Whoever joins it next is told what it missed.
+            groups::state::EVICTED if kind & groups::kind::EPHEMERAL == 0 => groups::state::DETACHED,
+            groups::state::EVICTED => groups::state::FREE,
             // One that went away before goes on where it stood, or says what it missed.
             groups::state::REJOINING => groups::state::DETACHED,
             groups::state::RESTARTING => groups::state::ASTRAY,
@@ -105,7 +108,7 @@ pub(crate) fn release_group(topic: &TopicCore, entry: usize, dead: Holder) -> bo
             groups::state::ACTIVE => groups::state::HELD,
             _ => return false,
         };
-        if seen.state == groups::state::ACTIVE {
+        if matches!(seen.state, groups::state::ACTIVE | groups::state::EVICTED) {
             settle_one_member(topic, entry, dead);
         }
         if group::change(word, seen, seen.with_state(next)).is_some() {

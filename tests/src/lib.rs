@@ -3,4 +3,5 @@
 pub mod cli;
 pub mod harness;
 pub mod model;
+pub mod scale;
 pub mod stepper;

@@ -6,7 +6,7 @@ use crate::place::Place;
 use crate::report;
 use crate::table::columns;
 use crate::units::{self, facts};
-use crate::watch::{Sample, Watch, is_present, members_text, total_lag};
+use crate::watch::{Sample, Watch, is_present, members_text, stalled_text, total_lag};
 use bus_shm::ParticipantInfo;
 use bus_shm::inspect::{BusView, ProcessInfo};
 use serde_json::{Value, json};
@@ -77,6 +77,7 @@ fn topic_text(sample: &Sample) -> String {
         ">REDELIVERED",
         ">RETRIES",
         ">DEAD",
+        ">STALLED",
     ]);
     for group in state.groups.iter().filter(|group| is_present(group)) {
         let (count, bytes, age) = total_lag(group);
@@ -90,6 +91,7 @@ fn topic_text(sample: &Sample) -> String {
             units::count(group.redelivered_count),
             units::count(group.waiting_count),
             units::count(group.dead_count),
+            stalled_text(group),
         ]);
     }
     if groups.is_empty() {

@@ -207,7 +207,7 @@ pub mod stall {
     }
 
     /// CLOCK_MONOTONIC ms since which it stands still, if it has for longer than it may; 0: it does not. Changed by
-    /// compare-and-swap: set and cleared by the supervisor, cleared by who joins.
+    /// compare-and-swap: set by the supervisor and by who lets the group go, cleared by the supervisor and by who joins.
     pub const fn since(entry: usize) -> usize {
         lane(entry, 3) + in_lane::ASIDE_DUE
     }

@@ -33,7 +33,10 @@ impl Cells {
         let of_group =
             |text: &dyn Fn(&super::meter::GroupRow) -> String| group.map_or_else(|| "-".to_owned(), text);
         let verdict = match (row.breaker, group) {
-            ("closed", Some(group)) => group.verdict.to_string(),
+            ("closed", Some(group)) => match group.state.stalled_ns {
+                Some(ns) => format!("stalled for {}", units::nanoseconds(ns)),
+                None => group.verdict.to_string(),
+            },
             ("closed", None) => "no groups".into(),
             (breaker, _) => format!("breaker {breaker}"),
         };
