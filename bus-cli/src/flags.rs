@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Sub(cmd::subscribe::Args),
     /// Dead letters: look at them, publish them again, remove them
     Dlq(cmd::dlq::Args),
+    /// Publish what a topic still holds of a time once more, in another topic
+    Replay(cmd::replay::Args),
     /// Show how far each group is behind
     Lag(cmd::lag::Args),
     /// Watch rates, lag and fill of every topic, lane and group

@@ -11,6 +11,7 @@ pub(crate) mod info;
 pub(crate) mod lag;
 pub(crate) mod ls;
 pub(crate) mod publish;
+pub(crate) mod replay;
 pub(crate) mod subscribe;
 pub(crate) mod top;
 pub(crate) mod up;

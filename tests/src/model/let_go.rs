@@ -242,7 +242,7 @@ impl LetGo {
                 Mark::Active if state.is_dead(entry.holder) => {
                     go("inherits the group at", state.stands(), &|n, m| {
                         reserve(n, m, Mark::Active, Life::In);
-                        (m.position, m.start) = (n.stands(), n.entry.low_water);
+                        (m.position, m.start) = (m.position.max(n.stands()), n.entry.low_water);
                     });
                 }
                 _ => {}
