@@ -114,7 +114,8 @@ fn rfc3339(text: &str) -> Option<u64> {
     };
     let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
     let Some(Moment::OfDay(second)) = of_day(time).filter(|_| time.len() == 8) else { return None };
-    let is_number = !fraction.is_empty() && fraction.len() <= 9 && fraction.bytes().all(|c| c.is_ascii_digit());
+    let is_number =
+        !fraction.is_empty() && fraction.len() <= 9 && fraction.bytes().all(|c| c.is_ascii_digit());
     let fraction_ns: u64 = format!("{fraction:0<9}").parse().ok().filter(|_| is_number)?;
     // Days of the proleptic Gregorian calendar; years begin in March.
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
@@ -136,7 +137,9 @@ mod tests {
         assert_eq!(["5m".parse(), "10s-ago".parse(), "1h ago".parse()], [ago(300), ago(10), ago(3_600)]);
         assert_eq!("14:30".parse(), Ok(Moment::OfDay(52_200)));
         assert_eq!("00:00:05Z".parse(), Ok(Moment::OfDay(5)));
-        for wrong in ["", "ago", "24:00", "1:30", "14:60", "soon", "-5m", "2026-02-29T00:00:00Z", "2026-11-28"] {
+        for wrong in
+            ["", "ago", "24:00", "1:30", "14:60", "soon", "-5m", "2026-02-29T00:00:00Z", "2026-11-28"]
+        {
             assert!(wrong.parse::<Moment>().is_err(), "{wrong}");
         }
     }
@@ -148,8 +151,13 @@ mod tests {
             assert_eq!(units::rfc3339(at_ns).parse(), Ok(Moment::At(at_ns)));
         }
         assert_eq!(rfc3339("2026-11-28T15:30:05+01:00"), rfc3339("2026-11-28T14:30:05Z"));
-        assert_eq!(rfc3339("2026-11-28 14:30:05.5Z"), rfc3339("2026-11-28T14:30:05Z").map(|at| at + 500_000_000));
-        for wrong in ["2026-13-01T00:00:00Z", "2026-11-31T00:00:00Z", "2026-11-28T14:30:05", "1960-01-01T00:00:00Z"] {
+        assert_eq!(
+            rfc3339("2026-11-28 14:30:05.5Z"),
+            rfc3339("2026-11-28T14:30:05Z").map(|at| at + 500_000_000)
+        );
+        for wrong in
+            ["2026-13-01T00:00:00Z", "2026-11-31T00:00:00Z", "2026-11-28T14:30:05", "1960-01-01T00:00:00Z"]
+        {
             assert_eq!(rfc3339(wrong), None, "{wrong}");
         }
     }

@@ -127,6 +127,5 @@ mod tests {
         assert!(!none.note(&read_only, &other.0, "a.b").unwrap(), "no list is kept");
         assert_eq!(topics_of(&other.0), None);
         assert!(noted.note(&read_only, &other.0, "a.c").is_err(), "incomplete, and not given up");
-
     }
 }

@@ -209,9 +209,11 @@ fn ends(config: &ring::Config, bytes: &[u8], words: &mut Vec<AtomicU64>) -> Opti
             let at = config.slots(lane) as usize;
             let slots = bytes.get(at..at + config.lane_slots_bytes() as usize)?;
             words.clear();
-            words.extend(slots.chunks_exact(8).map(|word| {
-                AtomicU64::new(u64::from_ne_bytes(word.try_into().unwrap_or_default()))
-            }));
+            words.extend(
+                slots
+                    .chunks_exact(8)
+                    .map(|word| AtomicU64::new(u64::from_ne_bytes(word.try_into().unwrap_or_default()))),
+            );
             Some(if config.one_producer() {
                 spsc::Ring::attach(words, config.capacity, config.inline_bytes)?.end(&hint)
             } else {

@@ -549,7 +549,9 @@ pub(crate) fn sampled_age(core: &TopicCore, lane: usize, sequence: u64) -> Optio
     let snapshot = load_samples(&open_samples(core)?, lane)?;
     let (end, now_ns) = (core.end(lane), monotonic_ns());
     match snapshot.age(sequence, end, now_ns)? {
-        bus_core::samples::Age::About(ns) | bus_core::samples::Age::AtLeast(ns) => Some(Duration::from_nanos(ns)),
+        bus_core::samples::Age::About(ns) | bus_core::samples::Age::AtLeast(ns) => {
+            Some(Duration::from_nanos(ns))
+        }
     }
 }
 

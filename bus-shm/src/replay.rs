@@ -16,6 +16,7 @@ use crate::subscriber::start::begin_at;
 use crate::topic::{Topic, TopicBuilder};
 use bus_core::header::{TYPE_BYTES, flags};
 use bus_core::lane::Lane;
+use bus_core::ring::Poll;
 use std::time::{Duration, Instant};
 
 /// What is to be published once more, and how.
@@ -51,7 +52,9 @@ pub enum ReplayWindowError {
         topic: String,
     },
     /// The target lacks types of the source.
-    #[error("topic {from:?} carries {lacking}, and topic {to:?} accepts {accepts}; replay to a topic that accepts them")]
+    #[error(
+        "topic {from:?} carries {lacking}, and topic {to:?} accepts {accepts}; replay to a topic that accepts them"
+    )]
     Types {
         /// The source.
         from: String,
@@ -63,7 +66,9 @@ pub enum ReplayWindowError {
         accepts: String,
     },
     /// An end of the window on a topic without stamps.
-    #[error("topic {topic:?}: its messages carry no time, so that a window of it cannot end at one; leave the end out")]
+    #[error(
+        "topic {topic:?}: its messages carry no time, so that a window of it cannot end at one; leave the end out"
+    )]
     NoStamps {
         /// The topic.
         topic: String,
@@ -243,6 +248,11 @@ impl Reader {
             }
             let Some((_, index)) = oldest else { return Ok(None) };
             let lane = &mut self.lanes[index];
+            if !matches!(lane.poll(|| false), Poll::Ready | Poll::Lapped) {
+                // Not there, although it was published: a damaged ring.
+                self.ends[index] = lane.next();
+                continue;
+            }
             let mut found = Finding::NONE;
             match lane.take(&mut found)? {
                 Found::Message if found.header.stamp_ns >= self.until_ns => self.ends[index] = found.sequence,

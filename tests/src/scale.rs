@@ -70,7 +70,11 @@ pub fn measure(scale: Scale, say: &mut dyn FnMut(&dyn Display)) -> Figures {
     cli.run(&["up"]).expect(0);
     let bus = Bus::builder(&cli.bus.name).service("many").host(false).open().expect("the bus");
     let topic = |index: usize| {
-        bus.topic_builder::<Bytes>(&name(index)).capacity(CAPACITY).stamps(scale.stamps).open().expect("a topic")
+        bus.topic_builder::<Bytes>(&name(index))
+            .capacity(CAPACITY)
+            .stamps(scale.stamps)
+            .open()
+            .expect("a topic")
     };
     let begun = Instant::now();
     for index in 0..scale.topics {
@@ -90,7 +94,11 @@ pub fn measure(scale: Scale, say: &mut dyn FnMut(&dyn Display)) -> Figures {
     let begun = Instant::now();
     let subscribers: Vec<Subscriber<Bytes>> =
         (0..scale.subscribers).map(|index| topic(index).group("g").join().expect("a place")).collect();
-    say(&format_args!("{} subscribers, {:?} each", subscribers.len(), begun.elapsed() / scale.subscribers as u32));
+    say(&format_args!(
+        "{} subscribers, {:?} each",
+        subscribers.len(),
+        begun.elapsed() / scale.subscribers as u32
+    ));
     let list = (0..5)
         .map(|_| {
             let begun = Instant::now();

@@ -253,7 +253,8 @@ fn a_group_that_stands_still_is_let_go_and_told_what_it_missed() {
 #[test]
 fn a_window_of_time_is_published_once_more() {
     let shelf = Shelf::new();
-    let texts = ["since then: first", "since then: second", "five minutes: 3", "replayed 2, gone meanwhile 0"];
+    let texts =
+        ["since then: first", "since then: second", "five minutes: 3", "replayed 2, gone meanwhile 0"];
     shelf.expect("replay_window", &[&texts[..], &["again: first", "again: second"]].concat());
     shelf.assert_empty();
 }

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use tests::model::explorer::{Model, Verdict, explore};
 use tests::model::{
-    aside_due, aside_one, doorbell, gate, let_go, lossy, owner, publish, replay, role, single_producer, takeover,
-    two_phase,
+    aside_due, aside_one, doorbell, gate, let_go, lossy, owner, publish, replay, role, single_producer,
+    takeover, two_phase,
 };
 
 /// No model may have more states than this: the tests are to stay quick and small.
@@ -191,12 +191,9 @@ mod let_go_groups {
 
     #[test]
     fn break_when_the_way_back_is_shorter() {
-        for variant in [
-            Variant::DetachedAtOnce,
-            Variant::FreedAfterDeath,
-            Variant::CursorBeforeTold,
-            Variant::NotSaved,
-        ] {
+        for variant in
+            [Variant::DetachedAtOnce, Variant::FreedAfterDeath, Variant::CursorBeforeTold, Variant::NotSaved]
+        {
             breaks(&format!("let go, {variant:?}"), &LetGo { variant, ..TWICE });
         }
     }

@@ -75,7 +75,10 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
         output::print(&format!("replayed {} to {}\n", units::counted(done.count, "message"), args.to))?;
         if done.missed > 0 {
             let missed = units::counted(done.missed, "message");
-            output::remark(format_args!("{missed} of {} had gone before this command came to them", args.topic));
+            output::remark(format_args!(
+                "{missed} of {} had gone before this command came to them",
+                args.topic
+            ));
         }
     }
     if signals.raised() { Err(signals.interrupted()) } else { Ok(()) }
@@ -85,7 +88,9 @@ fn failure(error: ReplayWindowError) -> Failure {
     match error {
         ReplayWindowError::Attach(error) => error.into(),
         ReplayWindowError::Types { .. } => Failure::new(Code::Refused, error),
-        ReplayWindowError::Receive { .. } | ReplayWindowError::Publish { .. } => Failure::new(Code::Error, error),
+        ReplayWindowError::Receive { .. } | ReplayWindowError::Publish { .. } => {
+            Failure::new(Code::Error, error)
+        }
         other => Failure::new(Code::Usage, other),
     }
 }

@@ -57,13 +57,17 @@ impl Stall {
         let lets_go = self.policy == StallPolicy::LetGo;
         let why = match self {
             _ if tap => "a tap holds nobody, so that it cannot stall",
-            Stall { after: Some(Duration::ZERO), .. } => "`after` of 0 would let no message be read; give it time",
+            Stall { after: Some(Duration::ZERO), .. } => {
+                "`after` of 0 would let no message be read; give it time"
+            }
             Stall { lag: Some(0), .. } => "`lag` of 0 would let no message be unread; allow some",
             Stall { after: None, lag: None, .. } if lets_go => "`LetGo` needs a limit, `after` or `lag`",
             _ if lets_go && shared => {
                 "a shared group is not let go: a silent member's messages go to the others after `ack_wait`"
             }
-            _ if lets_go && yields => "`yield_after` and `LetGo` are two limits for one thing; say one of them",
+            _ if lets_go && yields => {
+                "`yield_after` and `LetGo` are two limits for one thing; say one of them"
+            }
             _ => return Ok(()),
         };
         Err(AttachError::Stall { topic: topic.to_owned(), why })

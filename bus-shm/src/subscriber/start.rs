@@ -84,7 +84,13 @@ fn begin_at_time(
             let stamp_ns = lane.header_at(oldest).map_or(0, |header| header.stamp_ns);
             let age = (stamp_ns != 0).then(|| Duration::from_nanos(now_ns.saturating_sub(stamp_ns)));
             let age = age.or_else(|| crate::inspect::sampled_age(core, index, oldest));
-            return Err(AttachError::StartTime { topic: topic(), lane: index as u8, wished_ago, oldest, age });
+            return Err(AttachError::StartTime {
+                topic: topic(),
+                lane: index as u8,
+                wished_ago,
+                oldest,
+                age,
+            });
         }
         *at = from;
     }

@@ -158,7 +158,8 @@ impl Stalls {
     /// Finds out which topics are to be watched.
     fn list(&mut self, watchlist: &Watchlist) {
         let inode = |name: &str| std::fs::metadata(&self.dir.topic(name).0).ok().map(|status| status.ino());
-        self.topics.retain(|topic| watchlist.is_attached(&topic.name) && inode(&topic.name) == Some(topic.inode));
+        self.topics
+            .retain(|topic| watchlist.is_attached(&topic.name) && inode(&topic.name) == Some(topic.inode));
         let known: std::collections::HashSet<&str> =
             self.topics.iter().map(|topic| topic.name.as_str()).collect();
         self.found = match watchlist.topics() {
@@ -186,7 +187,8 @@ impl Watched {
             return Err(mismatch(&of_ring, why));
         }
         let most = groups::footprint_bytes(GROUPS_MAX as usize);
-        let (of_groups, beginning) = Region::attach(&home.groups(), groups::MAGIC, Access::Write, Some(most))?;
+        let (of_groups, beginning) =
+            Region::attach(&home.groups(), groups::MAGIC, Access::Write, Some(most))?;
         if beginning.epoch != preamble.epoch {
             return Err(mismatch(&of_groups, Mismatch::Field { name: "epoch", value: beginning.epoch }));
         }
@@ -270,18 +272,22 @@ impl Watched {
             if found == Found::Idle {
                 let wanted_ms = limits.after_ms.unwrap_or(REST_MS_MAX) / REST_SHARE;
                 // How far it is behind can change at once.
-                let wanted_ms = if limits.lag.is_some() { wanted_ms.min(TURN.as_millis() as u64) } else { wanted_ms };
+                let wanted_ms =
+                    if limits.lag.is_some() { wanted_ms.min(TURN.as_millis() as u64) } else { wanted_ms };
                 self.rest_ms = self.rest_ms.min(wanted_ms);
             } else {
                 self.rest_ms = 0;
             }
-            self.act(entry, (seen, bits), found, around);
+            if !self.act(entry, (seen, bits), found, around) {
+                // Looked at again when its time is up once more.
+                self.trackers[entry] = Tracker::default();
+            }
         }
     }
 
-    /// Marks a group, or lets it go, by what a look has found.
-    fn act(&self, entry: usize, (seen, bits): (HolderWord, u64), found: Found, around: &Around<'_>) {
-        let Some(mark) = self.word(stall::since(entry)) else { return };
+    /// Marks a group, or lets it go, by what a look has found. False: it is a shared one without a member, which cannot stall.
+    fn act(&self, entry: usize, (seen, bits): (HolderWord, u64), found: Found, around: &Around<'_>) -> bool {
+        let Some(mark) = self.word(stall::since(entry)) else { return true };
         // Relaxed: a hint, complete in itself.
         let marked = mark.load(Ordering::Relaxed);
         let change = |from: u64, to: u64| {
@@ -291,12 +297,12 @@ impl Watched {
             if marked != 0 && change(marked, 0) {
                 self.say(Change::GoesOn, entry, seen, (marked, 0), around);
             }
-            return;
+            return true;
         };
         let is_shared = bits & kind::SHARED != 0;
         if marked == 0 {
             if is_shared && self.members(entry, around.dir) == 0 {
-                return;
+                return false;
             }
             if change(0, since_ms.max(1)) {
                 self.say(Change::Stalled, entry, seen, (since_ms, lag), around);
@@ -310,6 +316,7 @@ impl Watched {
                 self.say(Change::LetGo, entry, seen, (since_ms, lag), around);
             }
         }
+        true
     }
 
     fn members(&self, entry: usize, dir: &BusDir) -> u64 {

@@ -81,8 +81,7 @@ impl Watchlist {
         (self.count, self.is_stale) = (count, false);
         let mut before = std::mem::take(&mut self.lists);
         for info in live {
-            let (place, lease) =
-                ((info.participant, info.tag), self.dir.lease(info.participant, info.tag));
+            let (place, lease) = ((info.participant, info.tag), self.dir.lease(info.participant, info.tag));
             let len_bytes = std::fs::metadata(&lease).map_or(0, |status| status.len());
             // A list only grows, or is given up.
             let known = before.remove(&place).filter(|list| list.len_bytes == len_bytes);
@@ -90,7 +89,8 @@ impl Watchlist {
             self.lists.insert(place, list);
         }
         self.is_all = self.lists.values().any(|list| list.topics.is_none());
-        self.topics = self.lists.values().filter_map(|list| list.topics.as_ref()).flatten().cloned().collect();
+        self.topics =
+            self.lists.values().filter_map(|list| list.topics.as_ref()).flatten().cloned().collect();
         self.version += 1;
     }
 

@@ -14,9 +14,16 @@ fn main() -> ExitCode {
     let rate = std::env::args().nth(1).map_or(20, |text| text.parse().expect("requests a second"));
     let figures = burst::measure(Burst { rate, factor: 10, part: Duration::from_secs(2) }, "");
     println!("{} requests, {} internal messages, nine agents", figures.requests, figures.messages);
-    println!("under way at most: {} at {rate} requests/s, {} at ten times as many", figures.before_max, figures.spike_max);
+    println!(
+        "under way at most: {} at {rate} requests/s, {} at ten times as many",
+        figures.before_max, figures.spike_max
+    );
     println!("backlog gone {:?} after the spike (at most 1 s)", figures.drained);
     println!("cores of all agents: {:.2} before, {:.2} in the spike", figures.cores.0, figures.cores.1);
-    println!("memory: {} KiB of the agents, {} KiB of the bus", figures.agents_bytes >> 10, figures.bus_bytes >> 10);
+    println!(
+        "memory: {} KiB of the agents, {} KiB of the bus",
+        figures.agents_bytes >> 10,
+        figures.bus_bytes >> 10
+    );
     if figures.drained <= Duration::from_secs(1) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

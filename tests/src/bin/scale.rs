@@ -22,12 +22,23 @@ fn main() -> ExitCode {
         let figures = measure(scale, &mut |text| eprintln!("{text}"));
         println!("\n{topics} topics of 64 slots, {subscribers} subscribers, stamps: {stamps}");
         let ms = |time: Duration| format!("{:.3} ms", time.as_secs_f64() * 1e3);
-        is_met &= line("making a topic", ms(figures.create), "below 1 ms", figures.create < Duration::from_millis(1));
-        is_met &= line("shmbus ls", ms(figures.list), "below 100 ms", figures.list < Duration::from_millis(100));
+        is_met &= line(
+            "making a topic",
+            ms(figures.create),
+            "below 1 ms",
+            figures.create < Duration::from_millis(1),
+        );
+        is_met &=
+            line("shmbus ls", ms(figures.list), "below 100 ms", figures.list < Duration::from_millis(100));
         let share = format!("{:.3} %", figures.idle_share * 100.0);
         is_met &= line("idle supervisor, of a core", share, "below 0.1 %", figures.idle_share < 0.001);
         let beside = figures.beside_ring_bytes;
-        is_met &= line("memory of a topic beside its ring", format!("{beside} B"), "below 16 KiB", beside < 16 << 10);
+        is_met &= line(
+            "memory of a topic beside its ring",
+            format!("{beside} B"),
+            "below 16 KiB",
+            beside < 16 << 10,
+        );
         line("memory of all topics", format!("{} KiB", figures.memory_bytes >> 10), "", true);
         line("from a kill until three groups are gone", ms(figures.sweep), "", true);
         line("leaving with all subscribers", ms(figures.leave), "", true);

@@ -190,7 +190,8 @@ impl LetGo {
             At::Room if state.end < me.cached + SLOTS => go("publishes", state.end, &|n| n.end += 1),
             At::Room => go("recomputes the gate at", state.end, &|n| n.producer.at = At::Generation),
             At::Generation => go("reads the generation", state.generation, &|n| {
-                n.producer = Producer { at: At::State, generation: n.generation, candidate: n.end, ..n.producer };
+                n.producer =
+                    Producer { at: At::State, generation: n.generation, candidate: n.end, ..n.producer };
             }),
             At::State => go("reads the state of the entry", 0, &|n| {
                 n.producer.at = if n.entry.mark.is_scanned() { At::Cursor } else { At::Raise };
@@ -229,7 +230,9 @@ impl LetGo {
         match me.life {
             Life::Dead => {}
             Life::Out => match entry.mark {
-                Mark::Detached => go("takes the entry", 0, &|n, m| reserve(n, m, Mark::Rejoining, Life::Reserved)),
+                Mark::Detached => {
+                    go("takes the entry", 0, &|n, m| reserve(n, m, Mark::Rejoining, Life::Reserved))
+                }
                 Mark::Astray => go("takes the stray entry", 0, &|n, m| {
                     reserve(n, m, Mark::Restarting, Life::Restarting);
                 }),
