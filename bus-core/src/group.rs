@@ -13,12 +13,15 @@
 //!                             ^---- proof of death-+                 |  |
 //!                                                                    +--+--leave, named--> HELD --let go--> DETACHED
 //!                                                                    |
-//!                                                                    +--evict--> EVICTED --its process says so, or dies--> FREE
+//!                                                                    +--evict--> EVICTED --its process says so, or dies--> FREE; DETACHED if named
 //! ```
 //!
 //! Why STARTING: a joiner that dies after its cursors hold the gate, and before it has read the gate, leaves cursors that
 //! may point at overwritten messages. Whoever inherited them would read those; so such an entry is freed. One that was
 //! DETACHED goes astray: whoever joins it next reads the gate anew, begins where it stood, and is told what it missed.
+//!
+//! A named group that was let go while its member lives goes the same way once that member has said so: from DETACHED on it comes
+//! back, by itself or by whoever joins it.
 //!
 //! STARTING, ACTIVE and HELD entries hold the gate. An evicted entry does not, and it is not handed to anybody else while
 //! its process may still store to it: that store would land in the next owner's cursor.
