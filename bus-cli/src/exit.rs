@@ -107,8 +107,14 @@ fn code_of_topic(error: &TopicError) -> Code {
 
 fn code_of_attach(error: &AttachError) -> Code {
     match error {
-        AttachError::GroupName { .. } | AttachError::Lane { .. } => Code::Usage,
-        AttachError::Start { .. } => Code::NotFound,
+        AttachError::GroupName { .. }
+        | AttachError::Lane { .. }
+        | AttachError::Option { .. }
+        | AttachError::Stall { .. }
+        | AttachError::StartFuture { .. } => Code::Usage,
+        AttachError::Start { .. } | AttachError::StartTime { .. } | AttachError::StartUnknown { .. } => {
+            Code::NotFound
+        }
         AttachError::KeepsNewest { .. }
         | AttachError::ProducerLimit { .. }
         | AttachError::GroupLimit { .. }

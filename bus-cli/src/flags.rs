@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Dlq(cmd::dlq::Args),
     /// Show or set what each publisher of a topic may publish
     Quota(cmd::quota::Args),
+    /// Publish what a topic still holds of a time once more, in another topic
+    Replay(cmd::replay::Args),
     /// Show how far each group is behind
     Lag(cmd::lag::Args),
     /// Watch rates, lag and fill of every topic, lane and group

@@ -13,6 +13,7 @@ mod report;
 mod signals;
 mod table;
 mod text;
+mod time;
 mod units;
 mod watch;
 
@@ -51,6 +52,7 @@ fn run(cli: &Cli) -> Outcome {
         Command::Sub(args) => cmd::subscribe::run(place, args),
         Command::Dlq(args) => cmd::dlq::run(place, args),
         Command::Quota(args) => cmd::quota::run(place, args),
+        Command::Replay(args) => cmd::replay::run(place, args),
         Command::Lag(args) => cmd::lag::run(place, args),
         Command::Top(args) => cmd::top::run(place, args),
         Command::Bench(args) => cmd::bench::run(place, args),

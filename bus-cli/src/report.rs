@@ -129,6 +129,8 @@ pub(crate) fn group(group: &GroupState, lanes: Vec<Value>) -> Value {
         "redelivered_count": group.redelivered_count,
         "skipped_count": group.skipped_count,
         "let_go_count": group.let_go_count,
+        "stalled_ns": group.stalled_ns,
+        "lets_go": group.lets_go,
         "waiting_count": group.waiting_count,
         "dead_count": group.dead_count,
         "full_count": group.full_count,

@@ -114,6 +114,12 @@ pub(crate) fn realtime_of(monotonic_ns: u64) -> u64 {
     real_ns.wrapping_sub(now_ns).wrapping_add(monotonic_ns)
 }
 
+/// A CLOCK_REALTIME time as CLOCK_MONOTONIC, both in nanoseconds; 0 for one before that clock began. What the wall clock was set by
+/// meanwhile cannot be told from time that has passed.
+pub(crate) fn monotonic_of(realtime_ns: u64) -> u64 {
+    realtime_ns.saturating_sub(realtime_of(0))
+}
+
 /// Two columns, names and values.
 pub(crate) fn facts(list: &[(&str, String)]) -> String {
     let width = list.iter().map(|(name, _)| name.len()).max().unwrap_or(0);

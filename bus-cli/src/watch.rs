@@ -1,6 +1,7 @@
 //! Samples of all topics of a bus, as `ls`, `info`, `lag` and `top` need them.
 
 use crate::exit::{Code, Failure};
+use crate::units;
 use bus_shm::TopicError;
 use bus_shm::inspect::{Age, BusView, GroupState, TopicSettings, TopicState, TopicView};
 use std::collections::BTreeMap;
@@ -104,6 +105,11 @@ pub(crate) fn total_lag(group: &GroupState) -> (u64, u64, Option<Age>) {
         lanes.iter().map(|lane| lane.lag_bytes).sum(),
         lanes.iter().filter_map(|lane| lane.age).max(),
     )
+}
+
+/// For how long it has stood still, if that is too long.
+pub(crate) fn stalled_text(group: &GroupState) -> String {
+    group.stalled_ns.map_or_else(|| "-".into(), units::nanoseconds)
 }
 
 /// Who reads a group, in a word or two.

@@ -13,12 +13,15 @@
 //!                             ^---- proof of death-+                 |  |
 //!                                                                    +--+--leave, named--> HELD --let go--> DETACHED
 //!                                                                    |
-//!                                                                    +--evict--> EVICTED --its process says so, or dies--> FREE
+//!                                                                    +--evict--> EVICTED --its process says so, or dies--> FREE; DETACHED if named
 //! ```
 //!
 //! Why STARTING: a joiner that dies after its cursors hold the gate, and before it has read the gate, leaves cursors that
 //! may point at overwritten messages. Whoever inherited them would read those; so such an entry is freed. One that was
 //! DETACHED goes astray: whoever joins it next reads the gate anew, begins where it stood, and is told what it missed.
+//!
+//! A named group that was let go while its member lives goes the same way once that member has said so: from DETACHED on it comes
+//! back, by itself or by whoever joins it.
 //!
 //! STARTING, ACTIVE and HELD entries hold the gate. An evicted entry does not, and it is not handed to anybody else while
 //! its process may still store to it: that store would land in the next owner's cursor.
@@ -64,6 +67,21 @@ pub fn join(
     generation: &AtomicU64,
     lanes: &mut [LaneJoin<'_>],
 ) -> bool {
+    start(word, reserved, generation, lanes).is_some_and(|starting| activate(word, starting))
+}
+
+/// The second half of [`join`]: what a successor is to find has been stored, and the group has a member.
+pub fn activate(word: &AtomicU64, starting: HolderWord) -> bool {
+    change(word, starting, starting.with_state(state::ACTIVE)).is_some()
+}
+
+/// The first half of [`join`]: each lane's `start` is known afterwards, and the group holds it. The word as it is then.
+pub fn start(
+    word: &AtomicU64,
+    reserved: HolderWord,
+    generation: &AtomicU64,
+    lanes: &mut [LaneJoin<'_>],
+) -> Option<HolderWord> {
     for lane in lanes.iter() {
         // Relaxed: the Release below publishes it, and nobody scans a JOINING entry.
         lane.low_water.store(lane.wished, Ordering::Relaxed);
@@ -74,7 +92,7 @@ pub fn join(
         state::RESTARTING => Some(reserved),
         _ => change(word, reserved, reserved.with_state(state::STARTING)),
     };
-    let Some(starting) = starting else { return false };
+    let starting = starting?;
     // AcqRel: Release, so that a scan that sees the new generation sees the STARTING entry too.
     generation.fetch_add(1, Ordering::AcqRel);
     // JOIN-SCAN: pairs with the fence in `gate::recompute`.
@@ -85,7 +103,7 @@ pub fn join(
         // an entry that holds the gate never goes back, whoever has stored to it meanwhile.
         lane.low_water.fetch_max(lane.start, Ordering::AcqRel);
     }
-    change(word, starting, starting.with_state(state::ACTIVE)).is_some()
+    Some(starting)
 }
 
 /// Changes a state word from exactly `from` to `to`. The one way in which any of these words changes.

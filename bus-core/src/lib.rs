@@ -8,7 +8,7 @@
 //! and [`extension`] (what a message is), [`ring`] (how it is published and read), [`gate`] and [`group`] (why nothing unread is
 //! overwritten), [`owner`] (how members of one group share it), [`aside`] and [`retry`] (what is tried again later, and
 //! when), [`arena`] (where payloads live), [`doorbell`] (how a sleeping reader is woken), [`samples`] (how old a message
-//! without a stamp is), [`sampling`] (which messages make up a share of them).
+//! without a stamp is), [`sampling`] (which messages make up a share of them), [`stall`] (which groups stand still).
 //!
 //! What it is not: a queue for threads of one process. Inside one process a channel of the standard library
 //! is simpler and needs no cursors.
@@ -35,6 +35,7 @@ pub mod ring;
 pub mod samples;
 pub mod sampling;
 pub mod seq;
+pub mod stall;
 pub mod sync;
 
 /// Is the code to be broken at the place of this name? Never, but for `ci/broken`, which shows that the tests would notice.

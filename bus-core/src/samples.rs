@@ -233,6 +233,18 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// Where the lane's end was at the last sample that is not later than `at_ns`: what came after that time begins there or
+    /// later. `None` if none is so old. `end` and `now_ns` as for [`Snapshot::age`].
+    pub fn end_before(&self, at_ns: u64, end: u64, now_ns: u64) -> Option<u64> {
+        let chain = Chain::of(self.0.iter().copied(), Sample::new(now_ns, end));
+        let ago = Sample::new(now_ns, end).tick.wrapping_sub(Sample::new(at_ns, 0).tick);
+        // Its time is up to a tick later than its word says.
+        let before = chain.all().iter().rev().find(|seen| seen.age > ago)?;
+        end.checked_sub(u64::from(before.back))
+    }
+}
+
 /// What the supervisor remembers of a lane between two looks.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Recorder {
@@ -321,6 +333,23 @@ mod tests {
         let now = Sample::new(START, 10);
         assert!(Sample::new(START - S, 11).seen_from(now, 0).is_none(), "beyond the end");
         assert!(Sample::new(START + S, 9).seen_from(now, 0).is_none(), "from the future");
+    }
+
+    #[test]
+    fn what_came_after_a_time_begins_at_the_last_sample_before_it() {
+        let mut lane = Lane::new();
+        for (second, end) in [(1, 10), (2, 10), (3, 25), (4, 40)] {
+            lane.look(START + second * S, end);
+        }
+        let now_ns = START + 5 * S;
+        let history = History::attach(&lane.newest, &lane.kept).load();
+        let end_before = |at_ns| history.end_before(at_ns, 50, now_ns);
+        assert_eq!(end_before(now_ns), Some(40));
+        assert_eq!(end_before(START + 4 * S + S / 2), Some(40));
+        assert_eq!(end_before(START + 3 * S + S / 2), Some(25));
+        assert_eq!(end_before(START + 2 * S + S / 2), Some(10));
+        assert_eq!(end_before(START + S / 2), Some(0), "it was made then");
+        assert_eq!(end_before(START - S), None, "nothing is known");
     }
 
     #[test]

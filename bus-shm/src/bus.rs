@@ -389,6 +389,17 @@ impl BusInner {
         Clock::new(self.calibration)
     }
 
+    /// Before anything is held in a topic: whoever sweeps this process walks the topics that it has noted.
+    pub(crate) fn note_topic(&self, topic: &str) -> Result<(), RegionError> {
+        if self.lease.note(topic)?
+            && let Some(count) = self.spin.look(superblock::spin::ATTACHED)
+        {
+            // Release: the holder of the role that sees it reads the list with this topic.
+            count.fetch_add(1, Ordering::Release);
+        }
+        Ok(())
+    }
+
     /// Is this the child of the process that opened the bus? Then nothing is mapped here.
     #[inline]
     pub(crate) fn is_forked(&self) -> bool {

@@ -322,6 +322,14 @@ pub enum AttachError {
         /// The topic.
         topic: String,
     },
+    /// What was said about stalls contradicts itself, or the rest.
+    #[error("topic {topic:?}: `stall`: {why}")]
+    Stall {
+        /// The topic.
+        topic: String,
+        /// What is wrong with it, and what to do.
+        why: &'static str,
+    },
     /// A group name that is not allowed.
     #[error("{name:?} cannot name a group: {why}")]
     GroupName {
@@ -345,6 +353,43 @@ pub enum AttachError {
         oldest: u64,
         /// The lane's end.
         end: u64,
+    },
+    /// A time from which on not everything is there any more.
+    #[error(
+        "topic {topic:?}, lane {lane}: of {wished_ago:?} ago not everything is there any more; the oldest message is {oldest}, {}; start from `oldest`, or from this time or the oldest",
+        age.map_or_else(|| "of unknown age".into(), |age| format!("{age:?} old"))
+    )]
+    StartTime {
+        /// The topic.
+        topic: String,
+        /// The lane.
+        lane: u8,
+        /// How long ago the time was that was asked for.
+        wished_ago: Duration,
+        /// Sequence of the oldest message that is retained.
+        oldest: u64,
+        /// How old that one is, if that is known.
+        age: Option<Duration>,
+    },
+    /// A time of which nothing is known, on a topic without stamps.
+    #[error(
+        "topic {topic:?}, lane {lane}: its messages carry no time, and nobody has noted how far the lane had come {wished_ago:?} ago; start from `oldest`, `latest` or a sequence"
+    )]
+    StartUnknown {
+        /// The topic.
+        topic: String,
+        /// The lane.
+        lane: u8,
+        /// How long ago the time was that was asked for.
+        wished_ago: Duration,
+    },
+    /// A time that has not come yet, or one before the clock began.
+    #[error("topic {topic:?}: a start {what}; give a time in the past, or `latest`")]
+    StartFuture {
+        /// The topic.
+        topic: String,
+        /// Which it is.
+        what: &'static str,
     },
     /// A lane that the topic does not have.
     #[error("topic {topic:?} has lanes 0 to {}, not {lane}", lanes - 1)]

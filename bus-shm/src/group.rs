@@ -9,7 +9,7 @@ use crate::sys::clock;
 use crate::topic::TopicCore;
 use bus_core::group::{self, Handed, LaneJoin};
 use bus_core::holder::{Holder, HolderWord};
-use bus_core::layout::groups::{self, KEY_EPHEMERAL, in_entry, in_lane, kind, state};
+use bus_core::layout::groups::{self, KEY_EPHEMERAL, in_entry, in_lane, kind, stall, state};
 use bus_core::layout::{PAGE_BYTES, Preamble, owners};
 use bus_core::limits::{ACK_WAIT_DEFAULT_MS, ATTEMPTS_DEFAULT, GROUP_NAME_BYTES_MAX, GROUPS_MAX};
 use bus_core::name::{check_dotted, key};
@@ -280,7 +280,7 @@ fn enter(
         }
         if reserved.state == state::REJOINING {
             for lane in 0..core.lanes() {
-                let stood = core.group_lane_number(entry, lane, in_lane::LOW_WATER);
+                let stood = standing(core, entry, lane);
                 // Relaxed: the change to RESTARTING publishes it.
                 core.group_lane_word(entry, lane, in_lane::STOOD)
                     .inspect(|word| word.store(stood, Ordering::Relaxed));
@@ -366,6 +366,7 @@ fn place(
     word_of(core, entry, in_entry::SINCE_NS)?.store(clock::realtime_ns(), Ordering::Relaxed);
     word_of(core, entry, in_entry::REDELIVERED)?.store(0, Ordering::Relaxed);
     word_of(core, entry, in_entry::SKIPPED)?.store(0, Ordering::Relaxed);
+    clear_stall(core, entry, !had_let_go);
     let no_room = || AttachError::GroupLimit { topic: core.name().into(), max: GROUPS_MAX as usize };
     let mut lanes = Vec::with_capacity(core.lanes());
     let mut stands = Vec::with_capacity(core.lanes());
@@ -394,13 +395,12 @@ fn place(
         lanes.push(LaneJoin { gate, low_water, wished, start: wished });
     }
     let Some(generation) = core.groups_region().look(groups::at::GENERATION) else { return Err(no_room()) };
-    if !group::join(word, reserved, generation, &mut lanes) {
-        return Ok(None);
-    }
+    let Some(starting) = group::start(word, reserved, generation, &mut lanes) else { return Ok(None) };
     for (lane, (join, stand)) in lanes.iter().zip(&mut stands).enumerate() {
         let missed = distance(join.start, stand.begin).max(0) as u64;
         for (offset, value) in [(in_lane::START, join.start), (in_lane::MISSED, missed)] {
             if let Some(word) = core.group_lane_word(entry, lane, offset) {
+                // Relaxed: the change to ACTIVE publishes it. Before that, for who inherits a group that has not come to its start.
                 word.store(value, Ordering::Relaxed);
             }
         }
@@ -409,11 +409,35 @@ fn place(
         stand.begin =
             if wanted.shared { join.start } else { bus_core::seq::earlier(stand.begin, join.start) };
     }
-    Ok(Some(Joined { entry, word: reserved.with_state(state::ACTIVE), lanes: stands }))
+    let joined = Joined { entry, word: reserved.with_state(state::ACTIVE), lanes: stands };
+    Ok(group::activate(word, starting).then_some(joined))
+}
+
+/// Where a group of one stands in a lane: at its cursor, or, of one that may be let go and has not come to its start since it
+/// came back, before the messages that it may have missed. Those are told again rather than never.
+fn standing(core: &TopicCore, entry: usize, lane: usize) -> u64 {
+    let number = |offset| core.group_lane_number(entry, lane, offset);
+    let low_water = number(in_lane::LOW_WATER);
+    let lets_go = core.group_number(entry, in_entry::KIND) & kind::LETS_GO != 0;
+    if lets_go && low_water == number(in_lane::START) {
+        low_water.saturating_sub(number(in_lane::MISSED))
+    } else {
+        low_water
+    }
+}
+
+/// A group that somebody joins does not stand still; a new one has no limits of its own yet.
+fn clear_stall(core: &TopicCore, entry: usize, is_new: bool) {
+    let groups = core.groups_region();
+    let limits = [stall::after(entry), stall::lag(entry)].into_iter().filter(|_| is_new);
+    for word in limits.chain([stall::since(entry)]).filter_map(|offset| groups.look(offset)) {
+        word.store(0, Ordering::Relaxed);
+    }
 }
 
 /// Goes on where the group stands.
 fn resume(core: &TopicCore, entry: usize, word: HolderWord) -> Joined {
+    clear_stall(core, entry, false);
     let lanes = (0..core.lanes())
         .map(|lane| {
             let kept_from = core.group_lane_number(entry, lane, in_lane::LOW_WATER);
@@ -422,7 +446,7 @@ fn resume(core: &TopicCore, entry: usize, word: HolderWord) -> Joined {
             let marked = core
                 .group_lane_word(entry, lane, in_lane::MARKED)
                 .map_or(handed.end, |word| group::mark(word, handed.end));
-            LaneStand { begin: kept_from, kept_from, handed, marked }
+            LaneStand { begin: standing(core, entry, lane), kept_from, handed, marked }
         })
         .collect();
     Joined { entry, word, lanes }
@@ -472,6 +496,7 @@ impl Seat {
         core: &Arc<TopicCore>,
         wanted: &Wanted<'_>,
     ) -> Result<Self, AttachError> {
+        bus.note_topic(core.name())?;
         let joined = join(bus, core, wanted)?;
         // That there is none is not possible for one who has been counted.
         let owners = if wanted.shared { core.attach_owners(joined.entry).ok() } else { None };
@@ -499,6 +524,16 @@ fn leave(core: &TopicCore, joined: &Joined) {
     if group::change(word, joined.word, joined.word.with_state(next)).is_none() {
         // It was let go while it was held: the entry waits for its process to say so.
         let evicted = joined.word.with_state(state::EVICTED);
-        group::change(word, evicted, evicted.with_state(state::FREE));
+        let next = if ephemeral { state::FREE } else { state::DETACHED };
+        group::change(word, evicted, evicted.with_state(next));
+    }
+}
+
+/// The member of a named group that was let go says that it stores nothing there any more: whoever joins goes on where the
+/// group stood.
+pub(crate) fn detach(core: &TopicCore, joined: &Joined) {
+    if let Some(word) = core.group_word(joined.entry, in_entry::STATE) {
+        let evicted = joined.word.with_state(state::EVICTED);
+        group::change(word, evicted, evicted.with_state(state::DETACHED));
     }
 }

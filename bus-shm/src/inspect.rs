@@ -18,7 +18,7 @@ use bus_core::breaker::BreakerWord;
 use bus_core::holder::{HolderWord, producer};
 use bus_core::lane::Lane;
 use bus_core::layout::aside::state as aside;
-use bus_core::layout::groups::{in_entry, in_lane, kind, state};
+use bus_core::layout::groups::{in_entry, in_lane, kind, stall, state};
 use bus_core::layout::superblock::{self, FLAG_MEMBARRIER, FLAG_TEMPORARY, RoleWord, at};
 use bus_core::layout::{get_name, ring, samples, wake};
 use bus_core::limits::PARTICIPANTS_MAX;
@@ -96,6 +96,30 @@ pub struct TopicSettings {
     pub creator: String,
     /// CLOCK_REALTIME ns of its creation.
     pub created_ns: u64,
+}
+
+impl TopicSettings {
+    pub(crate) fn new(
+        config: &ring::Config,
+        ttl_ns: u64,
+        types: Vec<TypeIdentity>,
+        (creator, created_ns): (String, u64),
+    ) -> Self {
+        Self {
+            capacity: config.capacity,
+            lanes: config.lanes,
+            producers: config.producers,
+            message_bytes_max: config.message_bytes,
+            arena_bytes_max: config.arena_bound_bytes,
+            stamps: config.flags & ring::FLAG_STAMPS != 0,
+            ttl_ns,
+            overflow: Overflow::of(config),
+            breakers: config.flags & ring::FLAG_NO_BREAKERS == 0,
+            types,
+            creator,
+            created_ns,
+        }
+    }
 }
 
 /// A lane at one moment.
@@ -178,6 +202,10 @@ pub struct GroupState {
     pub skipped_count: u64,
     /// How often it let go of the ring while it had no member.
     pub let_go_count: u64,
+    /// For how many nanoseconds it has stood still, if that is longer than it may, or since when it is too far behind.
+    pub stalled_ns: Option<u64>,
+    /// Is it let go when it is stalled?
+    pub lets_go: bool,
     /// Messages that failed and wait for another attempt, or are at it.
     pub waiting_count: u64,
     /// Dead letters.
@@ -366,21 +394,9 @@ impl TopicView {
     /// # Errors
     /// A region that cannot be read.
     pub fn settings(&self) -> Result<TopicSettings, TopicError> {
-        let config = self.core.config();
-        Ok(TopicSettings {
-            capacity: config.capacity,
-            lanes: config.lanes,
-            producers: config.producers,
-            message_bytes_max: config.message_bytes,
-            arena_bytes_max: config.arena_bound_bytes,
-            stamps: config.flags & ring::FLAG_STAMPS != 0,
-            ttl_ns: self.core.ttl_ns(),
-            overflow: Overflow::of(config),
-            breakers: config.flags & ring::FLAG_NO_BREAKERS == 0,
-            types: self.core.types()?.into_iter().filter(|identity| !identity.name.is_empty()).collect(),
-            creator: self.core.creator(),
-            created_ns: self.core.created_ns(),
-        })
+        let types = self.core.types()?.into_iter().filter(|identity| !identity.name.is_empty()).collect();
+        let (ttl_ns, creator) = (self.core.ttl_ns(), self.core.creator());
+        Ok(TopicSettings::new(self.core.config(), ttl_ns, types, (creator, self.core.created_ns())))
     }
 
     /// Has the topic gone?
@@ -491,6 +507,8 @@ impl TopicView {
             redelivered_count: self.core.group_number(entry, in_entry::REDELIVERED),
             skipped_count: self.core.group_number(entry, in_entry::SKIPPED),
             let_go_count: self.core.group_number(entry, in_entry::LET_GO),
+            stalled_ns: self.stalled_ns(entry).filter(|_| matches!(name, "active" | "evicted")),
+            lets_go: bits & kind::LETS_GO != 0,
             waiting_count: 0,
             dead_count: 0,
             full_count: 0,
@@ -498,6 +516,11 @@ impl TopicView {
         };
         self.count_aside(entry, &mut group);
         Some(group)
+    }
+
+    fn stalled_ns(&self, entry: usize) -> Option<u64> {
+        let since_ms = self.core.groups_region().look(stall::since(entry))?.load(Ordering::Relaxed);
+        (since_ms != 0).then(|| monotonic_ns().saturating_sub(since_ms.saturating_mul(1_000_000)))
     }
 
     fn lane(&self, lane: usize, groups: &[GroupState]) -> LaneState {
@@ -545,9 +568,7 @@ impl TopicView {
 
     /// Age of a message by what the supervisor has noted.
     fn sampled_age(&self, lane: usize, sequence: u64) -> Option<Age> {
-        let region = self.samples.as_ref()?;
-        let kept = region.look_words(samples::kept(lane), samples::KEPT)?;
-        let snapshot = History::attach(region.look(samples::newest(lane))?, kept).load();
+        let snapshot = load_samples(self.samples.as_ref()?, lane)?;
         // End and time after the samples, so that none of those is from later.
         let (end, now_ns) = (self.core.end(lane), monotonic_ns());
         Some(match snapshot.age(sequence, end, now_ns)? {
@@ -618,11 +639,38 @@ fn open_samples(core: &TopicCore) -> Option<Region> {
     attached.ok().filter(|(_, preamble)| preamble.epoch == core.epoch()).map(|(region, _)| region)
 }
 
+/// Where the end of a lane without stamps was at some time, or a little before it.
+pub(crate) fn end_before(core: &TopicCore, lane: usize, at_ns: u64) -> Option<u64> {
+    let snapshot = load_samples(&open_samples(core)?, lane)?;
+    // End and time after the samples, so that none of those is from later.
+    let (end, now_ns) = (core.end(lane), monotonic_ns());
+    snapshot.end_before(at_ns, end, now_ns)
+}
+
+/// About how old a message of a lane without stamps is.
+pub(crate) fn sampled_age(core: &TopicCore, lane: usize, sequence: u64) -> Option<Duration> {
+    let snapshot = load_samples(&open_samples(core)?, lane)?;
+    let (end, now_ns) = (core.end(lane), monotonic_ns());
+    match snapshot.age(sequence, end, now_ns)? {
+        bus_core::samples::Age::About(ns) | bus_core::samples::Age::AtLeast(ns) => {
+            Some(Duration::from_nanos(ns))
+        }
+    }
+}
+
+fn load_samples(region: &Region, lane: usize) -> Option<bus_core::samples::Snapshot> {
+    let kept = region.look_words(samples::kept(lane), samples::KEPT)?;
+    Some(History::attach(region.look(samples::newest(lane))?, kept).load())
+}
+
 /// Groups with unread messages, a line each.
 pub(crate) fn unread(dir: &BusDir) -> Vec<String> {
     let Ok(view) = BusView::open(dir.name(), dir.base().parent()) else { return Vec::new() };
     let mut lines = Vec::new();
-    for name in view.topic_names() {
+    for (name, brief) in view.briefs() {
+        if brief.is_ok_and(|brief| brief.unread_count == 0) {
+            continue;
+        }
         let Ok(mut topic) = view.topic(&name) else { continue };
         for group in topic.sample().groups {
             let lag: u64 = group.lanes.iter().map(|lane| lane.lag_count).sum();

@@ -5,8 +5,9 @@
 //! forked child keeps the lock alive; a pid and start time that no longer exist settle that case. The end of a
 //! socket is only a hint.
 
+use crate::attached::Noted;
 use crate::directory::BusDir;
-use crate::error::BusError;
+use crate::error::{BusError, RegionError};
 use crate::region::Region;
 use crate::sys::process::{Pidfd, Withheld, is_asleep, pid_namespace_inode, start_time_ticks};
 use crate::sys::{file, lock};
@@ -16,7 +17,7 @@ use bus_core::limits::PARTICIPANTS_MAX;
 use bus_core::sync::{Ordering, fence};
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A lease file that this process holds locked.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(crate) struct Lease {
     /// Keeps the lock; closing it in the last process that has it open gives the lease up.
     file: File,
     path: PathBuf,
+    /// The topics that this process has attached to, as they stand in the file.
+    noted: Mutex<Noted>,
 }
 
 impl Lease {
@@ -40,12 +43,19 @@ impl Lease {
                 reason: format!("{} was locked by another process as soon as it was made", path.display()),
             });
         }
-        Ok(Self { _withheld: Withheld::new(&file), file, path })
+        let noted = Mutex::new(Noted::begin(&file));
+        Ok(Self { _withheld: Withheld::new(&file), file, path, noted })
     }
 
     /// Its file name.
     pub(crate) fn name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Notes that this process is about to hold something in a topic. True if that is news.
+    pub(crate) fn note(&self, topic: &str) -> Result<bool, RegionError> {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.note(&self.file, &self.path, topic)
     }
 
     /// Has the file been renamed or removed by somebody else?

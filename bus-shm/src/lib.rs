@@ -28,6 +28,8 @@
 
 mod arena;
 mod aside;
+mod attached;
+pub mod brief;
 pub mod bus;
 pub mod dead_letters;
 pub mod dedup;
@@ -46,6 +48,7 @@ pub mod quota;
 mod reader;
 mod region;
 mod repair;
+pub mod replay;
 pub mod subscriber;
 pub mod supervisor;
 #[doc(hidden)]
@@ -65,7 +68,9 @@ pub use payload::{Bytes, Message, Speak, TypeIdentity};
 pub use publisher::{Loan, Publisher};
 pub use quota::Quota;
 pub use repair::collect_garbage;
-pub use subscriber::{Batch, BatchItem, Expired, OtherTypes, Received, Start, Subscriber, SubscriberBuilder};
+pub use subscriber::{
+    Batch, BatchItem, Expired, OtherTypes, Received, Stall, StallPolicy, Start, Subscriber, SubscriberBuilder,
+};
 pub use topic::{Overflow, Topic, TopicBuilder};
 pub use wait::Wait;
 

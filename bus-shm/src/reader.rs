@@ -8,6 +8,7 @@ use crate::group::LaneStand;
 use crate::repair;
 use crate::subscriber::Failure;
 use crate::topic::{LaneRing, TopicCore};
+use bus_core::extension::Extension;
 use bus_core::group::{self, Handed};
 use bus_core::header::{HEADER_BYTES, HEADER_WORDS, Header, flags, producer_entry, producer_tag, tag_names};
 use bus_core::holder::HolderWord;
@@ -22,8 +23,9 @@ use std::sync::Arc;
 pub(crate) enum Found {
     /// A message; it is in the [`Finding`].
     Message,
-    /// Messages that were overwritten before they were read, up to the new position.
-    Missed { from: u64 },
+    /// From `at` on, messages were overwritten before they were read, up to the new position. Those before `from` have been told
+    /// as missed before.
+    Missed { at: u64, from: u64 },
 }
 
 /// A message as it was found, in place or copied.
@@ -44,6 +46,15 @@ impl Finding {
         payload: core::ptr::dangling(),
         times: 0,
     };
+
+    /// The extension block before its payload.
+    pub(crate) fn extension(&self) -> Option<Extension> {
+        if self.header.flags & flags::EXTENSION == 0 {
+            return None;
+        }
+        // SAFETY: whoever found the message has checked that the block lies right before the payload, in the mapping or in the copy.
+        Some(unsafe { self.payload.sub(size_of::<Extension>()).cast::<Extension>().read_unaligned() })
+    }
 }
 
 /// A reader's state in one lane.
@@ -62,6 +73,8 @@ pub(crate) struct LaneReader {
     copies: bool,
     /// Messages before it are not kept for this reader either; those are copied too.
     reliable_from: u64,
+    /// The last run that was found to be missed: it may be met again before the cursor has passed it.
+    told: (u64, u64),
     /// What was handed out last.
     now: Handed,
     /// Messages before it have been handed out before.
@@ -69,6 +82,8 @@ pub(crate) struct LaneReader {
     low_water: Option<&'static AtomicU64>,
     handed: Option<&'static AtomicU64>,
     marks: Option<&'static AtomicU64>,
+    /// One member: how many messages before its reliable start are to be told of.
+    backlog: Option<&'static AtomicU64>,
     released: Option<&'static AtomicU64>,
     releases_seen: u64,
     copy: Vec<u128>,
@@ -88,11 +103,13 @@ impl LaneReader {
             arenas: (0..config.producers).map(|_| None).collect(),
             copies: false,
             reliable_from: 0,
+            told: (0, 0),
             now: Handed::unpack(0),
             marked: 0,
             low_water: None,
             handed: None,
             marks: None,
+            backlog: None,
             released: None,
             releases_seen: 0,
             copy: Vec::new(),
@@ -120,6 +137,7 @@ impl LaneReader {
         if !shared {
             self.handed = Some(self.core.held_group_word(at + groups::in_lane::HANDED)?);
             self.marks = Some(self.core.held_group_word(at + groups::in_lane::MARKED)?);
+            self.backlog = Some(self.core.held_group_word(at + groups::in_lane::MISSED)?);
         }
         if shared {
             self.released = Some(self.core.held_group_word(at + groups::in_lane::RELEASES)?);
@@ -137,6 +155,7 @@ impl LaneReader {
         self.low_water = None;
         self.handed = None;
         self.marks = None;
+        self.backlog = None;
         self.released = None;
     }
 
@@ -458,16 +477,23 @@ impl LaneReader {
         // Overtaken. Go on where messages are likely to stay for a moment, but never past what is kept for this reader.
         let capacity = u64::from(self.core.config().capacity);
         let oldest = self.end().saturating_sub(capacity - capacity / 8);
-        let most = if self.copies { oldest } else { earlier(oldest, self.reliable_from) };
+        let is_backlog = distance(sequence, self.reliable_from) < 0;
+        let most = if self.copies && !is_backlog { oldest } else { earlier(oldest, self.reliable_from) };
         let until = later(sequence.wrapping_add(1), most);
         self.seek(until);
-        if let Some(low_water) = self.low_water
-            && self.copies
-            && distance(until, self.reliable_from) > 0
-        {
-            group::acknowledge(low_water, until);
-        }
-        Ok(Found::Missed { from: sequence })
+        // The group's cursor passes them with the next acknowledgement and not here: after a death before they were told, a
+        // successor is told.
+        let (told_from, told_until) = self.told;
+        let is_again = distance(sequence, told_from) >= 0 && distance(sequence, told_until) < 0;
+        let from = if is_again { earlier(told_until, until) } else { sequence };
+        self.told = if is_again { (told_from, later(told_until, until)) } else { (sequence, until) };
+        Ok(Found::Missed { at: sequence, from })
+    }
+
+    /// The payload of a message that was copied when it was taken.
+    pub(crate) fn copied(&self, finding: &Finding) -> Vec<u8> {
+        let bytes = bytemuck::cast_slice::<u128, u8>(&self.copy);
+        bytes[..(finding.header.len_bytes as usize).min(bytes.len())].to_vec()
     }
 
     fn copy_cell(&mut self, sequence: u64, producer: u16, mark: Option<u16>, cell: u32) -> Option<Header> {
@@ -499,11 +525,27 @@ impl LaneReader {
         if bus_core::is_broken("hand_out_late") {
             self.handed.inspect(|handed| group::hand_out(handed, self.now));
         }
-        if let Some(low_water) = self.low_water
-            && distance(next, self.reliable_from) > 0
-        {
-            group::acknowledge(low_water, next);
+        if let Some(low_water) = self.low_water {
+            if distance(next, self.reliable_from) > 0 {
+                group::acknowledge(low_water, next);
+            } else if next == self.reliable_from {
+                self.finish_backlog();
+            }
         }
+    }
+
+    /// One member: what there was before its reliable start is through; a successor need not go back to it.
+    #[cold]
+    fn finish_backlog(&self) {
+        if let Some(missed) = self.backlog {
+            // Relaxed: read by who takes the group over, after a change of the group's state.
+            missed.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// One member: has it messages before this one that it has not finished?
+    pub(crate) fn has_unfinished(&self, sequence: u64) -> bool {
+        self.copies && self.low_water.is_some_and(|low| distance(low.load(Ordering::Relaxed), sequence) < 0)
     }
 
     /// One member: the message that was taken last has not been shown to anybody, so that does not count as an attempt.

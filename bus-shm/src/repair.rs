@@ -18,23 +18,24 @@ use bus_core::seq::distance;
 use bus_core::sync::{AtomicU64, Ordering};
 use std::path::Path;
 
-/// Lets go of whatever `dead` held in every topic. `goes_on` is asked before each: false if another has the role now, then the
+/// Lets go of whatever `dead` held in `topics`: those that it has noted with its lease, or all. `goes_on` is asked before each: false if another has the role now, then the
 /// rest is left to that one, and the answer is false. `is_its` says whether the number is still the dead one's: a claim that
 /// was seen before carries no incarnation. `unannounced` becomes true if a topic has dead letters that nobody was told of:
 /// members announce what they make, and this one may have ended first.
 pub(crate) fn sweep(
     dir: &BusDir,
+    topics: &[String],
     dead: Holder,
     goes_on: &dyn Fn() -> bool,
     is_its: &dyn Fn() -> bool,
     unannounced: &mut bool,
 ) -> bool {
-    for name in dir.topic_names() {
+    for name in topics {
         if !goes_on() {
             return false;
         }
         // A topic that cannot be attached is reported to whoever wants to use it.
-        if let Ok(topic) = TopicCore::attach(dir, &name, Role::Publisher) {
+        if let Ok(topic) = TopicCore::attach(dir, name, Role::Publisher) {
             sweep_topic(&topic, dead, is_its);
             *unannounced |= has_unannounced(&topic);
         }
@@ -96,7 +97,10 @@ pub(crate) fn release_group(topic: &TopicCore, entry: usize, dead: Holder) -> bo
         let kind = topic.group_number(entry, groups::in_entry::KIND);
         let next = match seen.state {
             // Where a group starts that died in STARTING is not known; it never got anything.
-            groups::state::JOINING | groups::state::STARTING | groups::state::EVICTED => groups::state::FREE,
+            groups::state::JOINING | groups::state::STARTING => groups::state::FREE,
+            // Whoever joins it next is told what it missed.
+            groups::state::EVICTED if kind & groups::kind::EPHEMERAL == 0 => groups::state::DETACHED,
+            groups::state::EVICTED => groups::state::FREE,
             // One that went away before goes on where it stood, or says what it missed.
             groups::state::REJOINING => groups::state::DETACHED,
             groups::state::RESTARTING => groups::state::ASTRAY,
@@ -104,7 +108,7 @@ pub(crate) fn release_group(topic: &TopicCore, entry: usize, dead: Holder) -> bo
             groups::state::ACTIVE => groups::state::HELD,
             _ => return false,
         };
-        if seen.state == groups::state::ACTIVE {
+        if matches!(seen.state, groups::state::ACTIVE | groups::state::EVICTED) {
             settle_one_member(topic, entry, dead);
         }
         if group::change(word, seen, seen.with_state(next)).is_some() {

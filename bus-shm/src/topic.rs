@@ -12,6 +12,7 @@ use crate::region::{Access, Region};
 use crate::subscriber::{Subscriber, SubscriberBuilder};
 use crate::supervisor::create;
 use crate::supervisor::protocol::{GroupSpec, Reply, Request, TopicSpec};
+use crate::sys::clock::monotonic_ns;
 use bus_core::doorbell::Doorbell;
 use bus_core::gate::{self, Cursors};
 use bus_core::layout::{get_name, groups, owners, ring, wake};
@@ -299,6 +300,22 @@ impl TopicCore {
 
     pub(crate) fn group_lane_number(&self, entry: usize, lane: usize, offset_bytes: usize) -> u64 {
         self.group_lane_word(entry, lane, offset_bytes).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    /// How long a group may stand still, in ms.
+    pub(crate) fn stall_after_ms(&self, entry: usize) -> Option<u64> {
+        let word = self.groups.look(groups::stall::after(entry))?;
+        // Acquire: pairs with the Release of the member that set it.
+        groups::stall::after_ms(word.load(Ordering::Acquire))
+    }
+
+    /// Says since when a group stands still, unless that is known.
+    pub(crate) fn mark_stalled(&self, entry: usize, stood_still: Duration) {
+        let since_ms = (monotonic_ns() / 1_000_000).saturating_sub(stood_still.as_millis() as u64);
+        if let Some(mark) = self.groups.look(groups::stall::since(entry)) {
+            // Relaxed: a hint, complete in itself.
+            let _ = mark.compare_exchange(0, since_ms.max(1), Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn group_name(&self, entry: usize) -> String {

@@ -24,8 +24,10 @@ pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let test = std::env::current_exe().expect("the test's own path");
-        // <target>/<profile>/deps/<test>
-        let profile_dir = test.parent().and_then(Path::parent).expect("a test lies in deps");
+        // <target>/<profile>/deps/<test>, or <target>/<profile>/<program>
+        let place = test.parent().expect("a program lies somewhere");
+        let is_test = place.file_name() == Some(OsStr::new("deps"));
+        let profile_dir = if is_test { place.parent().expect("a test lies in deps") } else { place };
         let target_dir = profile_dir.parent().expect("profiles lie in the target directory");
         let profile = match profile_dir.file_name().and_then(OsStr::to_str) {
             Some("debug") | None => "dev",

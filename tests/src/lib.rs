@@ -1,6 +1,8 @@
 //! Tests of shmbus across real processes, its protocol models, and the house rules.
 
+pub mod burst;
 pub mod cli;
 pub mod harness;
 pub mod model;
+pub mod scale;
 pub mod stepper;

@@ -285,6 +285,22 @@ fn two_versions_of_a_type_share_a_topic() {
 }
 
 #[test]
+fn a_group_that_stands_still_is_let_go_and_told_what_it_missed() {
+    let shelf = Shelf::new();
+    shelf.expect("stalled_group", &["received all 1000", "and missed ", "it missed 0.."]);
+    shelf.assert_empty();
+}
+
+#[test]
+fn a_window_of_time_is_published_once_more() {
+    let shelf = Shelf::new();
+    let texts =
+        ["since then: first", "since then: second", "five minutes: 3", "replayed 2, gone meanwhile 0"];
+    shelf.expect("replay_window", &[&texts[..], &["again: first", "again: second"]].concat());
+    shelf.assert_empty();
+}
+
+#[test]
 fn a_tap_misses_what_a_group_receives() {
     let shelf = Shelf::new();
     shelf.expect("tap", &["received all 1000", "and missed ", "the last gap was 0.."]);

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use tests::model::explorer::{Model, Verdict, explore};
 use tests::model::{
-    aside_due, aside_one, doorbell, gate, lossy, owner, publish, replay, role, single_producer, takeover,
-    two_phase,
+    aside_due, aside_one, doorbell, gate, let_go, lossy, owner, publish, replay, role, single_producer,
+    takeover, two_phase,
 };
 
 /// No model may have more states than this: the tests are to stay quick and small.
@@ -174,6 +174,28 @@ mod publication {
             "publish, unlink at death",
             &Publish { variant: Variant::UnlinkAtDeath, unlink: true, ..BASE },
         );
+    }
+}
+
+mod let_go_groups {
+    use super::let_go::{LetGo, Variant};
+    use super::*;
+
+    const TWICE: LetGo = LetGo { variant: Variant::Correct, messages: 5, evictions: 2, kills: 1 };
+
+    #[test]
+    fn come_back_and_tell_what_they_missed() {
+        holds("let go, twice", &TWICE);
+        holds("let go, two deaths", &LetGo { evictions: 1, kills: 2, ..TWICE });
+    }
+
+    #[test]
+    fn break_when_the_way_back_is_shorter() {
+        for variant in
+            [Variant::DetachedAtOnce, Variant::FreedAfterDeath, Variant::CursorBeforeTold, Variant::NotSaved]
+        {
+            breaks(&format!("let go, {variant:?}"), &LetGo { variant, ..TWICE });
+        }
     }
 }
 

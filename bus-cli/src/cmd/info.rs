@@ -6,7 +6,7 @@ use crate::place::Place;
 use crate::report;
 use crate::table::columns;
 use crate::units::{self, facts};
-use crate::watch::{Sample, Watch, is_present, members_text, total_lag};
+use crate::watch::{Sample, Watch, is_present, members_text, stalled_text, total_lag};
 use bus_shm::inspect::{BreakerState, BusView, ProcessInfo, PublisherState, TopicSettings, TopicState};
 use bus_shm::{Overflow, ParticipantInfo};
 use serde_json::{Value, json};
@@ -89,6 +89,7 @@ fn topic_text(sample: &Sample) -> String {
         ">REDELIVERED",
         ">RETRIES",
         ">DEAD",
+        ">STALLED",
     ]);
     for group in state.groups.iter().filter(|group| is_present(group)) {
         let (count, bytes, age) = total_lag(group);
@@ -102,6 +103,7 @@ fn topic_text(sample: &Sample) -> String {
             units::count(group.redelivered_count),
             units::count(group.waiting_count),
             units::count(group.dead_count),
+            stalled_text(group),
         ]);
     }
     if groups.is_empty() {

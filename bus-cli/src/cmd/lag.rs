@@ -6,7 +6,7 @@ use crate::place::Place;
 use crate::report;
 use crate::table::columns;
 use crate::units;
-use crate::watch::{Sample, Watch, is_present, members_text, total_lag};
+use crate::watch::{Sample, Watch, is_present, members_text, stalled_text, total_lag};
 use bus_shm::inspect::GroupState;
 use serde_json::json;
 use std::time::Duration;
@@ -71,6 +71,8 @@ fn table(groups: &[(&Sample, &GroupState)]) -> String {
     let mut headings = vec!["TOPIC", "GROUP", "LANE", ">LAG", ">BYTES", ">OLDEST", ">FINISHED"];
     headings.extend(has_waiting.then_some(">RETRIES"));
     headings.extend(has_dead.then_some(">DEAD"));
+    let has_stalled = groups.iter().any(|(_, group)| group.stalled_ns.is_some());
+    headings.extend(has_stalled.then_some(">STALLED"));
     headings.extend(["STATE", "READ BY"]);
     let mut table = columns(&headings);
     for (sample, group) in groups {
@@ -93,6 +95,7 @@ fn table(groups: &[(&Sample, &GroupState)]) -> String {
             ];
             cells.extend(has_waiting.then(|| units::count(position.waiting_count)));
             cells.extend(has_dead.then(|| units::count(position.dead_count)));
+            cells.extend(has_stalled.then(|| stalled_text(group)));
             cells.extend([group.state.to_owned(), members_text(group)]);
             table.row(cells);
         }

@@ -6,9 +6,10 @@ use crate::place::Place;
 use crate::report;
 use crate::table::columns;
 use crate::units;
-use crate::watch::{Sample, Watch, is_present, total_lag, types_text};
-use bus_shm::BusError;
+use crate::watch::types_text;
+use bus_shm::brief::TopicBrief;
 use bus_shm::inspect::BusView;
+use bus_shm::{BusError, TopicError};
 use serde_json::json;
 
 /// Flags of `ls`.
@@ -27,16 +28,26 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
 }
 
 fn topics(place: &Place, args: &Args) -> Outcome {
-    let mut watch = Watch::new(open(place)?, None);
-    let samples = watch.sample()?;
-    watch.complain();
-    if args.json {
-        let topics: Vec<_> = samples.iter().map(topic_json).collect();
-        output::print_json(&json!({ "bus": place.bus, "topics": topics }))?;
-        return watch.check_complete();
+    let mut briefs = Vec::new();
+    let mut outcome = Ok(());
+    for (name, brief) in open(place)?.briefs() {
+        match brief {
+            Ok(brief) => briefs.push(brief),
+            // It was removed after the directory was read.
+            Err(TopicError::NotFound { .. }) => {}
+            Err(error) => {
+                output::complain(&format!("topic {name:?} cannot be read: {error}"));
+                outcome = Err(Failure::Quiet(Code::Error as u8));
+            }
+        }
     }
-    if samples.is_empty() {
-        watch.check_complete()?;
+    if args.json {
+        let topics: Vec<_> = briefs.iter().map(topic_json).collect();
+        output::print_json(&json!({ "bus": place.bus, "topics": topics }))?;
+        return outcome;
+    }
+    if briefs.is_empty() {
+        outcome?;
         place.note(format_args!(
             "bus {:?} has no topics yet; `shmbus create NAME` makes one, so does `shmbus pub NAME hello`",
             place.bus
@@ -45,20 +56,20 @@ fn topics(place: &Place, args: &Args) -> Outcome {
     }
     let mut table =
         columns(&["TOPIC", "TYPE", ">LANES", ">GROUPS", ">PUBLISHERS", ">MESSAGES", ">UNREAD", ">MEMORY"]);
-    for sample in &samples {
+    for brief in &briefs {
         table.row([
-            sample.state.name.clone(),
-            types_text(&sample.settings),
-            sample.settings.lanes.to_string(),
-            groups(sample).to_string(),
-            sample.state.producers.len().to_string(),
-            units::count(messages(sample)),
-            units::count(unread(sample)),
-            units::bytes(sample.state.memory_bytes),
+            brief.name.clone(),
+            types_text(&brief.settings),
+            brief.settings.lanes.to_string(),
+            brief.groups.to_string(),
+            brief.publishers.to_string(),
+            units::count(brief.message_count),
+            units::count(brief.unread_count),
+            units::bytes(brief.memory_bytes),
         ]);
     }
     output::print(&table.render())?;
-    watch.check_complete()
+    outcome
 }
 
 /// The bus, or an error that names those that exist.
@@ -75,29 +86,15 @@ fn open(place: &Place) -> Result<BusView, Failure> {
     }
 }
 
-fn groups(sample: &Sample) -> usize {
-    sample.state.groups.iter().filter(|group| is_present(group)).count()
-}
-
-fn messages(sample: &Sample) -> u64 {
-    sample.state.lanes.iter().map(|lane| lane.end).sum()
-}
-
-/// Messages that the group which is furthest behind has not finished.
-fn unread(sample: &Sample) -> u64 {
-    let groups = sample.state.groups.iter().filter(|group| is_present(group));
-    groups.map(|group| total_lag(group).0).max().unwrap_or(0)
-}
-
-fn topic_json(sample: &Sample) -> serde_json::Value {
+fn topic_json(brief: &TopicBrief) -> serde_json::Value {
     json!({
-        "topic": sample.state.name,
-        "settings": report::settings(&sample.settings),
-        "groups": groups(sample),
-        "publishers": sample.state.producers.len(),
-        "message_count": messages(sample),
-        "unread_count": unread(sample),
-        "memory_bytes": sample.state.memory_bytes,
+        "topic": brief.name,
+        "settings": report::settings(&brief.settings),
+        "groups": brief.groups,
+        "publishers": brief.publishers,
+        "message_count": brief.message_count,
+        "unread_count": brief.unread_count,
+        "memory_bytes": brief.memory_bytes,
     })
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod lag;
 pub(crate) mod ls;
 pub(crate) mod publish;
 pub(crate) mod quota;
+pub(crate) mod replay;
 pub(crate) mod subscribe;
 pub(crate) mod top;
 pub(crate) mod up;

@@ -56,8 +56,8 @@ pub mod state {
 /// Bits of an entry's `kind` word.
 ///
 /// ```text
-/// bit   0           1        2        8..16          16..32   32..64
-///       ephemeral   shared   yields   attempts_max   hold, s  stall limit (yields) or ack_wait (shared), ms
+/// bit   0           1        2        3         8..16          16..32   32..64
+///       ephemeral   shared   yields   lets go   attempts_max   hold, s  limit (yields) or ack_wait (shared), ms
 /// ```
 pub mod kind {
     use crate::limits::ATTEMPTS_DEFAULT;
@@ -68,6 +68,9 @@ pub mod kind {
     pub const SHARED: u64 = 1 << 1;
     /// Lets go instead of holding others back for longer than its stall limit (milliseconds in bits 32..64).
     pub const YIELDS: u64 = 1 << 2;
+
+    /// A group of one that is let go when it has stood still for its limit, and comes back: see [`super::stall`].
+    pub const LETS_GO: u64 = 1 << 3;
 
     /// How often a message is handed out before it is a dead letter.
     pub const fn attempts_max(kind: u64) -> u8 {
@@ -184,6 +187,41 @@ pub mod in_lane {
     pub const ASIDE_DUE: usize = 56;
 }
 
+/// Words about standing still. They are for the whole group, and lie where lane 0's line has
+/// [`in_lane::ASIDE_DUE`]; every entry has all four lines.
+pub mod stall {
+    use super::{in_lane, lane};
+    /// What is meant where [`after`] says nothing, in ms.
+    pub const AFTER_DEFAULT_MS: u64 = 10_000;
+    /// In the word of [`after`]: no time is too long.
+    pub const NEVER: u64 = u64::MAX;
+
+    /// How long the group may stand still with messages to read, in ms; 0: [`AFTER_DEFAULT_MS`]. Stored by a member.
+    pub const fn after(entry: usize) -> usize {
+        lane(entry, 1) + in_lane::ASIDE_DUE
+    }
+
+    /// How many messages it may be behind in a lane; 0: any number. Stored by a member.
+    pub const fn lag(entry: usize) -> usize {
+        lane(entry, 2) + in_lane::ASIDE_DUE
+    }
+
+    /// CLOCK_MONOTONIC ms since which it stands still, if it has for longer than it may; 0: it does not. Changed by
+    /// compare-and-swap: set by the supervisor and by who lets the group go, cleared by the supervisor and by who joins.
+    pub const fn since(entry: usize) -> usize {
+        lane(entry, 3) + in_lane::ASIDE_DUE
+    }
+
+    /// What a word of [`after`] says.
+    pub const fn after_ms(word: u64) -> Option<u64> {
+        match word {
+            0 => Some(AFTER_DEFAULT_MS),
+            NEVER => None,
+            ms => Some(ms),
+        }
+    }
+}
+
 /// Byte offset of a lane line.
 pub const fn lane(index: usize, lane: usize) -> usize {
     entry(index) + in_entry::LANES + lane * LINE_BYTES
@@ -193,6 +231,7 @@ const _: () = assert!(size_of::<Preamble>() <= at::GENERATION);
 const _: () = assert!(ENTRY_BYTES == 384);
 const _: () = assert!(footprint_bytes(ENTRIES_FIRST) == 4096);
 const _: () = assert!(in_lane::ASIDE_DUE + 8 == LINE_BYTES);
+const _: () = assert!(LANES_MAX > 3 && stall::since(0) + 8 == entry(1));
 
 #[cfg(test)]
 mod tests {

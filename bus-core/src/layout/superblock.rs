@@ -128,8 +128,11 @@ const _: () = assert!(size_of::<Participant>() == PARTICIPANT_BYTES);
 const _: () = assert!(core::mem::offset_of!(Participant, service) == 48);
 const _: () = assert!(footprint_bytes(PARTICIPANTS_FIRST) == 8192);
 
-/// The file `spin`: who is spinning, so that no more do than there are idle cores. Written by all.
+/// The file `spin`: who is spinning, so that no more do than there are idle cores, and how often a process has attached to a
+/// topic. Written by all.
 pub mod spin {
+    /// Raised by whoever has attached to a topic for the first time, after it has noted that with its lease.
+    pub const ATTACHED: usize = 32;
     /// Slots: a spinner takes one by compare-and-swap from 0 to participant + 1; a dead one's is taken over.
     pub const SLOTS: usize = 64;
     /// Bytes of the file.
@@ -141,4 +144,5 @@ pub mod spin {
         64 + index * 8
     }
     const _: () = assert!(slot(SLOTS) as u64 <= FILE_BYTES);
+    const _: () = assert!(size_of::<super::super::Preamble>() <= ATTACHED && ATTACHED + 8 <= slot(0));
 }

@@ -316,6 +316,7 @@ pub fn purge(bus: &Bus, filter: &Filter) -> Result<u64, TopicError> {
     bus.check_usable()?;
     let mut count = 0;
     for letters in find(bus.dir(), filter, (Role::Subscriber, Access::Write))? {
+        bus.note_topic(letters.core.name())?;
         let Some(store) = letters.file.store(&letters.core, letters.entry) else { continue };
         for letter in &letters.found {
             let mut held = letter.held;

@@ -82,7 +82,12 @@ pub struct ReplayError {
 }
 
 /// The number that the target gives to a message's type. `same`: it is the topic that the message is from.
-fn kind_in(target: &Topic<Bytes>, same: bool, types: &[TypeIdentity], kind: u8) -> Result<u8, String> {
+pub(crate) fn kind_in(
+    target: &Topic<Bytes>,
+    same: bool,
+    types: &[TypeIdentity],
+    kind: u8,
+) -> Result<u8, String> {
     let accepted = &target.kinds.table;
     let found = match type_of(types, kind).0 {
         _ if same && (kind == TYPE_BYTES || usize::from(kind) < accepted.len()) => Some(kind),
@@ -175,6 +180,7 @@ fn replay_group(
     publisher: &mut Republisher,
     replayed: &mut u64,
 ) -> Result<(), ReplayRefused> {
+    bus.inner().note_topic(letters.core.name())?;
     let (file, me) = (&letters.file, bus.inner().me());
     let Some(store) = file.store(&letters.core, letters.entry) else { return Ok(()) };
     let mut copy = Vec::new();

@@ -10,8 +10,10 @@ use bus_core::name::key;
 use bus_core::seq::distance;
 use std::collections::HashMap;
 
-/// Bits of a kind word that mean something: flags, attempts, milliseconds.
-const KIND_BITS: u64 = kind::EPHEMERAL | kind::SHARED | kind::YIELDS | 0xff << 8 | 0xffff_ffff << 32;
+/// Bits of a kind word that mean something: flags, attempts, seconds, milliseconds.
+const KIND_BITS: u64 = kind::EPHEMERAL | kind::SHARED | COPIES | !0 << 8;
+/// Groups whose member copies what it reads, since it may be let go.
+const COPIES: u64 = kind::YIELDS | kind::LETS_GO;
 
 /// A group that keeps messages in a lane, as it was at one moment.
 pub(super) struct Holding {
@@ -30,7 +32,7 @@ impl Holding {
                 let bits = core.group_number(entry, in_entry::KIND);
                 let low_water = core.group_lane_number(entry, lane, in_lane::LOW_WATER);
                 let reads = matches!(HolderWord::unpack(word).state, state::ACTIVE | state::HELD);
-                (reads && bits & kind::YIELDS == 0 && is_still(core, entry, word)).then_some(Self {
+                (reads && bits & COPIES == 0 && is_still(core, entry, word)).then_some(Self {
                     entry,
                     word,
                     low_water,
@@ -135,8 +137,10 @@ fn check_hands(look: &mut Look<'_>, core: &TopicCore, entry: usize, word: Holder
     let is_nameless = core.group_number(entry, in_entry::KEY) == KEY_EPHEMERAL;
     let (ephemeral, shared, yields) =
         (bits & kind::EPHEMERAL != 0, bits & kind::SHARED != 0, bits & kind::YIELDS != 0);
+    let lets_go = bits & kind::LETS_GO != 0;
     let is_possible = bits & !KIND_BITS == 0
         && ephemeral == is_nameless
+        && !(lets_go && (shared || yields))
         && match (shared, ephemeral, yields) {
             (true, ephemeral, yields) => !ephemeral && !yields,
             (false, ephemeral, yields) => ephemeral || !yields,
@@ -144,7 +148,7 @@ fn check_hands(look: &mut Look<'_>, core: &TopicCore, entry: usize, word: Holder
     if !is_possible && still() {
         let found = format!("kind {bits:#x}{}", if is_nameless { " without a name" } else { "" });
         look.suspect(Invariant::GroupKind, place.clone(), [packed, bits], found, "a kind that exists");
-    } else if word.state == state::EVICTED && !yields && still() {
+    } else if word.state == state::EVICTED && !yields && !lets_go && still() {
         let found = format!("let go, kind {bits:#x}");
         look.suspect(Invariant::GroupEvicted, place.clone(), [packed, bits], found, "a group that yields");
     }
@@ -179,7 +183,7 @@ pub(super) fn check_cursors(look: &mut Look<'_>, core: &TopicCore, lane: usize, 
         }
         // Before it knows where it begins, a group may stand where nothing is any more; and one that yields copies, and goes
         // back to whatever it finds.
-        let is_bounded = !state::is_starting(word.state) && bits & kind::YIELDS == 0;
+        let is_bounded = !state::is_starting(word.state) && bits & COPIES == 0;
         if is_bounded && low_water < end.saturating_sub(capacity) {
             let expected = format!("at least {}, a ring before the end", end.saturating_sub(capacity));
             let found = format!("cursor {low_water}");

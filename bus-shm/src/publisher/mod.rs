@@ -338,6 +338,7 @@ impl RawPublisher {
         bus.check_usable()?;
         // A mapping of its own, writable: the topic handle's stays read-only.
         let core = Arc::new(TopicCore::attach(bus.dir(), topic.core.name(), Role::Publisher)?);
+        bus.note_topic(core.name())?;
         let (entry, live) = entry::claim_entry(&bus, &core)?;
         let lanes: Result<Vec<_>, AttachError> = (0..core.lanes())
             .map(|lane| {
@@ -799,14 +800,23 @@ impl RawPublisher {
         Ok(())
     }
 
-    /// Lets groups go that hold this lane at `gate`, agreed to yield, and have had their time.
+    /// Lets groups go that hold this lane at `gate`, agreed to yield or to be let go, and have had their time.
     fn evict_yielding(&self, lane: usize, gate: u64, stood_still: Duration) -> bool {
         let mut changed = false;
-        for (_, word, seen, kind) in self.holders(lane, gate) {
-            let yields = kind & groups::kind::YIELDS != 0 && seen.state == groups::state::ACTIVE;
-            if yields && stood_still >= Duration::from_millis(kind >> 32) {
+        for (entry, word, seen, kind) in self.holders(lane, gate) {
+            let limit_ms = match kind & (groups::kind::YIELDS | groups::kind::LETS_GO) {
+                0 => None,
+                groups::kind::YIELDS => Some(kind >> 32),
+                _ => self.core.stall_after_ms(entry),
+            };
+            let is_over = limit_ms.is_some_and(|ms| stood_still >= Duration::from_millis(ms));
+            if is_over && seen.state == groups::state::ACTIVE {
                 let evicted = seen.with_state(groups::state::EVICTED);
-                changed |= group::change(word, seen, evicted).is_some();
+                let let_go = group::change(word, seen, evicted).is_some();
+                if let_go {
+                    self.core.mark_stalled(entry, stood_still);
+                }
+                changed |= let_go;
             }
         }
         changed

@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | group of one member | its own | in place | never |
 //! | shared group | owner words | in place | never |
-//! | tap, and a group that yields | none, or let go | a checked copy | counted as missed |
+//! | tap, and a group that yields or may be let go | none, or let go | a checked copy | counted as missed |
 #![allow(unsafe_code)]
 
 mod interrupt;
@@ -16,11 +16,14 @@ mod options;
 mod received;
 mod screen;
 mod shared;
+mod stall;
+pub(crate) mod start;
 
 pub use interrupt::Interrupter;
 pub use options::{OtherTypes, Start, SubscriberBuilder};
 pub use received::{Batch, BatchItem, Received};
 pub use screen::Expired;
+pub use stall::{Stall, StallPolicy};
 
 use crate::bus::BusInner;
 use crate::dead_letters::Announcer;
@@ -37,7 +40,6 @@ use crate::wait::{Wait, Waiter};
 use bus_core::aside::Held;
 use bus_core::doorbell::{Barrier, Doorbell};
 use bus_core::header::TYPE_BYTES;
-use bus_core::holder::HolderWord;
 use bus_core::lane::{Lane, Picker};
 use bus_core::layout::wake::state::is_closed;
 use bus_core::layout::{groups, owners, ring, wake};
@@ -194,6 +196,7 @@ impl RawSubscriber {
             tap,
             yields,
             start,
+            or_oldest,
             wait,
             guard,
             other,
@@ -206,6 +209,7 @@ impl RawSubscriber {
             dead_full,
             aside_bound,
             wishes,
+            stall,
             ..
         } = options;
         let Topic { bus, core, kinds, .. } = topic;
@@ -214,16 +218,20 @@ impl RawSubscriber {
         if !tap && core.config().overflow == ring::overflow::NEWEST {
             return Err(AttachError::KeepsNewest { topic: core.name().into() });
         }
+        if let Some(stall) = &stall {
+            stall.check(core.name(), (tap, shared, yields.is_some()))?;
+        }
         let mut lanes = (0..core.lanes())
             .map(|lane| LaneReader::attach(core.clone(), lane))
             .collect::<Result<Vec<_>, _>>()?;
         let mut wished: Vec<u64> = lanes.iter_mut().map(|lane| lane.end()).collect();
-        begin_at(&core, start, &mut lanes, &mut wished)?;
+        start::begin_at(&core, start, or_oldest, &mut lanes, &mut wished)?;
         let name = group.as_deref();
         let shared = shared && name.is_some();
         let goes_on = start == Start::Latest;
         let wanted = Wanted { name, shared, yields, ack_wait, goes_on, wished: wished.clone() };
         let seat = if tap { None } else { Some(Seat::join(&bus, &core, &wanted)?) };
+        let lets_go = seat.as_ref().is_some_and(|seat| stall::settle(&core, seat.joined.entry, stall));
         for (index, lane) in lanes.iter_mut().enumerate() {
             let Some(Seat { joined, .. }) = &seat else {
                 lane.begin(wished[index], LaneStand::new(wished[index]));
@@ -253,7 +261,7 @@ impl RawSubscriber {
                 owners_region = Some(region);
                 Membership::Shared(seat, owners)
             }
-            Some(seat) if yields.is_some() && name.is_none() => Membership::Yielding(seat),
+            Some(seat) if lets_go || yields.is_some() && name.is_none() => Membership::Yielding(seat),
             Some(seat) => Membership::One(seat),
         };
         if matches!(membership, Membership::Tap | Membership::Yielding(_)) {
@@ -294,7 +302,7 @@ impl RawSubscriber {
             kinds,
             other,
             screen,
-            copied: copied && !tap && yields.is_none(),
+            copied: copied && !tap && yields.is_none() && !lets_go,
             // What may be taken back from a member that is only slow, and then be overwritten, is not read in place.
             may_lose_claims: ack_wait_ms != 0,
             missed_count: 0,
@@ -398,12 +406,19 @@ impl RawSubscriber {
                     }
                     return Ok(true);
                 }
-                Found::Missed { from } => {
+                Found::Missed { at, from } => {
+                    if !self.batch.is_empty() && self.lanes[lane].has_unfinished(at) {
+                        // Not before what stands before them is settled: so they are told once, and exactly.
+                        self.lanes[lane].seek(at);
+                        return Ok(false);
+                    }
                     let until = self.lanes[lane].next();
                     // What a damaged ring says may add up to anything.
                     self.missed_count = self.missed_count.saturating_add(until.wrapping_sub(from));
-                    let begin = self.missed[lane].map_or(from, |(begin, _)| begin);
-                    self.missed[lane] = Some((begin, until));
+                    if until != from {
+                        let begin = self.missed[lane].map_or(from, |(begin, _)| begin);
+                        self.missed[lane] = Some((begin, until));
+                    }
                 }
             }
         }
@@ -654,8 +669,7 @@ impl RawSubscriber {
             return Ok(());
         }
         if matches!(self.membership, Membership::Yielding(_)) {
-            self.let_go();
-            return Ok(());
+            return self.was_let_go();
         }
         Err(ReceiveError::Fenced { topic: self.core.name().to_owned() })
     }
@@ -672,7 +686,7 @@ impl RawSubscriber {
         })
     }
 
-    /// A yielding group has been let go: gives the entry back and goes on as a tap.
+    /// A group without a name has been let go: gives the entry back and goes on as a tap.
     fn let_go(&mut self) {
         // What was put aside in a batch in hand counts for nothing any more.
         let mut batch = std::mem::take(&mut self.batch);
@@ -690,17 +704,6 @@ impl RawSubscriber {
         self.skipped = None;
         self.redelivered = None;
         self.lanes.iter_mut().for_each(LaneReader::let_go);
-    }
-
-    /// Has a yielding group been let go?
-    fn notice_eviction(&mut self) {
-        if let Membership::Yielding(seat) = &self.membership
-            && !self.fork.is_child()
-            && HolderWord::unpack(self.core.group_number(seat.joined.entry, groups::in_entry::STATE)).state
-                != groups::state::ACTIVE
-        {
-            self.let_go();
-        }
     }
 
     fn is_interrupted(&self) -> bool {
@@ -745,43 +748,6 @@ fn is_ready(lanes: &mut [LaneReader], lane: usize) -> bool {
         Poll::Ready | Poll::Lapped => true,
         Poll::Empty | Poll::Interrupted => false,
     }
-}
-
-/// Where each lane begins for `start`.
-fn begin_at(
-    core: &TopicCore,
-    start: Start,
-    lanes: &mut [LaneReader],
-    wished: &mut [u64],
-) -> Result<(), AttachError> {
-    let capacity = u64::from(core.config().capacity);
-    match start {
-        Start::Latest => {}
-        Start::Oldest => {
-            for at in wished.iter_mut() {
-                *at = at.saturating_sub(capacity);
-            }
-        }
-        Start::Sequence(lane, sequence) => {
-            let Some(at) = wished.get_mut(lane.index()) else {
-                let (topic, lane) = (core.name().to_owned(), lane.0);
-                return Err(AttachError::Lane { topic, lane, lanes: core.config().lanes });
-            };
-            let (oldest, end) = (at.saturating_sub(capacity), *at);
-            if sequence < oldest || sequence > end {
-                let (topic, lane) = (core.name().to_owned(), lane.0);
-                return Err(AttachError::Start { topic, lane, wished: sequence, oldest, end });
-            }
-            *at = sequence;
-        }
-        Start::Time(from_ns) => {
-            for (lane, at) in lanes.iter_mut().zip(wished.iter_mut()) {
-                let oldest = at.saturating_sub(capacity);
-                *at = lane.first_at_or_after(from_ns, oldest, *at);
-            }
-        }
-    }
-    Ok(())
 }
 
 impl Membership {
@@ -875,7 +841,7 @@ impl<T: Speak> Subscriber<T> {
     #[inline]
     pub fn try_receive(&mut self) -> Result<Option<Received<'_, T>>, ReceiveError> {
         self.raw.give_back_forgotten();
-        self.raw.notice_eviction();
+        self.raw.notice_eviction()?;
         Ok(if self.raw.poll()? { Some(self.wrap()) } else { None })
     }
 
@@ -917,7 +883,7 @@ impl<T: Speak> Subscriber<T> {
     ) -> Result<Batch<'_, T>, ReceiveError> {
         self.raw.check()?;
         self.raw.give_back_forgotten();
-        self.raw.notice_eviction();
+        self.raw.notice_eviction()?;
         let min = min.clamp(1, max.max(1)) as u64;
         let deadline = Instant::now().checked_add(timeout);
         loop {
@@ -954,7 +920,7 @@ impl<T: Speak> Subscriber<T> {
     #[inline]
     fn wait_for(&mut self, deadline: Option<Instant>) -> Result<bool, Failure> {
         self.raw.give_back_forgotten();
-        self.raw.notice_eviction();
+        self.raw.notice_eviction()?;
         Ok(self.raw.poll()? || self.raw.wait(deadline)?)
     }
 }

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::screen::Wishes;
-use super::{RawSubscriber, Subscriber};
+use super::{RawSubscriber, Stall, Subscriber};
 use crate::dead_letters::Full;
 use crate::error::AttachError;
 use crate::payload::Speak;
@@ -24,8 +24,11 @@ pub enum Start {
     Oldest,
     /// With this message of this lane; the other lanes begin with the latest.
     Sequence(Lane, u64),
-    /// With the first message published at or after this CLOCK_MONOTONIC time in nanoseconds; needs stamps.
+    /// With the first message published at or after this CLOCK_MONOTONIC time in nanoseconds ([`crate::Bus::now_ns`]). Without
+    /// stamps, with what came after the supervisor's last look before: perhaps with some that are a little older.
     Time(u64),
+    /// The same, as long ago as this.
+    Ago(Duration),
 }
 
 /// What becomes of messages whose type this subscriber does not read.
@@ -50,6 +53,8 @@ pub struct SubscriberBuilder<T> {
     pub(super) tap: bool,
     pub(super) yields: Option<Duration>,
     pub(super) start: Start,
+    /// Where that is no longer there, with the oldest message that is.
+    pub(super) or_oldest: bool,
     pub(super) wait: Wait,
     pub(super) guard: u32,
     pub(super) other: OtherTypes,
@@ -63,6 +68,7 @@ pub struct SubscriberBuilder<T> {
     pub(super) dead_full: Full,
     pub(super) aside_bound: usize,
     pub(super) wishes: Wishes,
+    pub(super) stall: Option<Stall>,
 }
 
 impl<T: Speak> SubscriberBuilder<T> {
@@ -74,6 +80,7 @@ impl<T: Speak> SubscriberBuilder<T> {
             tap: false,
             yields: None,
             start: Start::Latest,
+            or_oldest: false,
             wait: Wait::Adaptive,
             guard: STARVATION_GUARD_DEFAULT,
             other: OtherTypes::Skip,
@@ -87,6 +94,7 @@ impl<T: Speak> SubscriberBuilder<T> {
             dead_full: Full::default(),
             aside_bound: ASIDE_ENTRIES_DEFAULT as usize,
             wishes: Wishes::default(),
+            stall: None,
         }
     }
 
@@ -115,10 +123,26 @@ impl<T: Speak> SubscriberBuilder<T> {
         self
     }
 
+    /// When the group is stalled, and whether it is let go then. A setting of the group, like [`SubscriberBuilder::attempts`]. A
+    /// shared group can only be reported. Default: reported when it has stood still for 10 s.
+    pub fn stall(mut self, stall: Stall) -> Self {
+        self.stall = Some(stall);
+        self
+    }
+
     /// Where a group that is new, or has let go, begins. Default: latest, and where it stood if it has let go. What a shared group has
     /// finished stays finished, wherever it begins.
+    ///
+    /// A sequence or a time of which something may have been overwritten is an error that names the oldest message;
+    /// [`SubscriberBuilder::from_or_oldest`] begins with that one instead.
     pub fn from(mut self, start: Start) -> Self {
-        self.start = start;
+        (self.start, self.or_oldest) = (start, false);
+        self
+    }
+
+    /// As [`SubscriberBuilder::from`], but with the oldest message that is there, where the start is before it.
+    pub fn from_or_oldest(mut self, start: Start) -> Self {
+        (self.start, self.or_oldest) = (start, true);
         self
     }
 

@@ -2,7 +2,6 @@
 #![allow(unsafe_code)]
 
 use super::late::Verdict;
-use super::screen;
 use super::{Delivery, LaneReader, Membership, Proof, Subscriber};
 use crate::error::{NotOwner, ReceiveError};
 use crate::metadata::Metadata;
@@ -43,7 +42,7 @@ fn metadata<'m>(raw: &'m super::RawSubscriber, delivery: &'m Delivery) -> Metada
         sequence: delivery.found.sequence,
         header: &delivery.found.header,
         is_in_ring: !matches!(delivery.proof, Proof::Entry(_)),
-        extension: screen::extension(delivery),
+        extension: delivery.found.extension(),
     }
 }
 

@@ -11,7 +11,6 @@ use crate::payload::{Bytes, Message, Speak, access};
 use crate::subscriber::Failure;
 use crate::sys::clock::Clock;
 use crate::topic::TopicCore;
-use bus_core::extension::Extension;
 use bus_core::header::{Header, flags, producer_entry};
 use bus_core::lane::Lane;
 use bus_core::layout::ring;
@@ -243,7 +242,7 @@ impl Screen {
 
     fn is_expired(&mut self, delivery: &Delivery) -> bool {
         let header = &delivery.found.header;
-        let extension = extension(delivery);
+        let extension = delivery.found.extension();
         let by_topic_ns = match (self.topic_ttl_ns, header.stamp_ns) {
             (0, _) | (_, 0) => 0,
             (ttl_ns, stamp_ns) => stamp_ns.saturating_add(ttl_ns),
@@ -260,15 +259,6 @@ impl Screen {
 fn payload(delivery: &Delivery) -> &[u8] {
     // SAFETY: the message has been found and not been settled: its payload is inside of the mapping, or of the copy, and stays.
     unsafe { core::slice::from_raw_parts(delivery.found.payload, delivery.found.header.len_bytes as usize) }
-}
-
-/// The extension block of a message in hand.
-pub(super) fn extension(delivery: &Delivery) -> Option<Extension> {
-    if delivery.found.header.flags & flags::EXTENSION == 0 {
-        return None;
-    }
-    // SAFETY: the reader has checked that the block stands right before the payload, in the mapping or in the copy.
-    Some(unsafe { delivery.found.payload.sub(size_of::<Extension>()).cast::<Extension>().read_unaligned() })
 }
 
 impl RawSubscriber {

@@ -1,4 +1,5 @@
-//! The supervisor's role: registers processes and topics, notices deaths, cleans up, notes how far lanes have come. Nothing on the data path calls it.
+//! The supervisor's role: registers processes and topics, notices deaths, cleans up, notes how far lanes have come and which groups
+//! stand still. Nothing on the data path calls it.
 //!
 //! The role belongs to whoever a word of the superblock names: a dedicated process (`shmbus up`), or a thread of
 //! the first process that opened the bus. When the holder ends, or stands still for a second, the next process that needs a
@@ -13,7 +14,10 @@ pub(crate) mod protocol;
 mod quotas;
 pub(crate) mod role;
 mod sampler;
+mod stalls;
+mod watchlist;
 
+use crate::attached;
 use crate::dead_letters;
 use crate::directory::{BusDir, TEMPORARY, unique_name};
 use crate::error::{BusError, RegionError, TopicError};
@@ -36,11 +40,13 @@ use protocol::{Garbled, Reply, Request};
 use role::{Lock, Role};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use sampler::Sampler;
-use std::cell::Cell;
+use stalls::Stalls;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
+use watchlist::Watchlist;
 
 /// What the names of the bus's own topics begin with.
 const BUS_TOPICS: &str = "_bus.";
@@ -83,9 +89,14 @@ pub struct Supervisor {
     watched: Vec<(ParticipantInfo, Option<Pidfd>)>,
     /// Are there entries that a superseded holder may still store into? When they were last looked at.
     quarantine: Option<Instant>,
+    /// In which topics anything can happen.
+    watchlist: RefCell<Watchlist>,
     sampler: Sampler,
     breakers: Breakers,
     events: Events,
+    stalls: Stalls,
+    /// When they were last given a turn.
+    turn_ns: u64,
     /// Are there dead letters that nobody was told of?
     unannounced: Cell<bool>,
     /// When somebody was last sent to do that, and whether it is being done.
@@ -109,6 +120,9 @@ pub enum Stopped {
     /// Another process has the role now.
     HandedOver,
 }
+
+/// Turns of what looks after topics are not taken sooner than this after one another, however many requests there are.
+const TURN_MIN_NS: u64 = 80_000_000;
 
 enum Turn {
     Go(Reply),
@@ -153,9 +167,12 @@ impl Supervisor {
             stop: StopHandle::new()?,
             watched: Vec::new(),
             quarantine: None,
+            watchlist: RefCell::new(Watchlist::new(dir.clone())),
             sampler: Sampler::new(dir.clone()),
             breakers: Breakers::default(),
             events: Events::new(dir.clone()),
+            stalls: Stalls::new(dir.clone()),
+            turn_ns: 0,
             unannounced: Cell::new(false),
             announcing: (None, Arc::default()),
         };
@@ -298,6 +315,7 @@ impl Supervisor {
 
     fn watch(&mut self, info: ParticipantInfo) {
         self.joined = true;
+        self.watchlist.get_mut().changed();
         let process = Pidfd::open(info.pid).ok();
         self.watched.push((info, process));
     }
@@ -325,7 +343,11 @@ impl Supervisor {
         let is_its = || word.load(Ordering::Acquire) == seen.pack();
         let dead = Holder::new(number, u64::from(seen.tag));
         let mut unannounced = false;
-        let is_complete = repair::sweep(&self.dir, dead, &|| self.role.beat(), &is_its, &mut unannounced);
+        let noted = attached::topics_of(&self.dir.lease(number, seen.tag));
+        let topics = noted.unwrap_or_else(|| self.dir.topic_names());
+        let goes_on = || self.role.beat();
+        let is_complete = repair::sweep(&self.dir, &topics, dead, &goes_on, &is_its, &mut unannounced);
+        self.watchlist.borrow_mut().left(topics);
         if unannounced {
             self.unannounced.set(true);
         }
@@ -399,7 +421,7 @@ impl Supervisor {
             if stop {
                 return Ok(Stopped::Asked);
             }
-            self.sampler.turn();
+            self.look_after_topics();
             self.breakers.turn(&self.participants, &self.events);
             if self.quarantine.is_some_and(|since| since.elapsed() >= role::SILENCE) {
                 self.reclaim_entries();
@@ -419,6 +441,21 @@ impl Supervisor {
                 connections.push(connection);
             }
         }
+    }
+
+    /// Notes how far the topics have come in which anything can happen, and which groups stand still.
+    fn look_after_topics(&mut self) {
+        let now_ns = clock::monotonic_ns();
+        if now_ns < self.turn_ns + TURN_MIN_NS {
+            return;
+        }
+        self.turn_ns = now_ns;
+        let watchlist = self.watchlist.get_mut();
+        watchlist.refresh(self.watched.iter().map(|(info, _)| info));
+        self.sampler.turn(watchlist);
+        let report = |stall: &stalls::StallReport| report_stall(&self.events, stall);
+        self.stalls.turn(watchlist, &self.participants, &|| self.role.beat(), &report);
+        watchlist.seen();
     }
 
     /// Has the last participant of a temporary bus said that it leaves? It may still hold its lease for a moment.
@@ -449,7 +486,7 @@ impl Supervisor {
             match (self.is_left(), blind) {
                 (true, _) => Duration::from_millis(5),
                 (false, true) => Duration::from_millis(100),
-                (false, false) => self.sampler.pause(),
+                (false, false) => self.sampler.pause().min(self.stalls.pause()),
             }
             .min(self.breakers.pause()),
         );
@@ -750,6 +787,21 @@ impl Supervisor {
 /// One step, on the value seen.
 fn change(word: &AtomicU64, seen: HolderWord, next: HolderWord) -> bool {
     word.compare_exchange(seen.pack(), next.pack(), Ordering::AcqRel, Ordering::Acquire).is_ok()
+}
+
+/// Says that a group stands still, was let go, or goes on again: its mark in the group table says so already, this is for those
+/// who want to be told.
+fn report_stall(events: &Events, stall: &stalls::StallReport) {
+    let mut event = events::Event::new("stall")
+        .text("topic", &stall.topic)
+        .text("group", &stall.group)
+        .text("change", stall.change.name())
+        .number("since_ms", stall.since_ms)
+        .number("lag", stall.lag);
+    if let Some(member) = &stall.member {
+        event = event.text("service", &member.service).number("pid", member.pid.into());
+    }
+    events.push(event);
 }
 
 /// Removes a bus that cannot be opened: its files are damaged, or of another layout. Processes that still use it are not asked to

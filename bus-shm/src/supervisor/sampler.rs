@@ -1,14 +1,17 @@
 //! Lag in seconds without stamps: the holder of the role notes from time to time how far each lane has come.
 //!
-//! Only topics whose messages carry no stamps are looked at: twice a second, with the holder's beat, and ten times while
-//! messages come. [`bus_core::samples`] says what is kept of that, and why a late store does no harm: so nothing here is
-//! fenced by the role's word.
+//! Only topics whose messages carry no stamps are looked at, and of these only such to which a live process has attached: ten
+//! times a second while messages come, then twice, with the holder's beat, and less often the longer nothing has come. One that
+//! nobody has attached to any more is looked at once, and again when somebody has: nothing came in between, and a sample says
+//! so. [`bus_core::samples`] says what is kept of that, and why a late store does no harm: so nothing here is fenced by the
+//! role's word.
 //!
 //! A turn may take [`BUDGET_NS`], which is a fiftieth of a core at the most. Where there are so many topics that it ends
 //! sooner, the next turn goes on from there: each topic is looked at less often, and ages are coarser by as much. Beyond
 //! [`TOPICS_MAX`] topics none are added, and the ages of their messages stay unknown.
 
 use super::role::BEAT;
+use super::watchlist::Watchlist;
 use crate::directory::{BusDir, TEMPORARY};
 use crate::error::RegionError;
 use crate::region::{Access, Region};
@@ -25,10 +28,12 @@ use std::time::Duration;
 
 /// From one turn to the next while messages come.
 const TURN: Duration = Duration::from_millis(100);
-/// Turns are not taken sooner than this after one another, however many requests there are.
-const TURN_MIN_NS: u64 = 80_000_000;
-/// A topic that rests is looked at again after this: with the next beat.
+/// A topic that rests is looked at again after this, with the next beat ...
 const REST_NS: u64 = 400_000_000;
+/// ... and later the longer it rests, by this share of the time; ...
+const REST_SHARE: u64 = 40;
+/// ... but after this at the latest: two looks that are further apart would not tell the age of what came between them.
+const REST_NS_MAX: u64 = 1_400_000_000;
 /// A topic rests when nothing has come for so long.
 const AWAKE_NS: u64 = 10_000_000_000;
 /// What a turn may take.
@@ -51,7 +56,8 @@ pub(super) struct Sampler {
     topics: Vec<Sampled>,
     /// Where the next turn goes on.
     next: usize,
-    turn_ns: u64,
+    /// The list of attached topics as it was when it was last gone through.
+    version: u64,
     listed_ns: u64,
     /// The directory of topics as it was when it was read: changed at this time (seconds, nanoseconds).
     listed: Option<(i64, i64)>,
@@ -68,6 +74,12 @@ struct Sampled {
     ring: Map,
     samples: Map,
     lanes: [Recorder; LANES_MAX],
+    /// What the last look found.
+    ends: [u64; LANES_MAX],
+    /// Can anything happen in it?
+    is_attached: bool,
+    /// It has been looked at since nothing can.
+    is_settled: bool,
     looked_ns: u64,
     moved_ns: u64,
 }
@@ -80,7 +92,7 @@ impl Sampler {
             found: Vec::new(),
             topics: Vec::new(),
             next: 0,
-            turn_ns: 0,
+            version: 0,
             listed_ns: 0,
             listed: None,
             is_busy: true,
@@ -100,12 +112,8 @@ impl Sampler {
     }
 
     /// Looks at the topics whose time has come.
-    pub(super) fn turn(&mut self) {
+    pub(super) fn turn(&mut self, watchlist: &Watchlist) {
         let begun_ns = monotonic_ns();
-        if begun_ns < self.turn_ns + TURN_MIN_NS {
-            return;
-        }
-        self.turn_ns = begun_ns;
         if begun_ns >= self.listed_ns + LIST_NS {
             self.listed_ns = begun_ns;
             self.list();
@@ -120,6 +128,7 @@ impl Sampler {
             // One that cannot be read is found again when the directory changes.
             if let Ok(topic) = Sampled::attach(&self.dir, &name, inode) {
                 self.topics.extend(topic);
+                self.version = 0;
                 self.known.insert(name, inode);
             }
             if is_over(monotonic_ns()) {
@@ -128,6 +137,12 @@ impl Sampler {
         }
         if self.topics.len() >= TOPICS_MAX {
             self.found.clear();
+        }
+        if self.version != watchlist.version() {
+            self.version = watchlist.version();
+            for topic in &mut self.topics {
+                topic.attach_to(watchlist);
+            }
         }
         let (count, mut now_ns) = (self.topics.len(), begun_ns);
         self.is_busy = false;
@@ -138,10 +153,15 @@ impl Sampler {
             }
             self.next = (self.next + 1) % count;
             let topic = &mut self.topics[self.next];
-            let is_awake = begun_ns < topic.moved_ns + AWAKE_NS;
+            if topic.is_settled {
+                continue;
+            }
+            let is_awake = topic.is_attached && begun_ns < topic.moved_ns + AWAKE_NS;
             self.is_busy |= is_awake;
-            if is_awake || begun_ns >= topic.looked_ns + REST_NS {
+            let rest_ns = (begun_ns.saturating_sub(topic.moved_ns) / REST_SHARE).clamp(REST_NS, REST_NS_MAX);
+            if is_awake || !topic.is_attached || begun_ns >= topic.looked_ns + rest_ns {
                 now_ns = topic.look();
+                topic.is_settled = !topic.is_attached;
             }
         }
     }
@@ -201,6 +221,9 @@ impl Sampled {
             ring: of_ring.into_map(),
             samples: of_samples.into_map(),
             lanes: [Recorder::default(); LANES_MAX],
+            ends: [0; LANES_MAX],
+            is_attached: true,
+            is_settled: false,
             looked_ns: 0,
             moved_ns: 0,
         };
@@ -213,6 +236,22 @@ impl Sampled {
 
     fn history(&self, lane: usize) -> Option<History<'_>> {
         history(&self.samples, lane)
+    }
+
+    /// Finds out whether anything can happen here.
+    fn attach_to(&mut self, watchlist: &Watchlist) {
+        let was_settled = self.is_settled;
+        self.is_attached = watchlist.is_attached(&self.name);
+        if !self.is_attached || !was_settled {
+            return;
+        }
+        self.is_settled = false;
+        // Nobody was there before, so the ends were then what they had been at the last look.
+        let before_ns = watchlist.before_ns();
+        if before_ns > self.looked_ns {
+            self.record(before_ns, self.ends.map(Some));
+        }
+        self.looked_ns = 0;
     }
 
     /// The lane's end, as `TopicCore::end` has it.
@@ -239,14 +278,19 @@ impl Sampled {
         if now_ns - before_ns > LOOK_NS_MAX {
             return now_ns;
         }
-        for (lane, end) in ends.into_iter().enumerate() {
-            if let (Some(end), Some(history)) = (end, history(&self.samples, lane))
-                && self.lanes[lane].record(&history, now_ns, end)
-            {
-                self.moved_ns = now_ns;
+        self.record(now_ns, ends);
+        now_ns
+    }
+
+    fn record(&mut self, at_ns: u64, ends: [Option<u64>; LANES_MAX]) {
+        for (lane, end) in ends.into_iter().take(self.config.lanes as usize).enumerate() {
+            if let (Some(end), Some(history)) = (end, history(&self.samples, lane)) {
+                self.ends[lane] = end;
+                if self.lanes[lane].record(&history, at_ns, end) {
+                    self.moved_ns = at_ns;
+                }
             }
         }
-        now_ns
     }
 }
 

@@ -70,6 +70,17 @@ pub fn create_new_in(dir: &File, name: &str, mode: u32) -> Result<File> {
         .map_err(|errno| SysError::new("openat", name, errno))
 }
 
+/// As [`open_ro`], of a path below an open directory.
+///
+/// # Errors
+/// Whatever `openat` reports.
+pub fn open_ro_in(dir: &File, path: &str) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::io::retry_on_intr(|| rustix::fs::openat(dir, path, flags, Mode::empty()))
+        .map(File::from)
+        .map_err(|errno| SysError::new("openat", path, errno))
+}
+
 /// Unlinks a file of an open directory.
 ///
 /// # Errors

@@ -15,6 +15,7 @@
 //! | [`single_producer`] | publication word, lossy readers, takeover of the producer's role |
 //! | [`lossy`] | how a reader that holds nothing back knows that the copy of a cell is good |
 //! | [`gate`] | the gate against groups that join, leave, die or are evicted |
+//! | [`let_go`] | a named group that is let go while its member lives, and comes back |
 //! | [`owner`] | who works on which message in a group of many members, and the entries put aside |
 //! | [`takeover`] | a group of one member: deaths counted, redeliveries marked, dead letters |
 //! | [`aside_one`] | a group of one member: messages put aside, committed by its cursor |
@@ -28,6 +29,7 @@ pub mod aside_one;
 pub mod doorbell;
 pub mod explorer;
 pub mod gate;
+pub mod let_go;
 pub mod lossy;
 pub mod owner;
 pub mod publish;

@@ -6,6 +6,7 @@ mod line;
 use crate::exit::{Code, Failure, Outcome};
 use crate::place::Place;
 use crate::signals::Signals;
+use crate::time::{self, Moment};
 use crate::units;
 use bus_shm::supervisor::events::EVENTS_TOPIC;
 use bus_shm::{Bytes, Lane, Overflow, Start, Subscriber, Topic};
@@ -25,9 +26,13 @@ pub(crate) struct Args {
     /// The group is shared: each message goes to one of its members
     #[arg(long, requires = "group")]
     shared: bool,
-    /// Where to begin, unless the group exists: oldest, latest, or SEQUENCE or LANE:SEQUENCE
+    /// Where to begin, unless the group exists: oldest, latest, SEQUENCE or LANE:SEQUENCE, or a time: 5m or 10s-ago, 14:30
+    /// or 14:30:05 (UTC), 2026-11-28T14:30:05Z
     #[arg(long, default_value = "latest", value_name = "WHERE")]
     from: From,
+    /// Begin with the oldest message, where that is no longer there
+    #[arg(long)]
+    or_oldest: bool,
     /// End after this many messages
     #[arg(long, short = 'n', value_name = "MESSAGES", value_parser = units::parse_count)]
     count: Option<u64>,
@@ -64,6 +69,7 @@ enum From {
     Latest,
     /// A lane by name or number (`None`: the normal one), and a sequence.
     Sequence(Option<String>, u64),
+    Time(Moment),
 }
 
 impl std::str::FromStr for From {
@@ -75,14 +81,21 @@ impl std::str::FromStr for From {
             "latest" => return Ok(From::Latest),
             _ => {}
         }
+        // A bare number is a sequence, and so is one behind a lane's name or number; a time of day has two digits on each side.
+        if let Some(moment) = time::of_day(text) {
+            return Ok(From::Time(moment));
+        }
         let (lane, sequence) = match text.split_once(':') {
             Some((lane, sequence)) => (Some(lane.to_owned()), sequence),
             None => (None, text),
         };
-        let sequence = sequence
-            .parse()
-            .map_err(|_| "give `oldest`, `latest`, a sequence number, or LANE:SEQUENCE".to_owned())?;
-        Ok(From::Sequence(lane, sequence))
+        if let Ok(sequence) = sequence.parse() {
+            return Ok(From::Sequence(lane, sequence));
+        }
+        text.parse().map(From::Time).map_err(|_: String| {
+            "give `oldest`, `latest`, a sequence number, LANE:SEQUENCE, or a time (5m, 10s-ago, 14:30, 2026-11-28T14:30:05Z)"
+                .to_owned()
+        })
     }
 }
 
@@ -134,7 +147,11 @@ fn is_of_the_bus(topic: &str) -> bool {
 }
 
 fn join(place: &Place, args: &Args, topic: &Topic<Bytes>) -> Result<Subscriber<Bytes>, Failure> {
-    let mut builder = topic.subscriber().from(start(args, topic)?);
+    let start = start(args, topic)?;
+    let mut builder = match args.or_oldest {
+        true => topic.subscriber().from_or_oldest(start),
+        false => topic.subscriber().from(start),
+    };
     if let Some(name) = &args.group {
         let groups = place.view()?.topic(topic.name())?.sample().groups;
         if args.from != From::Latest
@@ -160,6 +177,7 @@ fn start(args: &Args, topic: &Topic<Bytes>) -> Result<Start, Failure> {
     Ok(match &args.from {
         From::Oldest => Start::Oldest,
         From::Latest => Start::Latest,
+        From::Time(moment) => moment.start()?,
         From::Sequence(lane, sequence) => {
             let lane = super::publish::lane(topic, lane.as_deref())?;
             // Where `pub` publishes unless told otherwise.
@@ -178,6 +196,9 @@ mod tests {
         assert_eq!("oldest".parse(), Ok(From::Oldest));
         assert_eq!("17".parse(), Ok(From::Sequence(None, 17)));
         assert_eq!("high:17".parse(), Ok(From::Sequence(Some("high".into()), 17)));
+        assert_eq!("2:17".parse(), Ok(From::Sequence(Some("2".into()), 17)));
+        assert_eq!("5m".parse(), Ok(From::Time(Moment::Ago(Duration::from_secs(300)))));
+        assert!(matches!("14:30".parse(), Ok(From::Time(Moment::OfDay(_)))));
         assert!("first".parse::<From>().is_err() && "high:".parse::<From>().is_err());
     }
 }

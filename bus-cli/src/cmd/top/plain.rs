@@ -34,7 +34,10 @@ impl Cells {
             |text: &dyn Fn(&super::meter::GroupRow) -> String| group.map_or_else(|| "-".to_owned(), text);
         let verdict = match (&row.breaker, group) {
             (Some(breakers), _) => breakers.clone(),
-            (None, Some(group)) => group.verdict.to_string(),
+            (None, Some(group)) => match group.state.stalled_ns {
+                Some(ns) => format!("stalled for {}", units::nanoseconds(ns)),
+                None => group.verdict.to_string(),
+            },
             (None, None) => "no groups".into(),
         };
         let refused = match row.rate_refused {

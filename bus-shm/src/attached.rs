@@ -1,0 +1,131 @@
+//! Which topics a process has attached to: their names, a line each, in its lease file.
+//!
+//! A topic is noted before anything is held in it, and its line stays as long as the lease. So whoever sweeps a dead process
+//! walks the topics of its list and no others, and the holder of the role knows in which topics anything can happen. The list
+//! is written by its process alone, which may die between any two bytes: a last line without its end is a topic in which
+//! nothing was held yet. A list that does not begin as it should says nothing, and then all topics are meant: one of a process
+//! that found no memory for it, or of another build.
+
+use crate::error::RegionError;
+use crate::sys::error::SysError;
+use bus_core::limits::TOPIC_NAME_BYTES_MAX;
+use bus_core::name::check_dotted;
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// What a list begins with.
+const HEAD: &[u8] = b"topics\n";
+
+/// The list that this process keeps.
+#[derive(Debug, Default)]
+pub(crate) struct Noted {
+    /// `None`: no list is kept.
+    len_bytes: Option<u64>,
+    names: HashSet<String>,
+}
+
+impl Noted {
+    /// Begins the list in a new lease file. Where there is no memory for it, none is kept.
+    pub(crate) fn begin(file: &File) -> Self {
+        let is_begun = file.write_all_at(HEAD, 0).is_ok();
+        if !is_begun {
+            // Half a beginning is none either.
+            let _ = rustix::fs::ftruncate(file, 0);
+        }
+        Self { len_bytes: is_begun.then_some(HEAD.len() as u64), names: HashSet::new() }
+    }
+
+    /// Notes a topic. False if it stands there already, or no list is kept.
+    ///
+    /// # Errors
+    /// The list is incomplete and could not be given up: then nothing may be held in the topic.
+    pub(crate) fn note(&mut self, file: &File, path: &Path, name: &str) -> Result<bool, RegionError> {
+        let Some(len_bytes) = self.len_bytes else { return Ok(false) };
+        if self.names.contains(name) {
+            return Ok(false);
+        }
+        let line = format!("{name}\n");
+        if file.write_all_at(line.as_bytes(), len_bytes).is_err() {
+            // No list, instead of one that is not complete. It takes no memory.
+            self.len_bytes = None;
+            rustix::fs::ftruncate(file, 0)
+                .map_err(|errno| SysError::new("ftruncate", path.display(), errno))?;
+            return Ok(true);
+        }
+        self.len_bytes = Some(len_bytes + line.len() as u64);
+        self.names.insert(name.to_owned());
+        Ok(true)
+    }
+}
+
+/// The topics that the process with this lease file has attached to. `None` if that is not known: all, then.
+pub(crate) fn topics_of(lease: &Path) -> Option<Vec<String>> {
+    let bytes = std::fs::read(lease).ok()?;
+    let lines = bytes.strip_prefix(HEAD)?;
+    let end = lines.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    lines[..end]
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            let name = std::str::from_utf8(line).ok()?;
+            check_dotted(name, TOPIC_NAME_BYTES_MAX).ok()?;
+            Some(name.to_owned())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::file;
+
+    struct Scratch(std::path::PathBuf);
+
+    impl Scratch {
+        fn new(what: &str) -> Self {
+            Self(Path::new("/dev/shm").join(crate::directory::unique_name(&format!("shmbus-test-{what}-"))))
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_list_says_what_was_noted_and_half_a_line_is_none() {
+        let scratch = Scratch::new("list");
+        let file = file::create_new(&scratch.0, 0o600).unwrap();
+        assert_eq!(topics_of(&scratch.0), None, "a lease without a list");
+        let mut noted = Noted::begin(&file);
+        assert_eq!(topics_of(&scratch.0), Some(vec![]));
+        assert!(noted.note(&file, &scratch.0, "a.b").unwrap());
+        assert!(!noted.note(&file, &scratch.0, "a.b").unwrap(), "once");
+        assert!(noted.note(&file, &scratch.0, "_bus.dlq.a").unwrap());
+        assert_eq!(topics_of(&scratch.0), Some(vec!["a.b".into(), "_bus.dlq.a".into()]));
+        let len_bytes = file::len_bytes(&file).unwrap();
+        file.write_all_at(b"half", len_bytes).unwrap();
+        assert_eq!(topics_of(&scratch.0).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_list_that_is_damaged_or_given_up_means_all_topics() {
+        let scratch = Scratch::new("damaged");
+        let file = file::create_new(&scratch.0, 0o600).unwrap();
+        let mut noted = Noted::begin(&file);
+        assert!(noted.note(&file, &scratch.0, "a.b").unwrap());
+        file.write_all_at(b"../etc\n", HEAD.len() as u64).unwrap();
+        assert_eq!(topics_of(&scratch.0), None);
+        // A file that cannot be written to stands for a full file system.
+        let other = Scratch::new("full");
+        drop(file::create_new(&other.0, 0o600).unwrap());
+        let read_only = file::open_ro(&other.0).unwrap();
+        let mut none = Noted::begin(&read_only);
+        assert!(!none.note(&read_only, &other.0, "a.b").unwrap(), "no list is kept");
+        assert_eq!(topics_of(&other.0), None);
+        assert!(noted.note(&read_only, &other.0, "a.c").is_err(), "incomplete, and not given up");
+    }
+}
