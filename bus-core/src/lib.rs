@@ -7,7 +7,8 @@
 //! Read in this order: [`layout`] (what lies where and who may write it), [`seq`] and [`header`]
 //! (what a message is), [`ring`] (how it is published and read), [`gate`] and [`group`] (why nothing unread is
 //! overwritten), [`owner`] (how members of one group share it), [`aside`] and [`retry`] (what is tried again later, and
-//! when), [`arena`] (where payloads live), [`doorbell`] (how a sleeping reader is woken), [`samples`] (how old a message
+//! when), [`arena`] (where payloads live), [`doorbell`] (how a sleeping reader is woken) and
+//! [`listener`] (how one that waits on many topics is), [`pattern`] (which topics those are), [`samples`] (how old a message
 //! without a stamp is).
 //!
 //! What it is not: a queue for threads of one process. Inside one process a channel of the standard library
@@ -25,8 +26,10 @@ pub mod holder;
 pub mod lane;
 pub mod layout;
 pub mod limits;
+pub mod listener;
 pub mod name;
 pub mod owner;
+pub mod pattern;
 pub mod retry;
 pub mod ring;
 pub mod samples;

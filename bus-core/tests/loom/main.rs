@@ -15,6 +15,7 @@ mod arena;
 mod aside;
 mod doorbell;
 mod gate;
+mod listener;
 mod owner;
 mod ring_mpmc;
 mod ring_spsc;

@@ -13,10 +13,10 @@ pub use loan::Loan;
 use crate::arena::{Cell, NoRoom, ProducerArena, Source};
 use crate::bus::BusInner;
 use crate::error::{AttachError, BatchError, Full, FullOf, PublishError};
+use crate::listeners::wake_readers;
 use crate::payload::{Bytes, Message, Speak, encode, encoded_bytes};
 use crate::repair::{self, Keep};
 use crate::sys::clock::Clock;
-use crate::sys::futex;
 use crate::sys::process::ForkMark;
 use crate::topic::{LaneRing, Role, Topic, TopicCore};
 use crate::wait;
@@ -442,9 +442,7 @@ impl RawPublisher {
 
     #[inline]
     fn ring_bell(&self) {
-        self.message_bell.ring(self.barrier, || {
-            futex::wake_all(self.message_bell.word());
-        });
+        self.message_bell.ring(self.barrier, || wake_readers(&self.bus, &self.core));
     }
 
     #[cold]

@@ -305,4 +305,5 @@ fn tell_closed(doomed: &Path) {
             }
         }
     }
+    crate::listeners::tell_all(doomed);
 }
