@@ -2,7 +2,6 @@
 #![allow(unsafe_code)]
 
 use crate::bus::BusInner;
-use crate::directory::BusDir;
 use crate::error::RegionError;
 use crate::region::{Access, Region, reserve};
 use crate::sys::{futex, pipe};
@@ -252,11 +251,5 @@ pub(crate) fn wake_readers_after_repair(topic: &TopicCore) {
 pub(crate) fn tell_all(bus: &Path) {
     if let Ok(listeners) = Listeners::attach(bus) {
         listeners.tell_all();
-    }
-}
-
-impl BusDir {
-    pub(crate) fn listeners(&self) -> PathBuf {
-        self.path().join(LISTENERS_NAME)
     }
 }

@@ -14,7 +14,7 @@ pub use error::ManyError;
 pub use options::ManyBuilder;
 
 use crate::bus::BusInner;
-use crate::error::{BusError, ReceiveError};
+use crate::error::{BusError, NotOwner, ReceiveError};
 use crate::payload::Speak;
 use crate::subscriber::{Received, Subscriber};
 use crate::sys::pipe;
@@ -79,19 +79,46 @@ pub struct ManySubscriber<T> {
     bus: Arc<BusInner>,
 }
 
-/// A message and the topic that it came from. All that [`Received`] has can be called on it; to settle the message, take it out:
-/// `incoming.message.ack()`.
+/// A message and the topic that it came from. What [`Received`] tells of a message can be asked of it.
 #[derive(Debug)]
 pub struct Incoming<'m, T> {
     topic: &'m str,
-    /// The message.
-    pub message: Received<'m, T>,
+    message: Received<'m, T>,
 }
 
-impl<T> Incoming<'_, T> {
+impl<'m, T> Incoming<'m, T> {
     /// Name of its topic.
     pub fn topic(&self) -> &str {
         self.topic
+    }
+
+    /// The message without its topic.
+    pub fn into_message(self) -> Received<'m, T> {
+        self.message
+    }
+
+    /// See [`Received::ack`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn ack(self) -> Result<(), NotOwner> {
+        self.message.ack()
+    }
+
+    /// See [`Received::retry`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn retry(self, error: &str) -> Result<(), ReceiveError> {
+        self.message.retry(error)
+    }
+
+    /// See [`Received::reject`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reject(self, error: &str) -> Result<(), ReceiveError> {
+        self.message.reject(error)
     }
 }
 
