@@ -157,7 +157,7 @@ impl<'a> Table<'a> {
     }
 
     fn used_words(&self) -> &'a [AtomicU64] {
-        // Relaxed: ordered by LISTENER-TABLE, as the entries are.
+        // Relaxed, like all of the table: LISTENER-TABLE, on the topic's bell, orders it.
         let used = self.used.load(Ordering::Relaxed);
         &self.words[..self.words.len().min(used as usize)]
     }
@@ -169,14 +169,13 @@ impl<'a> Table<'a> {
     }
 
     /// Puts a ticket in, in place of one that `is_stale`, or into a word that was never used. Returns where; `None` if the
-    /// table is full. Arming the topic's bell comes after it.
+    /// table is full. The first arming of the topic's bell, its fence and the look come after it.
     pub fn join(&self, ticket: Ticket, is_stale: impl Fn(Ticket) -> bool) -> Option<usize> {
         for (at, word) in self.words.iter().enumerate() {
             let seen = word.load(Ordering::Relaxed);
             if Ticket::unpack(seen).is_some_and(|other| !is_stale(other)) {
                 continue;
             }
-            // LISTENER-TABLE orders it before the arming of the bell.
             if word.compare_exchange(seen, ticket.pack(), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 self.used.fetch_max(at as u64 + 1, Ordering::Relaxed);
                 return Some(at);

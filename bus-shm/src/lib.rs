@@ -56,8 +56,12 @@ pub use bus::{Bus, BusBuilder};
 pub use bus_core::lane::Lane;
 pub use error::{AttachError, BusError, NotOwner, PublishError, ReceiveError, RegionError, TopicError};
 pub use lease::ParticipantInfo;
+#[cfg(feature = "tokio")]
+pub use many::{AsyncSubscriber, Messages, OwnedMessage};
 pub use many::{Incoming, ManyBuilder, ManyError, ManySubscriber};
 pub use payload::{Bytes, Message, Speak, TypeIdentity};
+#[cfg(feature = "tokio")]
+pub use publisher::AsyncPublisher;
 pub use publisher::{Loan, Publisher};
 pub use repair::collect_garbage;
 pub use subscriber::{Batch, BatchItem, OtherTypes, Received, Start, Subscriber, SubscriberBuilder};

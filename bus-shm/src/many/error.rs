@@ -66,6 +66,9 @@ pub enum ManyError {
         /// Why.
         source: AttachError,
     },
+    /// A subscription for tasks was made outside of a tokio runtime.
+    #[error("this is no thread of a tokio runtime; join from a task, or enter the runtime first")]
+    NoRuntime,
     /// A topic failed.
     #[error(transparent)]
     Receive(#[from] ReceiveError),

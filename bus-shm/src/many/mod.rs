@@ -6,10 +6,14 @@
 //! topic, and sleeping costs nothing, however many topics there are.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod error;
 mod options;
 mod topics;
 
+#[cfg(feature = "tokio")]
+pub use asynchronous::{AsyncSubscriber, Messages, OwnedMessage};
 pub use error::ManyError;
 pub use options::ManyBuilder;
 
@@ -274,7 +278,15 @@ impl<T: Speak> ManySubscriber<T> {
         }
         self.listener.bell().arm();
         self.let_rest(ALL);
-        !self.is_ready() && self.due().is_none_or(|due| due > Instant::now())
+        if self.is_ready() {
+            return false;
+        }
+        let now = Instant::now();
+        let is_due = self.due().is_some_and(|due| due <= now);
+        if is_due {
+            self.activate_due(now);
+        }
+        !is_due
     }
 
     /// Takes out of the descriptor what made it readable.
@@ -299,6 +311,15 @@ impl<T: Speak> ManySubscriber<T> {
             unreachable!("a message was just taken there")
         };
         Incoming { topic: name, message: subscriber.in_hand() }
+    }
+
+    /// What is made of the message that was taken last, which stays in hand.
+    #[cfg(feature = "tokio")]
+    fn copy_in_hand<R>(&mut self, index: usize, copy: impl FnOnce(Arc<str>, &Received<'_, T>) -> R) -> R {
+        let Slot { subscriber: Some(subscriber), name, .. } = &mut self.slots[index] else {
+            unreachable!("a message was just taken there")
+        };
+        subscriber.look_in_hand(|message| copy(name.clone(), message))
     }
 
     /// Takes the next message, waiting until `deadline`; which topic it is of.

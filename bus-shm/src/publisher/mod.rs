@@ -5,9 +5,13 @@
 //! Until that last step nothing is claimed, so whatever fails before leaves nothing behind.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod entry;
 mod loan;
 
+#[cfg(feature = "tokio")]
+pub use asynchronous::{AsyncPublisher, Payload};
 pub use loan::Loan;
 
 use crate::arena::{Cell, NoRoom, ProducerArena, Source};

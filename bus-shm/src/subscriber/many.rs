@@ -1,7 +1,7 @@
 //! What a subscription over many topics does with the subscriber of each.
 
 use super::{LaneReader, RawSubscriber, Received, Subscriber};
-use crate::error::{NotOwner, ReceiveError};
+use crate::error::ReceiveError;
 use crate::topic::TopicCore;
 use bus_core::limits::LANES_DEFAULT;
 use bus_core::sync::Ordering;
@@ -57,9 +57,11 @@ impl<T> Subscriber<T> {
         Received { subscriber: self, settled: false }
     }
 
-    /// Acknowledges the message that was taken last.
-    pub(crate) fn acknowledge_in_hand(&mut self) -> Result<(), NotOwner> {
-        if self.raw.acknowledge_current() { Ok(()) } else { Err(self.raw.not_owner(&self.raw.current)) }
+    /// Looks at the message that was taken last, which stays in hand.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn look_in_hand<R>(&mut self, look: impl FnOnce(&Received<'_, T>) -> R) -> R {
+        // Settled as far as its end goes, so that it is not given back.
+        look(&Received { subscriber: self, settled: true })
     }
 
     /// Gives the message that was taken last back.

@@ -28,7 +28,7 @@ impl SysError {
 
     /// The same, with the errno that the C library left in this thread or that std found there.
     #[cold]
-    pub(super) fn from_io(call: &'static str, subject: impl Display, error: &std::io::Error) -> SysError {
+    pub(crate) fn from_io(call: &'static str, subject: impl Display, error: &std::io::Error) -> SysError {
         SysError::new(call, subject, Errno::from_io_error(error).unwrap_or(Errno::IO))
     }
 
