@@ -213,6 +213,24 @@ impl<T: Speak> ManySubscriber<T> {
         Ok(self.poll()?.map(|index| self.incoming(index)))
     }
 
+    /// The subscriber of the topic whose turn it is, once something may have come there, within `timeout`; nothing has been taken yet.
+    /// For batches of one topic.
+    ///
+    /// # Errors
+    /// See [`ManySubscriber::receive`].
+    pub fn ready(&mut self, timeout: Duration) -> Result<Option<&mut Subscriber<T>>, ManyError> {
+        let deadline = Instant::now().checked_add(timeout);
+        loop {
+            if let Some(index) = self.find()? {
+                return Ok(self.slots[index].subscriber.as_mut());
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(None);
+            }
+            self.wait(deadline)?;
+        }
+    }
+
     /// How many topics it reads.
     pub fn topic_count(&self) -> usize {
         self.slots.iter().filter(|slot| slot.subscriber.is_some()).count()
@@ -335,35 +353,42 @@ impl<T: Speak> ManySubscriber<T> {
         }
     }
 
+    /// The topic whose turn it is, if something may have come in any.
+    fn find(&mut self) -> Result<Option<usize>, ManyError> {
+        if self.bus.is_forked() {
+            self.check()?;
+        }
+        if self.listener.has_news() {
+            self.take_news()?;
+        }
+        if self.topics.is_list_due() {
+            self.look_for_topics(true);
+        }
+        self.turn += 1;
+        if self.turn.is_multiple_of(TURNS_FOR_TIME) {
+            self.keep_house()?;
+        }
+        if let Some(report) = self.reports.pop_front() {
+            return Err(report);
+        }
+        let found = self.pick();
+        if let Some(index) = found {
+            self.slots[index].served = self.turn;
+        }
+        Ok(found)
+    }
+
     /// Takes the next message, if one is there; which topic it is of.
     fn poll(&mut self) -> Result<Option<usize>, ManyError> {
-        loop {
-            if self.bus.is_forked() {
-                self.check()?;
-            }
-            if self.listener.has_news() {
-                self.take_news()?;
-            }
-            if self.topics.is_list_due() {
-                self.look_for_topics(true);
-            }
-            self.turn += 1;
-            if self.turn.is_multiple_of(TURNS_FOR_TIME) {
-                self.keep_house()?;
-            }
-            if let Some(report) = self.reports.pop_front() {
-                return Err(report);
-            }
-            let Some(index) = self.pick() else { return Ok(None) };
-            let turn = self.turn;
-            let Slot { subscriber: Some(subscriber), served, .. } = &mut self.slots[index] else { continue };
-            *served = turn;
+        while let Some(index) = self.find()? {
+            let Some(subscriber) = &mut self.slots[index].subscriber else { continue };
             match subscriber.take_in_hand() {
                 Ok(true) => return Ok(Some(index)),
                 Ok(false) => {}
                 Err(error) => return Err(self.failed(index, error)),
             }
         }
+        Ok(None)
     }
 
     /// A topic failed. One that is another process's now is given up, and tried again later.

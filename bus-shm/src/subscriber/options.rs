@@ -87,6 +87,11 @@ impl<T: Speak> SubscriberBuilder<T> {
         }
     }
 
+    /// Name of the topic.
+    pub fn topic(&self) -> &str {
+        self.topic.core.name()
+    }
+
     /// Joins a named group, which keeps its cursor while nobody reads.
     pub fn group(mut self, name: &str) -> Self {
         self.group = Some(name.to_owned());

@@ -7,17 +7,23 @@ use crate::exit::{Code, Failure, Outcome};
 use crate::place::Place;
 use crate::signals::Signals;
 use crate::units;
-use bus_shm::{Bytes, Lane, Start, Subscriber, Topic};
-use feed::{Feed, Reader};
-use line::{Format, TypeNames};
+use bus_core::pattern::Pattern;
+use bus_shm::{Bytes, Lane, Start, Topic};
+use feed::Feed;
+use line::Format;
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// Flags of `sub`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Topics; one that does not exist is created for plain bytes and waited on
-    #[arg(required = true, value_name = "TOPIC")]
+    /// Topics, or patterns: '+' is one token, '*' one inside and one or more at the end; quote them. A topic that is named and does
+    /// not exist is created for plain bytes; what a pattern matches joins when it is created
+    #[arg(required_unless_present = "all", value_name = "PATTERN")]
     topics: Vec<String>,
+    /// All topics, like the pattern '*'
+    #[arg(long, conflicts_with = "topics")]
+    all: bool,
     /// Read as this group, which keeps its place when the command ends
     #[arg(long, short, value_name = "NAME")]
     group: Option<String>,
@@ -90,49 +96,53 @@ impl Args {
         match (self.raw, self.json) {
             (true, _) => Format::Raw,
             (_, true) => Format::Json,
-            _ => Format::Text { with_topic: self.topics.len() > 1 },
+            _ => Format::Text {
+                with_topic: self.all
+                    || self.topics.len() > 1
+                    || self.topics.iter().any(|name| is_pattern(name)),
+            },
         }
     }
 }
 
+/// Is this more than the name of a topic?
+fn is_pattern(text: &str) -> bool {
+    text.contains(['+', '*', '>'])
+}
+
 pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
-    for (index, name) in args.topics.iter().enumerate() {
-        Place::check_topic(name)?;
-        if args.topics[..index].contains(name) {
+    let all = [String::from("*")];
+    let patterns = if args.all { &all[..] } else { &args.topics[..] };
+    for (index, name) in patterns.iter().enumerate() {
+        if is_pattern(name) {
+            Pattern::parse(name).map_err(|why| {
+                Failure::new(Code::Usage, format_args!("{name:?} is no pattern of topics: {why}"))
+            })?;
+            if matches!(args.from, From::Sequence(..)) {
+                return Err(Failure::new(Code::Usage, "--from SEQUENCE wants topics by name, not patterns"));
+            }
+        } else {
+            Place::check_topic(name)?;
+        }
+        if patterns[..index].contains(name) {
             return Err(Failure::new(Code::Usage, format_args!("topic {name:?} is named twice")));
         }
     }
     let signals = Signals::catch()?;
     let bus = place.join(&args.service, !args.existing)?;
-    let mut readers = Vec::new();
-    for name in &args.topics {
+    let mut starts = HashMap::new();
+    for name in patterns.iter().filter(|name| !is_pattern(name)) {
         let existed = place.view()?.topic_names().contains(name);
         let topic = bus.topic_builder::<Bytes>(name).create(!args.existing).open()?;
         if !existed {
             place.note(format_args!("created topic {name:?} for plain bytes; waiting for messages"));
         }
-        readers.push(Reader {
-            subscriber: join(place, args, &topic)?,
-            types: TypeNames::new(place, name)?,
-            lanes: topic.lanes(),
-            one_by_one: args.shared,
-        });
+        note_group(place, args, name)?;
+        starts.insert(name.clone(), start(args, &topic)?);
     }
-    let feed = Feed::new(&signals, args.format(), args.count, args.timeout);
-    feed.run(readers)
-}
-
-fn join(place: &Place, args: &Args, topic: &Topic<Bytes>) -> Result<Subscriber<Bytes>, Failure> {
-    let mut builder = topic.subscriber().from(start(args, topic)?);
+    let begin = if args.from == From::Oldest { Start::Oldest } else { Start::Latest };
+    let mut builder = bus.subscribe_patterns::<Bytes>(patterns).from(begin);
     if let Some(name) = &args.group {
-        let groups = place.view()?.topic(topic.name())?.sample().groups;
-        if args.from != From::Latest
-            && groups.iter().any(|group| group.name == *name && group.state != "detached")
-        {
-            place.note(format_args!(
-                "group {name:?} exists and goes on where it stands; --from has no effect"
-            ));
-        }
         builder = builder.group(name);
         if args.shared {
             builder = builder.shared();
@@ -142,7 +152,31 @@ fn join(place: &Place, args: &Args, topic: &Topic<Bytes>) -> Result<Subscriber<B
     } else if !args.hold {
         builder = builder.yield_after(args.stall);
     }
-    Ok(builder.join()?)
+    let many = builder.each(move |one| match starts.get(one.topic()) {
+        Some(&start) => one.from(start),
+        None => one,
+    });
+    let many = many.join().map_err(|error| match error {
+        bus_shm::ManyError::Bus(error) => error.into(),
+        other => Failure::new(Code::Error, other),
+    })?;
+    if many.topic_count() == 0 && patterns.iter().all(|name| is_pattern(name)) {
+        place.note(format_args!("no topic matches yet; waiting for one"));
+    }
+    let limits = (args.count, args.timeout);
+    Feed::new(place, &signals, args.format(), limits, args.shared).run(many, patterns)
+}
+
+/// A group that exists does not begin where it was asked to.
+fn note_group(place: &Place, args: &Args, topic: &str) -> Outcome {
+    let Some(name) = &args.group else { return Ok(()) };
+    let groups = place.view()?.topic(topic)?.sample().groups;
+    if args.from != From::Latest
+        && groups.iter().any(|group| group.name == *name && group.state != "detached")
+    {
+        place.note(format_args!("group {name:?} exists and goes on where it stands; --from has no effect"));
+    }
+    Ok(())
 }
 
 fn start(args: &Args, topic: &Topic<Bytes>) -> Result<Start, Failure> {
