@@ -56,8 +56,9 @@ impl<'a> Doorbell<'a> {
         loop {
             let arrivals = seen.wrapping_add(ARRIVAL) & ARRIVALS_MASK;
             let new = (seen & !(ARRIVALS_MASK | ARMED)) | arrivals | ARMED;
-            // Relaxed: ordered against the look at the slots by PARK-WAKE's fence, and the value carries no data.
-            match self.word.compare_exchange_weak(seen, new, Ordering::Relaxed, Ordering::Relaxed) {
+            // Release: LISTENER-TABLE; whoever disarms this has seen who stands in the table of listeners. The look at the slots is
+            // ordered by PARK-WAKE's fence.
+            match self.word.compare_exchange_weak(seen, new, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return new,
                 Err(now) => seen = now,
             }
@@ -94,7 +95,8 @@ impl<'a> Doorbell<'a> {
                 return false;
             }
             let new = seen.wrapping_add(EPOCH);
-            match self.word.compare_exchange_weak(seen, new, Ordering::Relaxed, Ordering::Relaxed) {
+            // Acquire: LISTENER-TABLE; those whose arming this ring ends are in the table that is read next.
+            match self.word.compare_exchange_weak(seen, new, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => break new,
                 Err(now) => seen = now,
             }

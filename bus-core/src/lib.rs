@@ -7,8 +7,10 @@
 //! Read in this order: [`layout`] (what lies where and who may write it), [`seq`], [`header`]
 //! and [`extension`] (what a message is), [`ring`] (how it is published and read), [`gate`] and [`group`] (why nothing unread is
 //! overwritten), [`owner`] (how members of one group share it), [`aside`] and [`retry`] (what is tried again later, and
-//! when), [`arena`] (where payloads live), [`doorbell`] (how a sleeping reader is woken), [`samples`] (how old a message
-//! without a stamp is), [`sampling`] (which messages make up a share of them), [`stall`] (which groups stand still).
+//! when), [`arena`] (where payloads live), [`doorbell`] (how a sleeping reader is woken) and
+//! [`listener`] (how one that waits on many topics is), [`pattern`] (which topics those are), [`samples`] (how old a message
+//! without a stamp is), [`sampling`] (which messages make up a share of them), [`stall`] (which groups stand still), [`breaker`]
+//! and [`quota`] (who may publish how much).
 //!
 //! What it is not: a queue for threads of one process. Inside one process a channel of the standard library
 //! is simpler and needs no cursors.
@@ -27,8 +29,10 @@ pub mod holder;
 pub mod lane;
 pub mod layout;
 pub mod limits;
+pub mod listener;
 pub mod name;
 pub mod owner;
+pub mod pattern;
 pub mod quota;
 pub mod retry;
 pub mod ring;

@@ -70,3 +70,11 @@ pub const ASIDE_INLINE_BYTES_MAX: u32 = 256;
 pub const RETRY_FIRST_DEFAULT_MS: u32 = 100;
 /// Longest such delay, unless set.
 pub const RETRY_MAX_DEFAULT_MS: u32 = 30_000;
+/// Listeners of one bus, that is, consumers that wait on many topics through one bell: ten bits name one in a topic's table.
+pub const LISTENERS_MAX: u32 = 1_024;
+/// Topics of one listener: as many as a page has bits.
+pub const LISTENER_TOPICS_MAX: u32 = 32_768;
+/// Listeners of one topic: as many as its page of bells has room for.
+pub const TOPIC_LISTENERS_MAX: u32 = 480;
+/// Patterns of one subscription.
+pub const PATTERNS_MAX: usize = 1_024;

@@ -95,6 +95,16 @@ mod explored {
                     self.0.fetch_and(value, order)
                 }
                 #[track_caller]
+                pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                    switch_point();
+                    self.0.fetch_or(value, order)
+                }
+                #[track_caller]
+                pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                    switch_point();
+                    self.0.swap(value, order)
+                }
+                #[track_caller]
                 pub fn fetch_max(&self, value: $value, order: Ordering) -> $value {
                     switch_point();
                     self.0.fetch_max(value, order)

@@ -265,6 +265,11 @@ impl ArenaView {
         Ok(Self { region, geometry, file_bytes })
     }
 
+    /// Closes the descriptor, for a reader of very many topics.
+    pub(crate) fn close_file(&mut self) {
+        self.region.close_file();
+    }
+
     /// Are the bytes up to `end_bytes`, counted from the start of the file, there?
     #[inline]
     fn covers(&mut self, end_bytes: u64) -> bool {
@@ -273,7 +278,9 @@ impl ArenaView {
 
     #[cold]
     fn covers_slow(&mut self, end_bytes: u64) -> bool {
-        self.file_bytes = self.region.file_bytes().min(self.region.map_bytes() as u64);
+        let now_bytes = self.region.file_bytes().min(self.region.map_bytes() as u64);
+        // Without a descriptor the file may not be found any more, and what is mapped stays.
+        self.file_bytes = self.file_bytes.max(now_bytes);
         end_bytes <= self.file_bytes
     }
 

@@ -3,6 +3,7 @@
 use crate::directory::BusDir;
 use crate::error::{BusError, RegionError, TopicError};
 use crate::lease::{Lease, ParticipantInfo, Participants};
+use crate::listeners::{Listeners, OpenPipes};
 use crate::payload::{Bytes, Speak};
 use crate::region::{Access, Region};
 use crate::supervisor::protocol::{Reply, Request};
@@ -20,7 +21,7 @@ use bus_core::name::check_dotted;
 use bus_core::sync::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a process registers anew because the supervisor died before it answered.
@@ -246,6 +247,9 @@ pub(crate) struct BusInner {
     host: Mutex<Option<Host>>,
     fork: &'static ForkMark,
     unlinked_reported: AtomicBool,
+    /// Mapped when first needed; `None` where that failed.
+    listeners: OnceLock<Option<Listeners>>,
+    open_pipes: OpenPipes,
 }
 
 /// What a process maps of a bus before it takes part.
@@ -354,6 +358,8 @@ impl BusInner {
             host: Mutex::new(host),
             fork,
             unlinked_reported: AtomicBool::new(false),
+            listeners: OnceLock::new(),
+            open_pipes: OpenPipes::default(),
         })
     }
 
@@ -383,6 +389,27 @@ impl BusInner {
 
     pub(crate) fn spin(&self) -> &Region {
         &self.spin
+    }
+
+    /// Those who wait on many topics, mapped at the first call.
+    pub(crate) fn listeners(&self) -> Option<&Listeners> {
+        self.listeners.get_or_init(|| Listeners::attach(self.dir.path()).ok()).as_ref()
+    }
+
+    /// Maps their file, or says why not.
+    pub(crate) fn attach_listeners(&self) -> Result<Listeners, RegionError> {
+        Listeners::attach(self.dir.path())
+    }
+
+    /// Their pipes that this process has written to.
+    pub(crate) fn open_pipes(&self) -> &OpenPipes {
+        &self.open_pipes
+    }
+
+    /// How often topics have been created.
+    pub(crate) fn topics_generation(&self) -> u64 {
+        // Acquire: the topics that were counted have their names.
+        self.superblock.look(at::TOPICS_GENERATION).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
     pub(crate) fn clock(&self) -> Clock {

@@ -129,7 +129,8 @@ fn back(core: &TopicCore, entry: usize) -> Result<(), AttachError> {
     if entry >= core.groups_reserved() {
         let have = groups::footprint_bytes(core.groups_reserved()).next_multiple_of(PAGE_BYTES);
         let bytes = groups::footprint_bytes(entry + 1).next_multiple_of(PAGE_BYTES);
-        reserve(region.file(), region.path(), have, bytes.saturating_sub(have).max(PAGE_BYTES))?;
+        let more = bytes.saturating_sub(have).max(PAGE_BYTES);
+        region.with_file(|file| reserve(file, region.path(), have, more))??;
         let fit = (bytes as usize - groups::at::ENTRIES) / groups::ENTRY_BYTES;
         if let Some(reserved) = region.look(groups::at::RESERVED) {
             reserved.fetch_max(fit as u64, Ordering::AcqRel);

@@ -40,6 +40,8 @@ mod group;
 pub mod handlers;
 pub mod inspect;
 mod lease;
+mod listeners;
+pub mod many;
 pub mod metadata;
 mod observe;
 pub mod payload;
@@ -63,8 +65,13 @@ pub use error::{
     AttachError, BreakerReason, BusError, NotOwner, PublishError, ReceiveError, RegionError, TopicError,
 };
 pub use lease::ParticipantInfo;
+#[cfg(feature = "tokio")]
+pub use many::{AsyncSubscriber, Messages, OwnedMessage};
+pub use many::{Incoming, ManyBuilder, ManyError, ManySubscriber};
 pub use metadata::{Meta, Metadata};
 pub use payload::{Bytes, Message, Speak, TypeIdentity};
+#[cfg(feature = "tokio")]
+pub use publisher::AsyncPublisher;
 pub use publisher::{Loan, Publisher};
 pub use quota::Quota;
 pub use repair::collect_garbage;

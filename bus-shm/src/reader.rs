@@ -434,7 +434,11 @@ impl LaneReader {
 
     fn attach_arena(&mut self, index: usize, tag: u32) -> Result<(), RegionError> {
         let geometry = self.core.config().arena();
-        let view = ArenaView::attach(self.core.dir(), (index, tag), self.lane, geometry, self.core.epoch())?;
+        let mut view =
+            ArenaView::attach(self.core.dir(), (index, tag), self.lane, geometry, self.core.epoch())?;
+        if self.core.is_frugal() {
+            view.close_file();
+        }
         self.arenas[index] = Some((tag, view));
         Ok(())
     }

@@ -10,7 +10,7 @@ use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
 use bytemuck::Pod;
 use rustix::io::Errno;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// May the mapping be written to?
@@ -26,7 +26,11 @@ pub(crate) struct Region {
     map: Map,
     /// Bytes of the file when it was last asked; it only grows. What is mapped beyond is not there.
     reach_bytes: AtomicU64,
-    file: File,
+    /// `None` where there are so many regions that descriptors would run out.
+    file: Option<File>,
+    /// What tells the file from another one of its name.
+    inode: u64,
+    access: Access,
     path: PathBuf,
 }
 
@@ -69,7 +73,7 @@ impl Region {
         let made = reserve(&file, path, 0, len_bytes)
             .and_then(|()| Ok(Map::writable(&file, map_bytes.max(len_bytes) as usize, path)?));
         match made {
-            Ok(map) => Ok(Self { map, reach_bytes: AtomicU64::new(len_bytes), file, path: path.to_owned() }),
+            Ok(map) => Self::of(map, len_bytes, file, Access::Write, path),
             Err(error) => {
                 let _ = std::fs::remove_file(path);
                 Err(error)
@@ -110,7 +114,7 @@ impl Region {
             on_step();
         }
         let map = Map::writable(&file, len_bytes as usize, path)?;
-        Ok(Self { map, reach_bytes: AtomicU64::new(len_bytes), file, path: path.to_owned() })
+        Self::of(map, len_bytes, file, Access::Write, path)
     }
 
     /// Maps an existing file after checking its beginning. `map_bytes` may exceed the file, which then may grow.
@@ -136,8 +140,33 @@ impl Region {
             Access::Read => Map::read_only(&file, map_bytes, path)?,
             Access::Write => Map::writable(&file, map_bytes, path)?,
         };
-        let reach_bytes = AtomicU64::new(len_bytes);
-        Ok((Self { map, reach_bytes, file, path: path.to_owned() }, preamble))
+        Ok((Self::of(map, len_bytes, file, access, path)?, preamble))
+    }
+
+    fn of(map: Map, len_bytes: u64, file: File, access: Access, path: &Path) -> Result<Self, RegionError> {
+        let inode = file::inode(&file)?;
+        let (reach_bytes, path) = (AtomicU64::new(len_bytes), path.to_owned());
+        Ok(Self { map, reach_bytes, file: Some(file), inode, access, path })
+    }
+
+    /// Closes the descriptor. What needs one opens the file again by its name, and refuses another file of that name.
+    pub(crate) fn close_file(&mut self) {
+        self.file = None;
+    }
+
+    /// Does something with the file, opened again if need be.
+    pub(crate) fn with_file<R>(&self, use_it: impl FnOnce(&File) -> R) -> Result<R, RegionError> {
+        if let Some(file) = &self.file {
+            return Ok(use_it(file));
+        }
+        let file = match self.access {
+            Access::Read => file::open_ro(&self.path),
+            Access::Write => file::open_rw(&self.path),
+        }?;
+        if file::inode(&file)? != self.inode {
+            return Err(SysError::new("open", self.path.display(), Errno::NOENT).into());
+        }
+        Ok(use_it(&file))
     }
 
     /// The mapping without the open file, for one who has so many that descriptors would run out. What lies beyond the file
@@ -150,17 +179,24 @@ impl Region {
         &self.path
     }
 
+    /// The file, of a region that keeps it open: all but those of [`Region::close_file`].
     pub(crate) fn file(&self) -> &File {
-        &self.file
+        match &self.file {
+            Some(file) => file,
+            None => unreachable!("regions without a descriptor are used through `with_file`"),
+        }
     }
 
     pub(crate) fn file_bytes(&self) -> u64 {
-        file::len_bytes(&self.file).unwrap_or(0)
+        self.with_file(|file| file::len_bytes(file).unwrap_or(0)).unwrap_or(0)
     }
 
     /// Has the file lost its name?
     pub(crate) fn is_unlinked(&self) -> bool {
-        file::is_unlinked(&self.file).unwrap_or(false)
+        match &self.file {
+            Some(file) => file::is_unlinked(file).unwrap_or(false),
+            None => std::fs::symlink_metadata(&self.path).map_or(true, |status| status.ino() != self.inode),
+        }
     }
 
     fn bad_offset(&self, offset_bytes: u64) -> RegionError {
@@ -180,7 +216,8 @@ impl Region {
     #[cold]
     fn reaches_now(&self, end_bytes: usize) -> bool {
         let file_bytes = self.file_bytes();
-        self.reach_bytes.store(file_bytes, Ordering::Relaxed);
+        // By the maximum: without a descriptor the file may not be found any more, and what is mapped stays.
+        self.reach_bytes.fetch_max(file_bytes, Ordering::Relaxed);
         end_bytes as u64 <= file_bytes
     }
 
@@ -243,12 +280,12 @@ impl Region {
 
     /// Copies a plain structure out of the file.
     pub(crate) fn read<T: Pod>(&self, offset_bytes: u64) -> Result<T, RegionError> {
-        read_at(&self.file, &self.path, offset_bytes)
+        self.with_file(|file| read_at(file, &self.path, offset_bytes))?
     }
 
     /// Copies a plain structure into the file. Only for memory that nobody reads yet.
     pub(crate) fn write<T: Pod>(&self, offset_bytes: u64, value: &T) -> Result<(), RegionError> {
-        self.file.write_all_at(bytemuck::bytes_of(value), offset_bytes).map_err(|error| {
+        self.with_file(|file| file.write_all_at(bytemuck::bytes_of(value), offset_bytes))?.map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             SysError::new("pwrite", self.path.display(), errno).into()
         })

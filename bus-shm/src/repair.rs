@@ -4,6 +4,7 @@
 use crate::aside::AsideFile;
 use crate::directory::BusDir;
 use crate::lease::Participants;
+use crate::listeners::{Listeners, wake_readers_after_repair};
 use crate::region::{Access, Region};
 use crate::supervisor::role;
 use crate::sys::futex;
@@ -30,15 +31,22 @@ pub(crate) fn sweep(
     is_its: &dyn Fn() -> bool,
     unannounced: &mut bool,
 ) -> bool {
+    let listeners = Listeners::attach(dir.path()).ok();
     for name in topics {
         if !goes_on() {
             return false;
         }
         // A topic that cannot be attached is reported to whoever wants to use it.
         if let Ok(topic) = TopicCore::attach(dir, name, Role::Publisher) {
+            if let (Some(listeners), Some(table)) = (&listeners, topic.listener_table()) {
+                table.clear(|ticket| listeners.is_of(ticket, dead));
+            }
             sweep_topic(&topic, dead, is_its);
             *unannounced |= has_unannounced(&topic);
         }
+    }
+    if let Some(listeners) = listeners {
+        listeners.release_dead(dead);
     }
     goes_on()
 }
@@ -55,7 +63,7 @@ fn sweep_topic(topic: &TopicCore, dead: Holder, is_its: &dyn Fn() -> bool) {
     reclaim_producers(topic, Keep::Retained);
     remove_half_made(topic, dead);
     // Whoever slept when the dead one published, or waits for room that has just been made, looks again.
-    futex::wake_all(topic.message_bell().word());
+    wake_readers_after_repair(topic);
     futex::wake_all(topic.space_bell().word());
 }
 
@@ -245,7 +253,7 @@ pub(crate) fn release_dead_claims(topic: &TopicCore, participants: &Participants
         changed |= release_claims(topic, entry, &mut is_dead);
     }
     if changed {
-        futex::wake_all(topic.message_bell().word());
+        wake_readers_after_repair(topic);
     }
     changed
 }

@@ -17,6 +17,7 @@ use bus_core::doorbell::Doorbell;
 use bus_core::gate::{self, Cursors};
 use bus_core::layout::{get_name, groups, owners, ring, wake};
 use bus_core::limits;
+use bus_core::listener::Table;
 use bus_core::ring::{mpmc, spsc};
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
 use std::marker::PhantomData;
@@ -59,6 +60,8 @@ pub(crate) struct TopicCore {
     ring: Region,
     groups: Region,
     wake: Region,
+    /// No descriptors are kept: this is one of very many.
+    frugal: bool,
 }
 
 /// The group cursors of one lane, as the gate scan wants them.
@@ -144,7 +147,18 @@ impl TopicCore {
             ring: ring_region,
             groups: groups_region,
             wake: wake_region,
+            frugal: false,
         })
+    }
+
+    /// Keeps no descriptors open, for one who has very many topics.
+    fn be_frugal(&mut self) {
+        self.frugal = true;
+        [&mut self.ring, &mut self.groups, &mut self.wake].into_iter().for_each(Region::close_file);
+    }
+
+    pub(crate) fn is_frugal(&self) -> bool {
+        self.frugal
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -365,6 +379,12 @@ impl TopicCore {
         self.wake.look(offset_bytes)
     }
 
+    /// Who waits on this topic among others; `None` if the page is not there.
+    pub(crate) fn listener_table(&self) -> Option<Table<'_>> {
+        let words = self.wake.look_words(wake::at::LISTENERS, wake::LISTENERS_MAX)?;
+        Some(Table::attach(self.wake.look(wake::at::LISTENERS_USED)?, words))
+    }
+
     pub(crate) fn message_bell(&self) -> Doorbell<'_> {
         Doorbell::attach(
             self.wake.look32(wake::at::MESSAGE_BELL).expect("checked at attach: the file has a page"),
@@ -428,6 +448,7 @@ pub struct TopicBuilder<T> {
     create: bool,
     /// A topic of the bus itself, whose name begins with `_`.
     reserved: bool,
+    frugal: bool,
     capacity: Option<u32>,
     lanes: Option<u32>,
     producers: Option<u32>,
@@ -451,6 +472,7 @@ impl<T: Speak> TopicBuilder<T> {
             name: name.to_owned(),
             create: true,
             reserved: false,
+            frugal: false,
             capacity: None,
             lanes: None,
             producers: None,
@@ -477,6 +499,12 @@ impl<T: Speak> TopicBuilder<T> {
     /// The name may be one of those that the bus keeps for itself.
     pub(crate) fn for_the_bus(mut self) -> Self {
         self.reserved = true;
+        self
+    }
+
+    /// The handle is one of very many, and keeps no descriptors.
+    pub(crate) fn frugal(mut self) -> Self {
+        self.frugal = true;
         self
     }
 
@@ -622,7 +650,7 @@ impl<T: Speak> TopicBuilder<T> {
         }
         let bus = &self.bus;
         bus.check_usable()?;
-        let core = match TopicCore::attach(bus.dir(), &self.name, Role::Subscriber) {
+        let mut core = match TopicCore::attach(bus.dir(), &self.name, Role::Subscriber) {
             Err(TopicError::NotFound { .. }) if self.create => {
                 let spec = self.spec();
                 create::config(&spec)?;
@@ -637,6 +665,9 @@ impl<T: Speak> TopicBuilder<T> {
         };
         self.compare(&core)?;
         let kinds = self.settle_types(&core)?;
+        if self.frugal {
+            core.be_frugal();
+        }
         Ok(Topic { bus: self.bus, core: Arc::new(core), kinds, speaks: PhantomData })
     }
 

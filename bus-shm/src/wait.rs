@@ -23,7 +23,7 @@ pub enum Wait {
 /// About what a wake-up from another core costs on a virtual machine. Spinning longer than this can only lose.
 const SPIN_BUDGET: Duration = Duration::from_micros(25);
 /// A sleeper looks for itself this often: a publisher may die between its publication and its wake.
-const PARK_CEILING: Duration = Duration::from_secs(1);
+pub(crate) const PARK_CEILING: Duration = Duration::from_secs(1);
 /// After this many spins in a row that found nothing, spinning pauses ...
 const MISSES_MAX: u32 = 4;
 /// ... except every so many waits, to see whether traffic has become dense.
@@ -90,11 +90,15 @@ pub(crate) fn sleeper_fence(mode: Barrier) {
 
 /// Sleeps on a bell until it rings, for at most `most`. `ready` is asked once more after the bell is armed.
 pub(crate) fn park(bell: Doorbell<'_>, mode: Barrier, most: Duration, mut ready: impl FnMut() -> bool) {
-    let mut slept_on = bell.arm();
+    let slept_on = bell.arm();
     sleeper_fence(mode);
-    if ready() {
-        return;
+    if !ready() {
+        sleep_on(bell, slept_on, most);
     }
+}
+
+/// Sleeps on a bell that was armed with this value, for at most `most`. The caller has run the fence and has looked again.
+pub(crate) fn sleep_on(bell: Doorbell<'_>, mut slept_on: u32, most: Duration) {
     let begun = Instant::now();
     while let Some(left) = most.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) {
         match futex::wait(bell.word(), slept_on, Some(left)) {
@@ -120,6 +124,36 @@ impl Waiter {
         deadline: Option<Instant>,
         mut ready: impl FnMut() -> bool,
     ) -> bool {
+        if self.spin(spin_region, deadline, &mut ready) {
+            return true;
+        }
+        if self.mode == Wait::Spin {
+            return false;
+        }
+        let now = Instant::now();
+        let most = deadline
+            .map_or(PARK_CEILING, |deadline| deadline.saturating_duration_since(now).min(PARK_CEILING));
+        if !most.is_zero() {
+            park(bell, self.barrier, most, &mut ready);
+            self.slept(now);
+        }
+        ready()
+    }
+
+    /// A sleep that began at this moment is over: would spinning have been worth it?
+    pub(crate) fn slept(&mut self, since: Instant) {
+        if since.elapsed() < SPIN_BUDGET {
+            self.misses = 0;
+        }
+    }
+
+    /// Spins for as long as the mode has it, without limit in [`Wait::Spin`] but for the park ceiling. True if ready.
+    pub(crate) fn spin(
+        &mut self,
+        spin_region: &Region,
+        deadline: Option<Instant>,
+        mut ready: impl FnMut() -> bool,
+    ) -> bool {
         if self.mode == Wait::Spin {
             return spin_until(deadline, Instant::now() + PARK_CEILING, ready);
         }
@@ -141,17 +175,7 @@ impl Waiter {
                 }
             }
         }
-        let now = Instant::now();
-        let most = deadline
-            .map_or(PARK_CEILING, |deadline| deadline.saturating_duration_since(now).min(PARK_CEILING));
-        if !most.is_zero() {
-            park(bell, self.barrier, most, &mut ready);
-            if now.elapsed() < SPIN_BUDGET {
-                // It would have been worth spinning.
-                self.misses = 0;
-            }
-        }
-        ready()
+        false
     }
 
     fn should_spin(&mut self) -> bool {

@@ -9,7 +9,8 @@
 //! | [`superblock`] `bus` | the supervisor |
 //! | [`ring`] `topics/<name>/ring` | publishers of the topic |
 //! | [`groups`] `topics/<name>/groups` | members of its groups |
-//! | [`wake`] `topics/<name>/wake` | all (bells); the supervisor (state, breaker) |
+//! | [`listeners`] `listeners` | all |
+//! | [`wake`] `topics/<name>/wake` | all (bells, listeners); the supervisor (state, breaker) |
 //! | [`owners`] `topics/<name>/owners-<entry>` | members of that group |
 //! | [`aside`] `topics/<name>/aside-<entry>` | members of that group |
 //! | [`samples`] `topics/<name>/samples` | the supervisor |
@@ -18,6 +19,7 @@
 pub mod arena;
 pub mod aside;
 pub mod groups;
+pub mod listeners;
 pub mod owners;
 pub mod ring;
 pub mod samples;

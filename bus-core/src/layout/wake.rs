@@ -18,9 +18,14 @@ pub mod at {
     pub const BREAKER: usize = 72;
     /// Bell of publishers that wait for room (u32).
     pub const SPACE_BELL: usize = 128;
-    /// Bit a consumer whose descriptor is to be written when a message comes.
-    pub const DESCRIPTORS: usize = 192;
+    /// Entries of the table of listeners that were ever used. Grows.
+    pub const LISTENERS_USED: usize = 192;
+    /// The table of listeners, one [`crate::listener::Ticket`] an entry; read by who rings an armed bell.
+    pub const LISTENERS: usize = 256;
 }
+
+/// Entries of the table of listeners.
+pub const LISTENERS_MAX: usize = (FILE_BYTES as usize - at::LISTENERS) / 8;
 
 /// The word at [`at::STATE`].
 pub mod state {
@@ -71,6 +76,7 @@ pub mod breaker {
 const _: () = assert!(size_of::<Preamble>() <= at::MESSAGE_BELL);
 const _: () = assert!(at::BREAKER + 8 <= at::MESSAGE_BELL + LINE_BYTES);
 const _: () = assert!(at::MESSAGE_BELL / LINE_BYTES != at::SPACE_BELL / LINE_BYTES);
+const _: () = assert!(LISTENERS_MAX == 480);
 
 #[cfg(test)]
 mod tests {

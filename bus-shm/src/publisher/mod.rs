@@ -5,22 +5,26 @@
 //! Until that last step nothing is claimed, so whatever fails before leaves nothing behind.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod entry;
 mod extended;
 mod guard;
 mod linger;
 mod loan;
 
+#[cfg(feature = "tokio")]
+pub use asynchronous::{AsyncPublisher, Payload};
 pub use linger::Lingering;
 pub use loan::Loan;
 
 use crate::arena::{Cell, NoRoom, ProducerArena, Source};
 use crate::bus::BusInner;
 use crate::error::{AttachError, BatchError, Full, FullOf, PublishError};
+use crate::listeners::wake_readers;
 use crate::payload::{Bytes, Message, Speak, encode, encoded_bytes};
 use crate::repair::{self, Keep};
 use crate::sys::clock::Clock;
-use crate::sys::futex;
 use crate::sys::process::ForkMark;
 use crate::topic::{LaneRing, Role, Topic, TopicCore};
 use crate::wait;
@@ -500,9 +504,7 @@ impl RawPublisher {
 
     #[inline]
     fn ring_bell(&self) {
-        self.message_bell.ring(self.barrier, || {
-            futex::wake_all(self.message_bell.word());
-        });
+        self.message_bell.ring(self.barrier, || wake_readers(&self.bus, &self.core));
     }
 
     #[cold]

@@ -8,11 +8,11 @@ use crate::aside::{AsideFile, Note};
 use crate::dead_letters::{Announcer, Full as DeadFull};
 use crate::error::{AttachError, NotOwner, ReceiveError};
 use crate::group;
+use crate::listeners::wake_readers;
 use crate::observe::{Observer, Place};
 use crate::reader::Finding;
 use crate::subscriber::Failure;
 use crate::sys::clock::{monotonic_ns, realtime_ns};
-use crate::sys::futex;
 use crate::topic::TopicCore;
 use bus_core::aside::{AsideClaim, Contents, Held, Store, due_ns};
 use bus_core::header::{Header, flags};
@@ -324,9 +324,7 @@ impl RawSubscriber {
     /// A publisher may wait for room, and a member asleep does not know yet when the next entry is due.
     fn ring_both_bells(&self) {
         self.ring_space_bell();
-        self.message_bell.ring(self.barrier, || {
-            futex::wake_all(self.message_bell.word());
-        });
+        self.message_bell.ring(self.barrier, || wake_readers(&self.bus, &self.core));
     }
 
     /// There is no room in the store: nothing is lost, and this member goes on as far as it can.

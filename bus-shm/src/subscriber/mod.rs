@@ -12,6 +12,7 @@
 
 mod interrupt;
 mod late;
+mod many;
 mod options;
 mod received;
 mod screen;
@@ -29,6 +30,7 @@ use crate::bus::BusInner;
 use crate::dead_letters::Announcer;
 use crate::error::{AttachError, ReceiveError};
 use crate::group::{LaneStand, Seat, Wanted};
+use crate::listeners::wake_readers;
 use crate::payload::{Bytes, Speak, TypeIdentity};
 use crate::reader::{Finding, Found, LaneReader};
 use crate::region::Region;
@@ -245,7 +247,10 @@ impl RawSubscriber {
         let membership = match seat {
             None => Membership::Tap,
             Some(seat) if wanted.shared => {
-                let region = core.attach_owners(seat.joined.entry)?;
+                let mut region = core.attach_owners(seat.joined.entry)?;
+                if core.is_frugal() {
+                    region.close_file();
+                }
                 let capacity = core.config().capacity;
                 let owners = (0..core.lanes())
                     .map(|lane| {
@@ -608,9 +613,7 @@ impl RawSubscriber {
         match (&self.membership, delivery.proof) {
             (Membership::Shared(_, owners), Proof::Claim(claim)) => {
                 let released = lane.release_claim(&owners[delivery.lane], delivery.found.sequence, claim);
-                let wake = || {
-                    futex::wake_all(self.message_bell.word());
-                };
+                let wake = || wake_readers(&self.bus, &self.core);
                 // Another member may be asleep.
                 let _ = released && self.message_bell.ring(self.barrier, wake);
             }

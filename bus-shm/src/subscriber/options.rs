@@ -6,7 +6,7 @@ use super::{RawSubscriber, Stall, Subscriber};
 use crate::dead_letters::Full;
 use crate::error::AttachError;
 use crate::payload::Speak;
-use crate::topic::Topic;
+use crate::topic::{Overflow, Topic};
 use crate::wait::Wait;
 use bus_core::lane::Lane;
 use bus_core::limits::{ASIDE_ENTRIES_DEFAULT, ASIDE_ENTRIES_MAX, STARVATION_GUARD_DEFAULT};
@@ -96,6 +96,16 @@ impl<T: Speak> SubscriberBuilder<T> {
             wishes: Wishes::default(),
             stall: None,
         }
+    }
+
+    /// Name of the topic.
+    pub fn topic(&self) -> &str {
+        self.topic.core.name()
+    }
+
+    /// Does the topic keep the newest messages and wait for nobody, so that it takes taps only?
+    pub fn keeps_newest(&self) -> bool {
+        self.topic.overflow() == Overflow::KeepNewest
     }
 
     /// Joins a named group, which keeps its cursor while nobody reads.

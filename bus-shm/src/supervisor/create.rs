@@ -4,6 +4,7 @@
 use super::protocol::{BUILD, GroupSpec, TopicSpec};
 use crate::directory::{BusDir, TEMPORARY, TopicDir, unique_name};
 use crate::error::{BusError, RegionError, TopicError};
+use crate::listeners::{LISTENERS_NAME, PIPES_NAME};
 use crate::payload::TypeIdentity;
 use crate::region::{Access, Region};
 use crate::sys::process::pid_namespace_inode;
@@ -11,7 +12,7 @@ use crate::sys::{barrier, clock, file};
 use bus_core::holder::{Holder, HolderWord};
 use bus_core::layout::ring::type_state;
 use bus_core::layout::{
-    PAGE_BYTES, Preamble, get_name, groups, owners, put_name, ring, samples, superblock, wake,
+    PAGE_BYTES, Preamble, get_name, groups, listeners, owners, put_name, ring, samples, superblock, wake,
 };
 use bus_core::limits::TYPES_MAX;
 use bus_core::name::key;
@@ -44,7 +45,7 @@ pub(crate) fn bus(dir: &BusDir, temporary: bool) -> Result<(), BusError> {
 }
 
 fn fill_bus(dir: &BusDir, making: &Path, temporary: bool) -> Result<(), BusError> {
-    for part in ["", "leases", "topics"] {
+    for part in ["", "leases", "topics", PIPES_NAME] {
         file::make_dir(&making.join(part), 0o700)?;
     }
     let epoch = epoch();
@@ -70,6 +71,9 @@ fn fill_bus(dir: &BusDir, making: &Path, temporary: bool) -> Result<(), BusError
     let spin =
         Region::create(&making.join("spin"), superblock::spin::FILE_BYTES, superblock::spin::FILE_BYTES)?;
     spin.write(0, &Preamble::new(superblock::spin::MAGIC, superblock::spin::FILE_BYTES, epoch))?;
+    let bytes = listeners::FILE_BYTES_FIRST;
+    let region = Region::create(&making.join(LISTENERS_NAME), bytes, bytes)?;
+    region.write(0, &Preamble::new(listeners::MAGIC, bytes, epoch))?;
     Ok(())
 }
 

@@ -750,6 +750,8 @@ impl Supervisor {
             bell.fetch_add(1, Ordering::Release);
             futex::wake_all(bell);
         }
+        // After the generation, which tells them whether to look.
+        crate::listeners::tell_all(self.dir.path());
     }
 
     /// Takes the bus down, unless somebody would miss it.

@@ -306,4 +306,5 @@ fn tell_closed(doomed: &Path) {
             }
         }
     }
+    crate::listeners::tell_all(doomed);
 }

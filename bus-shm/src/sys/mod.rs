@@ -9,6 +9,7 @@
 //! | [`mod@file`] | names and pages of `/dev/shm` files |
 //! | [`tmpfs`] | how much room the file system has |
 //! | [`map`] | shared mappings |
+//! | [`pipe`] | named pipes, for who waits on descriptors |
 //! | [`futex`] | sleeping on a word of shared memory |
 //! | [`barrier`] | a memory barrier on every other process of the bus |
 //! | [`cpu`] | cores, pinning, CPU time |
@@ -25,6 +26,7 @@ pub mod file;
 pub mod futex;
 pub mod lock;
 pub mod map;
+pub mod pipe;
 pub mod prefetch;
 pub mod process;
 pub mod socket;

@@ -1,38 +1,34 @@
-//! From the topics to standard output: one thread a topic, whole lines, and nothing acknowledged that has not been written.
+//! From the topics to standard output: whole lines, and nothing acknowledged that has not been written.
 
 use super::line::{self, Facts, Format, TypeNames};
+use super::{Place, is_pattern};
 use crate::exit::{Code, Failure, Outcome};
 use crate::output;
 use crate::signals::{self, Signals};
 use crate::units;
-use bus_shm::{Bytes, ReceiveError, Subscriber};
+use bus_shm::{Bytes, ManyError, ManySubscriber, ReceiveError, Subscriber};
+use std::collections::HashMap;
 use std::io::{self, BufWriter, Stdout, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A signal, a closed pipe and the end of another thread are noticed after at most this long.
+/// A signal and a closed pipe are noticed after at most this long.
 const SLICE: Duration = Duration::from_millis(150);
 /// Messages that are written before the output is flushed and they are acknowledged together.
 const BATCH_MAX: usize = 256;
 
-/// One topic's side of the feed.
-pub(super) struct Reader {
-    pub(super) subscriber: Subscriber<Bytes>,
-    pub(super) types: TypeNames,
-    pub(super) lanes: usize,
-    /// Take no more than is being worked on: others share the group.
-    pub(super) one_by_one: bool,
-}
-
-/// What the threads share.
+/// The way of messages to standard output.
 pub(super) struct Feed<'a> {
+    place: &'a Place,
     signals: &'a Signals,
     format: Format,
     count: Option<u64>,
     timeout: Option<Duration>,
-    sink: Mutex<Sink>,
-    done: AtomicBool,
+    /// Take no more than is being worked on: others share the group.
+    one_by_one: bool,
+    sink: Sink,
+    done: bool,
+    /// Names of each topic's types.
+    types: HashMap<String, TypeNames>,
 }
 
 struct Sink {
@@ -50,76 +46,52 @@ enum Turn {
 
 impl<'a> Feed<'a> {
     pub(super) fn new(
+        place: &'a Place,
         signals: &'a Signals,
         format: Format,
-        count: Option<u64>,
-        timeout: Option<Duration>,
+        (count, timeout): (Option<u64>, Option<Duration>),
+        one_by_one: bool,
     ) -> Self {
         let out = BufWriter::with_capacity(64 << 10, io::stdout());
-        let sink = Mutex::new(Sink { out, written: 0, last: Instant::now() });
-        Self { signals, format, count, timeout, sink, done: AtomicBool::new(count == Some(0)) }
+        let sink = Sink { out, written: 0, last: Instant::now() };
+        let done = count == Some(0);
+        Self { place, signals, format, count, timeout, one_by_one, sink, done, types: HashMap::new() }
     }
 
     /// Feeds until there is a reason to end.
-    pub(super) fn run(&self, readers: Vec<Reader>) -> Outcome {
-        let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
-            let threads: Vec<_> = readers
-                .into_iter()
-                .map(|mut reader| {
-                    scope.spawn(move || {
-                        let outcome = self.pump(&mut reader);
-                        // Whatever ends one ends all.
-                        self.done.store(true, Ordering::Relaxed);
-                        outcome
-                    })
-                })
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| {
-                    thread
-                        .join()
-                        .unwrap_or_else(|_| Err(Failure::new(Code::Error, "a reading thread panicked")))
-                })
-                .collect()
-        });
-        outcomes.into_iter().collect::<Outcome>()?;
-        let written = self.sink().written;
+    pub(super) fn run(mut self, mut many: ManySubscriber<Bytes>, names: &[String]) -> Outcome {
+        while !self.done && !self.signals.raised() {
+            let slice = self.slice();
+            let turn = match many.ready(slice) {
+                Ok(Some(subscriber)) if self.one_by_one => self.one(subscriber)?,
+                Ok(Some(subscriber)) => self.batch(subscriber)?,
+                Ok(None) => Turn::Nothing,
+                Err(error) => {
+                    go_on_after(error, names)?;
+                    Turn::Nothing
+                }
+            };
+            if matches!(turn, Turn::Nothing) {
+                self.look_around()?;
+            }
+        }
+        let written = self.sink.written;
         if self.signals.raised() && self.count.is_some_and(|count| written < count) {
             return Err(self.signals.interrupted());
         }
         Ok(())
     }
 
-    fn sink(&self) -> MutexGuard<'_, Sink> {
-        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn pump(&self, reader: &mut Reader) -> Outcome {
-        while !self.done.load(Ordering::Relaxed) && !self.signals.raised() {
-            let turn = match reader.one_by_one {
-                true => self.one(reader),
-                false => self.batch(reader),
-            };
-            match turn {
-                Ok(Turn::Something) => {}
-                Ok(Turn::Nothing) => self.look_around()?,
-                Err(failure) => return Err(failure),
-            }
-        }
-        Ok(())
-    }
-
     /// A slice has passed without a message.
-    fn look_around(&self) -> Outcome {
+    fn look_around(&mut self) -> Outcome {
         if signals::is_output_closed() {
             return Err(Failure::Quiet(0));
         }
-        let sink = self.sink();
+        let sink = &self.sink;
         let Some(timeout) = self.timeout.filter(|timeout| sink.last.elapsed() >= *timeout) else {
             return Ok(());
         };
-        self.done.store(true, Ordering::Relaxed);
+        self.done = true;
         if self.count.is_none() && sink.written > 0 {
             return Ok(());
         }
@@ -134,26 +106,21 @@ impl<'a> Feed<'a> {
     /// How long to wait for the next message before looking around.
     fn slice(&self) -> Duration {
         match self.timeout {
-            Some(timeout) => timeout.saturating_sub(self.sink().last.elapsed()).min(SLICE),
+            Some(timeout) => timeout.saturating_sub(self.sink.last.elapsed()).min(SLICE),
             None => SLICE,
         }
     }
 
     /// One message, acknowledged when it has been written.
-    fn one(&self, reader: &mut Reader) -> Result<Turn, Failure> {
-        let Reader { subscriber, types, lanes, .. } = reader;
-        let topic = subscriber.topic().to_owned();
-        let Some(message) = go_on(subscriber.receive_timeout(self.slice()))?.flatten() else {
+    fn one(&mut self, subscriber: &mut Subscriber<Bytes>) -> Result<Turn, Failure> {
+        let (topic, lanes) = (subscriber.topic().to_owned(), subscriber.lanes());
+        let Some(message) = go_on(subscriber.try_receive())?.flatten() else {
             return Ok(Turn::Nothing);
         };
-        let mut sink = self.sink();
-        if self.left(&sink) == 0 {
-            return Ok(Turn::Nothing);
-        }
         let facts = Facts {
             topic: &topic,
             lane: message.lane(),
-            lanes: *lanes,
+            lanes,
             sequence: message.sequence(),
             stamp_ns: message.stamp_ns(),
             producer: message.producer(),
@@ -161,28 +128,26 @@ impl<'a> Feed<'a> {
             redelivered: message.is_redelivered(),
             payload: message.payload(),
         };
-        self.write(&mut sink, &facts, types)?;
-        self.flush(&mut sink)?;
+        self.write(&facts)?;
+        self.flush()?;
         message.ack().map_err(ReceiveError::from)?;
         Ok(Turn::Something)
     }
 
     /// All messages that are there, up to a limit, acknowledged together when they have been written.
-    fn batch(&self, reader: &mut Reader) -> Result<Turn, Failure> {
-        let Reader { subscriber, types, lanes, .. } = reader;
-        let topic = subscriber.topic().to_owned();
-        let Some(mut batch) = go_on(subscriber.receive_batch(1, BATCH_MAX, self.slice()))? else {
+    fn batch(&mut self, subscriber: &mut Subscriber<Bytes>) -> Result<Turn, Failure> {
+        let (topic, lanes) = (subscriber.topic().to_owned(), subscriber.lanes());
+        let Some(mut batch) = go_on(subscriber.receive_batch(1, BATCH_MAX, Duration::ZERO))? else {
             return Ok(Turn::Nothing);
         };
-        let mut sink = self.sink();
         let mut turn = Turn::Nothing;
-        while self.left(&sink) > 0 {
+        while self.left() > 0 {
             let more = match batch.next_message()? {
                 Some(message) => {
                     let facts = Facts {
                         topic: &topic,
                         lane: message.lane(),
-                        lanes: *lanes,
+                        lanes,
                         sequence: message.sequence(),
                         stamp_ns: message.stamp_ns(),
                         producer: message.producer(),
@@ -190,42 +155,62 @@ impl<'a> Feed<'a> {
                         redelivered: message.is_redelivered(),
                         payload: message.payload(),
                     };
-                    self.write(&mut sink, &facts, types)?;
+                    self.write(&facts)?;
                     turn = Turn::Something;
                     true
                 }
                 None => false,
             };
             while let Some((lane, from, until)) = batch.take_missed() {
-                say_missed(&topic, lane.name(*lanes), from, until);
+                say_missed(&topic, lane.name(lanes), from, until);
             }
             if !more {
                 break;
             }
         }
-        self.flush(&mut sink)?;
+        self.flush()?;
         batch.ack();
         Ok(turn)
     }
 
     /// How many messages may still be written.
-    fn left(&self, sink: &Sink) -> u64 {
-        self.count.map_or(u64::MAX, |count| count.saturating_sub(sink.written))
+    fn left(&self) -> u64 {
+        self.count.map_or(u64::MAX, |count| count.saturating_sub(self.sink.written))
     }
 
-    fn write(&self, sink: &mut Sink, facts: &Facts<'_>, types: &mut TypeNames) -> Outcome {
-        line::write(&mut sink.out, self.format, facts, types).map_err(|error| Failure::output(&error))?;
+    fn write(&mut self, facts: &Facts<'_>) -> Outcome {
+        let Self { place, types, sink, format, .. } = self;
+        if !types.contains_key(facts.topic) {
+            types.insert(facts.topic.to_owned(), TypeNames::new(place, facts.topic)?);
+        }
+        if let Some(types) = types.get_mut(facts.topic) {
+            line::write(&mut sink.out, *format, facts, types).map_err(|error| Failure::output(&error))?;
+        }
         sink.written += 1;
         sink.last = Instant::now();
         Ok(())
     }
 
-    fn flush(&self, sink: &mut Sink) -> Outcome {
-        sink.out.flush().map_err(|error| Failure::output(&error))?;
-        if self.left(sink) == 0 {
-            self.done.store(true, Ordering::Relaxed);
-        }
+    fn flush(&mut self) -> Outcome {
+        self.sink.out.flush().map_err(|error| Failure::output(&error))?;
+        self.done |= self.left() == 0;
         Ok(())
+    }
+}
+
+/// A topic that a pattern found and that cannot be joined is reported, and the others go on; what was named must be there.
+fn go_on_after(error: ManyError, names: &[String]) -> Outcome {
+    match error {
+        ManyError::Join { topic, source } if names.iter().any(|name| !is_pattern(name) && *name == topic) => {
+            Err(source.into())
+        }
+        ManyError::Join { .. } | ManyError::TopicLimit { .. } | ManyError::TopicListeners { .. } => {
+            output::complain(&error.to_string());
+            Ok(())
+        }
+        ManyError::Receive(error) => go_on::<()>(Err(error)).map(|_| ()),
+        ManyError::Bus(error) => Err(error.into()),
+        other => Err(Failure::new(Code::Error, other)),
     }
 }
 

@@ -8,18 +8,24 @@ use crate::place::Place;
 use crate::signals::Signals;
 use crate::time::{self, Moment};
 use crate::units;
+use bus_core::pattern::Pattern;
 use bus_shm::supervisor::events::EVENTS_TOPIC;
-use bus_shm::{Bytes, Lane, Overflow, Start, Subscriber, Topic};
-use feed::{Feed, Reader};
-use line::{Format, TypeNames};
+use bus_shm::{Bytes, Lane, Start, Topic};
+use feed::Feed;
+use line::Format;
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// Flags of `sub`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Topics; one that does not exist is created for plain bytes and waited on
-    #[arg(required = true, value_name = "TOPIC")]
+    /// Topics, or patterns: '+' is one token, '*' one inside and one or more at the end; quote them. A topic that is named and does
+    /// not exist is created for plain bytes; what a pattern matches joins when it is created
+    #[arg(required_unless_present = "all", value_name = "PATTERN")]
     topics: Vec<String>,
+    /// All topics, like the pattern '*'
+    #[arg(long, conflicts_with = "topics")]
+    all: bool,
     /// Read as this group, which keeps its place when the command ends
     #[arg(long, short, value_name = "NAME")]
     group: Option<String>,
@@ -104,25 +110,43 @@ impl Args {
         match (self.raw, self.json) {
             (true, _) => Format::Raw,
             (_, true) => Format::Json,
-            _ => Format::Text { with_topic: self.topics.len() > 1 },
+            _ => Format::Text {
+                with_topic: self.all
+                    || self.topics.len() > 1
+                    || self.topics.iter().any(|name| is_pattern(name)),
+            },
         }
     }
 }
 
+/// Is this more than the name of a topic?
+fn is_pattern(text: &str) -> bool {
+    text.contains(['+', '*', '>'])
+}
+
 pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
-    for (index, name) in args.topics.iter().enumerate() {
-        // Those of the bus are made by the bus, and anybody may read them.
-        if !is_of_the_bus(name) {
+    let all = [String::from("*")];
+    let patterns = if args.all { &all[..] } else { &args.topics[..] };
+    for (index, name) in patterns.iter().enumerate() {
+        if is_pattern(name) {
+            Pattern::parse(name).map_err(|why| {
+                Failure::new(Code::Usage, format_args!("{name:?} is no pattern of topics: {why}"))
+            })?;
+            if matches!(args.from, From::Sequence(..)) {
+                return Err(Failure::new(Code::Usage, "--from SEQUENCE wants topics by name, not patterns"));
+            }
+        } else if !is_of_the_bus(name) {
+            // Those of the bus are made by the bus, and anybody may read them.
             Place::check_topic(name)?;
         }
-        if args.topics[..index].contains(name) {
+        if patterns[..index].contains(name) {
             return Err(Failure::new(Code::Usage, format_args!("topic {name:?} is named twice")));
         }
     }
     let signals = Signals::catch()?;
     let bus = place.join(&args.service, !args.existing)?;
-    let mut readers = Vec::new();
-    for name in &args.topics {
+    let mut starts = HashMap::new();
+    for name in patterns.iter().filter(|name| !is_pattern(name)) {
         let existed = place.view()?.topic_names().contains(name);
         let topic = match name.as_str() {
             EVENTS_TOPIC if !args.existing => bus.events()?,
@@ -131,46 +155,63 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
         if !existed {
             place.note(format_args!("created topic {name:?} for plain bytes; waiting for messages"));
         }
-        readers.push(Reader {
-            subscriber: join(place, args, &topic)?,
-            types: TypeNames::new(place, name)?,
-            lanes: topic.lanes(),
-            one_by_one: args.shared,
-        });
+        note_group(place, args, name)?;
+        starts.insert(name.clone(), start(args, &topic)?);
     }
-    let feed = Feed::new(&signals, args.format(), args.count, args.timeout);
-    feed.run(readers)
+    // Topics that a pattern finds may be younger than the time that was asked for: then all of them is.
+    let by_pattern = match &args.from {
+        From::Oldest => Start::Oldest,
+        From::Time(moment) => moment.start()?,
+        From::Latest | From::Sequence(..) => Start::Latest,
+    };
+    let mut builder = bus.subscribe_patterns::<Bytes>(patterns).from(by_pattern);
+    if let Some(name) = &args.group {
+        builder = builder.group(name);
+        if args.shared {
+            builder = builder.shared();
+        }
+    } else if args.tap {
+        builder = builder.tap();
+    } else if !args.hold {
+        builder = builder.yield_after(args.stall);
+    }
+    let (or_oldest, has_group) = (args.or_oldest, args.group.is_some());
+    let is_time = matches!(args.from, From::Time(_));
+    let many = builder.each(move |one| {
+        // Nobody waits on a topic that keeps the newest.
+        let one = if one.keeps_newest() && !has_group { one.tap() } else { one };
+        match starts.get(one.topic()) {
+            Some(&start) if !or_oldest => one.from(start),
+            Some(&start) => one.from_or_oldest(start),
+            None if is_time => one.from_or_oldest(by_pattern),
+            None => one,
+        }
+    });
+    let many = many.join().map_err(|error| match error {
+        bus_shm::ManyError::Bus(error) => error.into(),
+        other => Failure::new(Code::Error, other),
+    })?;
+    if many.topic_count() == 0 && patterns.iter().all(|name| is_pattern(name)) {
+        place.note(format_args!("no topic matches yet; waiting for one"));
+    }
+    let limits = (args.count, args.timeout);
+    Feed::new(place, &signals, args.format(), limits, args.shared).run(many, patterns)
 }
 
 fn is_of_the_bus(topic: &str) -> bool {
     topic.starts_with("_bus.")
 }
 
-fn join(place: &Place, args: &Args, topic: &Topic<Bytes>) -> Result<Subscriber<Bytes>, Failure> {
-    let start = start(args, topic)?;
-    let mut builder = match args.or_oldest {
-        true => topic.subscriber().from_or_oldest(start),
-        false => topic.subscriber().from(start),
-    };
-    if let Some(name) = &args.group {
-        let groups = place.view()?.topic(topic.name())?.sample().groups;
-        if args.from != From::Latest
-            && groups.iter().any(|group| group.name == *name && group.state != "detached")
-        {
-            place.note(format_args!(
-                "group {name:?} exists and goes on where it stands; --from has no effect"
-            ));
-        }
-        builder = builder.group(name);
-        if args.shared {
-            builder = builder.shared();
-        }
-    } else if args.tap || topic.overflow() == Overflow::KeepNewest {
-        builder = builder.tap();
-    } else if !args.hold {
-        builder = builder.yield_after(args.stall);
+/// A group that exists does not begin where it was asked to.
+fn note_group(place: &Place, args: &Args, topic: &str) -> Outcome {
+    let Some(name) = &args.group else { return Ok(()) };
+    let groups = place.view()?.topic(topic)?.sample().groups;
+    if args.from != From::Latest
+        && groups.iter().any(|group| group.name == *name && group.state != "detached")
+    {
+        place.note(format_args!("group {name:?} exists and goes on where it stands; --from has no effect"));
     }
-    Ok(builder.join()?)
+    Ok(())
 }
 
 fn start(args: &Args, topic: &Topic<Bytes>) -> Result<Start, Failure> {

@@ -1,0 +1,91 @@
+//! What a subscription over many topics does with the subscriber of each.
+
+use super::{LaneReader, RawSubscriber, Received, Subscriber};
+use crate::error::ReceiveError;
+use crate::topic::TopicCore;
+use bus_core::layout::wake::state::is_closed;
+use bus_core::limits::LANES_DEFAULT;
+use bus_core::sync::Ordering;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl RawSubscriber {
+    /// How urgent the lane of the next message is, as topics of three lanes count: 0 is critical, 2 is normal. `None` if
+    /// there is nothing to do.
+    #[inline]
+    fn urgency(&mut self) -> Option<usize> {
+        let lanes = self.lanes.len();
+        let below = LANES_DEFAULT.saturating_sub(lanes);
+        if self.late.as_ref().is_some_and(|late| late.has_work()) {
+            if self.late.as_ref().is_some_and(|late| late.is_due()) {
+                return Some(lanes - 1 + below);
+            }
+            if self.is_paused() {
+                return None;
+            }
+        }
+        let is_filled = |lane: &LaneReader| lane.has_known() || !lane.is_quiet() && lane.is_filled();
+        if let Some(lane) = self.lanes.iter().position(is_filled) {
+            return Some(lane + below);
+        }
+        // The bus is closed, or a claim was given back: taking a message finds out.
+        let has_more =
+            is_closed(self.state.load(Ordering::Relaxed)) || self.lanes.iter().any(LaneReader::has_releases);
+        has_more.then_some(lanes - 1 + below)
+    }
+}
+
+impl<T> Subscriber<T> {
+    pub(crate) fn core(&self) -> &Arc<TopicCore> {
+        &self.raw.core
+    }
+
+    /// How urgent the next message is: 0 is critical, 2 is normal. `None` if there is nothing to do.
+    #[inline]
+    pub(crate) fn urgency(&mut self) -> Option<usize> {
+        self.raw.urgency()
+    }
+
+    /// Takes the next message, if one is there. It is in hand then, and must be settled before the next is taken.
+    pub(crate) fn take_in_hand(&mut self) -> Result<bool, ReceiveError> {
+        self.raw.give_back_forgotten();
+        self.raw.notice_eviction()?;
+        Ok(self.raw.poll()?)
+    }
+
+    /// The message that was taken last.
+    pub(crate) fn in_hand(&mut self) -> Received<'_, T> {
+        Received { subscriber: self, settled: false }
+    }
+
+    /// Looks at the message that was taken last, which stays in hand.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn look_in_hand<R>(&mut self, look: impl FnOnce(&Received<'_, T>) -> R) -> R {
+        // Settled as far as its end goes, so that it is not given back.
+        look(&Received { subscriber: self, settled: true })
+    }
+
+    /// Gives the message that was taken last back.
+    pub(crate) fn release_in_hand(&mut self) {
+        let delivery = self.raw.current;
+        self.raw.release(&delivery);
+    }
+
+    /// The topic is about to rest: whoever publishes there has to ring from now on. A fence must follow, and another look.
+    pub(crate) fn arm(&mut self) {
+        self.raw.walk();
+        self.raw.message_bell.arm();
+    }
+
+    /// When something is to be done here although nobody publishes.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.raw.wait_until(None)
+    }
+
+    /// What a wait in vain ends with.
+    pub(crate) fn look_around(&mut self) -> Result<(), ReceiveError> {
+        self.raw.look_around()?;
+        self.raw.lanes.iter_mut().for_each(LaneReader::distrust);
+        Ok(())
+    }
+}
