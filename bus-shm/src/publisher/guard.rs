@@ -85,7 +85,12 @@ impl Guard {
     fn read_again(&mut self, core: &TopicCore, state: u32) {
         self.seen = state & !state::CLOSED;
         let load = |offset| core.ring_word(offset).map_or(0, |word| word.load(Ordering::Relaxed));
-        self.limits = Limits::of_service(self.key, load);
+        let limits = Limits::of_service(self.key, load);
+        if limits != self.limits {
+            // What was published under another limit says nothing about this one.
+            (self.messages, self.bytes, self.told_ns) = (Bucket::default(), Bucket::default(), 0);
+        }
+        self.limits = limits;
     }
 
     /// The state that the handle goes on to expect: one that never comes while there is something to look at or to count.

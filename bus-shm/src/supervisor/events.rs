@@ -19,8 +19,8 @@ pub const EVENTS_TOPIC: &str = "_bus.events";
 const SERVICE: &str = "shmbus-events";
 /// Events that may wait; more are dropped, and their number is an event.
 const QUEUE_MAX: usize = 256;
-/// How long the thread stays for more.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long the thread stays for more: a breaker's next step comes within a second.
+const LINGER: Duration = Duration::from_secs(2);
 /// Slots of the topic.
 const CAPACITY: u32 = 1_024;
 /// Longest event.
@@ -106,7 +106,10 @@ fn write_text(line: &mut String, text: &str) {
 struct Queue {
     lines: VecDeque<String>,
     dropped: u64,
+    /// A thread takes what comes.
     running: bool,
+    /// Threads that have not ended: those that no longer take anything leave the bus.
+    threads: usize,
     /// The holder is about to end: nothing new, and no lingering.
     stopping: bool,
 }
@@ -141,10 +144,11 @@ impl Events {
         if !queue.running {
             let shared = self.0.clone();
             let work = move || {
-                let _running = Running(shared.clone());
+                let _ended = Ended(shared.clone());
                 shared.publish_all();
             };
             queue.running = std::thread::Builder::new().name("shmbus-events".into()).spawn(work).is_ok();
+            queue.threads += usize::from(queue.running);
         }
         self.0.changed.notify_all();
     }
@@ -155,7 +159,7 @@ impl Events {
         let mut queue = self.0.lock();
         queue.stopping = true;
         self.0.changed.notify_all();
-        while queue.running && begun.elapsed() < most {
+        while queue.threads > 0 && begun.elapsed() < most {
             let left = most.saturating_sub(begun.elapsed());
             queue =
                 self.0.changed.wait_timeout(queue, left).map_or_else(|error| error.into_inner().0, |it| it.0);
@@ -163,14 +167,16 @@ impl Events {
     }
 }
 
-/// The thread is there; also where it panics, it is not for ever.
-struct Running(Arc<Shared>);
+/// A thread has ended, also where it panicked.
+struct Ended(Arc<Shared>);
 
-impl Drop for Running {
+impl Drop for Ended {
     fn drop(&mut self) {
         let mut queue = self.0.lock();
-        // What came too late to be published waits for the next event's thread.
-        queue.running = false;
+        queue.threads -= 1;
+        if std::thread::panicking() {
+            queue.running = false;
+        }
         drop(queue);
         self.0.changed.notify_all();
     }
@@ -195,6 +201,7 @@ impl Shared {
             let mut queue = self.lock();
             queue.dropped += queue.lines.len() as u64;
             queue.lines.clear();
+            queue.running = false;
             return;
         };
         while let Some((lines, dropped)) = self.next() {
@@ -219,6 +226,8 @@ impl Shared {
             }
             let left = until.saturating_duration_since(Instant::now());
             if queue.stopping || left.is_zero() {
+                // Under the lock: what comes from here on starts another thread.
+                queue.running = false;
                 return None;
             }
             queue =
