@@ -17,7 +17,7 @@ use bus_core::ring::{mpmc, spsc};
 use bus_core::seq::distance;
 use bus_core::sync::AtomicU64;
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 
 /// A topic as a list shows it.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ pub struct TopicBrief {
 }
 
 /// Rings up to this size are read; a larger one is mapped.
-const RING_BYTES_MAX: u64 = 64 << 10;
+const RING_BYTES_MAX: usize = 64 << 10;
 /// Topics for which another thread is worth its start.
 const SHARE_MIN: usize = 500;
 /// Threads that list at once.
@@ -99,18 +99,13 @@ impl BusView {
     }
 }
 
-/// Reads the first bytes of a file, all that it has up to `most`.
-fn read(file: &File, bytes: &mut Vec<u8>, most: usize) -> Option<()> {
-    bytes.resize(most, 0);
-    let mut have = 0;
-    while have < most {
-        match file.read_at(&mut bytes[have..], have as u64).ok()? {
-            0 => break,
-            more => have += more,
-        }
+/// The first bytes of a file, up to `most`. Less is all that it has: one call, where there are thousands of files.
+fn read<'a>(file: &File, bytes: &'a mut Vec<u8>, most: usize) -> Option<&'a [u8]> {
+    if bytes.len() < most {
+        bytes.resize(most, 0);
     }
-    bytes.truncate(have);
-    Some(())
+    let have = file.read_at(&mut bytes[..most], 0).ok()?;
+    Some(&bytes[..have])
 }
 
 fn number(bytes: &[u8], offset_bytes: usize) -> Option<u64> {
@@ -124,13 +119,13 @@ fn plain<T: bytemuck::Pod>(bytes: &[u8], offset_bytes: usize) -> Option<T> {
 /// A topic by its two files. `None`: not like this.
 fn quick(dir: &BusDir, topics: &File, name: &str, scratch: &mut Scratch) -> Option<TopicBrief> {
     let ring_file = file::open_ro_in(topics, &format!("{name}/ring")).ok()?;
-    let status = ring_file.metadata().ok()?;
-    if status.len() > RING_BYTES_MAX {
+    let Scratch { bytes: buffer, words } = scratch;
+    let bytes = read(&ring_file, buffer, RING_BYTES_MAX + 1)?;
+    if bytes.len() > RING_BYTES_MAX {
         return None;
     }
-    let mut memory_bytes = status.blocks() * 512;
-    read(&ring_file, &mut scratch.bytes, status.len() as usize)?;
-    let bytes = &scratch.bytes;
+    // All its pages are reserved.
+    let mut memory_bytes = bytes.len() as u64;
     let fixed: ring::Fixed = plain(bytes, 0)?;
     let config = fixed.config;
     fixed.preamble.check(ring::MAGIC, bytes.len() as u64).ok()?;
@@ -141,7 +136,7 @@ fn quick(dir: &BusDir, topics: &File, name: &str, scratch: &mut Scratch) -> Opti
     let creator = format!("{} (pid {})", get_name(&fixed.creator_service), fixed.creator_pid);
     let ttl_ns = number(bytes, ring::at::TTL_NS)?;
     let settings = TopicSettings::new(&config, ttl_ns, types(bytes)?, (creator, fixed.created_ns));
-    let ends = ends(&config, bytes, &mut scratch.words)?;
+    let ends = ends(&config, bytes, words)?;
     let mut has_published = false;
     let mut publishers = 0;
     for index in 0..config.producers as usize {
@@ -150,16 +145,15 @@ fn quick(dir: &BusDir, topics: &File, name: &str, scratch: &mut Scratch) -> Opti
         publishers += usize::from(HolderWord::unpack(word).state == producer::LIVE);
     }
     let groups_file = file::open_ro_in(topics, &format!("{name}/groups")).ok()?;
-    memory_bytes += groups_file.metadata().ok()?.blocks() * 512;
-    let bytes = &mut scratch.bytes;
-    read(&groups_file, bytes, groups::footprint_bytes(groups::ENTRIES_FIRST) as usize)?;
+    let mut bytes = read(&groups_file, buffer, groups::footprint_bytes(groups::ENTRIES_FIRST) as usize)?;
+    memory_bytes += bytes.len() as u64;
     let preamble: Preamble = plain(bytes, 0)?;
     let used = number(bytes, groups::at::USED)?;
     if preamble.magic != groups::MAGIC || preamble.epoch != fixed.preamble.epoch || used > GROUPS_MAX.into() {
         return None;
     }
     if used as usize > groups::ENTRIES_FIRST {
-        read(&groups_file, bytes, groups::footprint_bytes(used as usize) as usize)?;
+        bytes = read(&groups_file, buffer, groups::footprint_bytes(used as usize) as usize)?;
     }
     let (groups, unread_count) = count_groups(bytes, used as usize, &ends)?;
     // Arenas come with publishers; owner words and stores with groups.

@@ -31,7 +31,7 @@ const TURN: Duration = Duration::from_millis(100);
 /// A topic that rests is looked at again after this, with the next beat ...
 const REST_NS: u64 = 400_000_000;
 /// ... and later the longer it rests, by this share of the time; ...
-const REST_SHARE: u64 = 40;
+const REST_SHARE: u64 = 8;
 /// ... but after this at the latest: two looks that are further apart would not tell the age of what came between them.
 const REST_NS_MAX: u64 = 1_400_000_000;
 /// A topic rests when nothing has come for so long.
@@ -54,6 +54,8 @@ pub(super) struct Sampler {
     /// The others.
     found: Vec<(String, u64)>,
     topics: Vec<Sampled>,
+    /// Those of them that are to be looked at: with thousands, a glance at each is too much.
+    active: Vec<usize>,
     /// Where the next turn goes on.
     next: usize,
     /// The list of attached topics as it was when it was last gone through.
@@ -91,6 +93,7 @@ impl Sampler {
             known: HashMap::new(),
             found: Vec::new(),
             topics: Vec::new(),
+            active: Vec::new(),
             next: 0,
             version: 0,
             listed_ns: 0,
@@ -143,8 +146,9 @@ impl Sampler {
             for topic in &mut self.topics {
                 topic.attach_to(watchlist);
             }
+            self.active = (0..self.topics.len()).filter(|&index| !self.topics[index].is_settled).collect();
         }
-        let (count, mut now_ns) = (self.topics.len(), begun_ns);
+        let (count, mut now_ns) = (self.active.len(), begun_ns);
         self.is_busy = false;
         for _ in 0..count {
             if is_over(now_ns) {
@@ -152,7 +156,7 @@ impl Sampler {
                 break;
             }
             self.next = (self.next + 1) % count;
-            let topic = &mut self.topics[self.next];
+            let topic = &mut self.topics[self.active[self.next]];
             if topic.is_settled {
                 continue;
             }
@@ -164,6 +168,8 @@ impl Sampler {
                 topic.is_settled = !topic.is_attached;
             }
         }
+        let topics = &self.topics;
+        self.active.retain(|&index| !topics[index].is_settled);
     }
 
     /// Finds out which topics there are, if the directory has changed.
@@ -185,6 +191,8 @@ impl Sampler {
         let is_settled = age.saturating_sub(Duration::new(changed.0 as u64, changed.1 as u32)) > TURN;
         self.listed = is_settled.then_some(changed);
         self.topics.retain(|topic| now.get(&topic.name) == Some(&topic.inode));
+        // Their places are others now.
+        self.version = 0;
         self.known.retain(|name, inode| now.get(name) == Some(inode));
         self.found = now.into_iter().filter(|(name, _)| !self.known.contains_key(name)).collect();
     }
