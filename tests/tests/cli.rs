@@ -63,6 +63,35 @@ fn raw_output_is_the_payload_and_nothing_else() {
 }
 
 #[test]
+fn a_pattern_reads_what_it_matches_also_when_it_is_created_later() {
+    let cli = Cli::new("pattern");
+    cli.run(&["create", "observation.email"]).expect(0);
+    let sub = cli.start(&["sub", "observation.*", "-g", "g", "--json", "-n", "2", "-q"]);
+    cli.wait_for_readers("observation.email", 1);
+    cli.run_with(&["pub", "observation.email"], b"one\n").expect(0);
+    // Made by the first message, which is not missed.
+    cli.run_with(&["pub", "observation.voice.call"], b"two\n").expect(0);
+    let ran = sub.finish().expect(0);
+    let mut lines: Vec<(String, String)> = ran
+        .out
+        .lines()
+        .map(|line| {
+            let json: serde_json::Value = serde_json::from_str(line).unwrap();
+            let text = |key: &str| json[key].as_str().unwrap().to_owned();
+            (text("topic"), text("payload"))
+        })
+        .collect();
+    lines.sort();
+    let pair = |topic: &str, payload: &str| (topic.to_owned(), payload.to_owned());
+    assert_eq!(lines, [pair("observation.email", "one"), pair("observation.voice.call", "two")]);
+    let text = cli.run(&["sub", "--all", "--from", "oldest", "-n", "2", "-q"]).expect(0).out;
+    assert!(text.contains("observation.email") && text.contains("observation.voice.call"), "{text}");
+    cli.run(&["sub", "foo*"]).expect(2).says("is no pattern");
+    cli.run(&["sub", "a.*", "--from", "7"]).expect(2).says("by name");
+    cli.run(&["sub"]).expect(2);
+}
+
+#[test]
 fn several_topics_feed_one_output_in_whole_lines() {
     let cli = CliBus::new("cli-many");
     let sub = cli.start(&["sub", "a", "b", "--hold", "-n", "4000"]);

@@ -36,7 +36,17 @@ fn examples() -> &'static Path {
             other => other,
         };
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "bus-shm", "--examples", "--profile", profile])
+            .args([
+                "build",
+                "--quiet",
+                "--package",
+                "bus-shm",
+                "--features",
+                "tokio",
+                "--examples",
+                "--profile",
+                profile,
+            ])
             .arg("--target-dir")
             .arg(profile_dir.parent().expect("the target directory"))
             .current_dir(workspace())
@@ -304,6 +314,21 @@ fn a_window_of_time_is_published_once_more() {
 fn a_tap_misses_what_a_group_receives() {
     let shelf = Shelf::new();
     shelf.expect("tap", &["received all 1000", "and missed ", "the last gap was 0.."]);
+    shelf.assert_empty();
+}
+
+#[test]
+fn one_subscription_reads_many_topics() {
+    let shelf = Shelf::new();
+    shelf.expect("patterns", &["observation.email: fire", "2 topics"]);
+    shelf.expect("patterns", &["observation.voice.call: ring", "2 topics"]);
+    shelf.assert_empty();
+}
+
+#[test]
+fn a_stream_and_a_sink_in_tasks() {
+    let shelf = Shelf::new();
+    shelf.expect("tokio_stream", &["observation.email: message 0", "message 1", "message 2", "all read"]);
     shelf.assert_empty();
 }
 

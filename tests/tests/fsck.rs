@@ -5,7 +5,7 @@ use bus_core::aside::AsideWord;
 use bus_core::header::WRITING;
 use bus_core::holder::{Holder, HolderWord, participant, producer};
 use bus_core::layout::groups::{in_entry, in_lane, state as group_state};
-use bus_core::layout::{Preamble, arena, aside, groups, owners, ring, superblock, wake};
+use bus_core::layout::{Preamble, arena, aside, groups, listeners, owners, ring, superblock, wake};
 use bus_core::name::key;
 use bus_core::owner::{OwnerWord, ParkedEntry, state as owner_state};
 use bus_shm::dead_letters::{self, Filter, Full};
@@ -475,6 +475,16 @@ fn make_aside(bus: &Path, entries: &[(u64, u64, u64)]) {
     std::fs::write(bus.join(ASIDE), file).unwrap();
 }
 
+/// Puts an entry with this word into the table of listeners.
+fn make_listener(bus: &Path, word: u64) {
+    let path = bus.join("listeners");
+    let mut file = std::fs::read(&path).unwrap();
+    file.resize(listeners::footprint_bytes(1) as usize, 0);
+    file[listeners::at::RESERVED..][..8].copy_from_slice(&1_u64.to_ne_bytes());
+    file[listeners::entry(0)..][..8].copy_from_slice(&word.to_ne_bytes());
+    std::fs::write(&path, file).unwrap();
+}
+
 fn parked(index: u16, incarnation: u16) -> u64 {
     OwnerWord::unpack(owner(owner_state::CLAIMED, 1, 1)).parked(ParkedEntry { index, incarnation }).pack()
 }
@@ -594,6 +604,9 @@ fn damages() -> Vec<Damage> {
         word("breaker", WakeBreaker, "topics/many/wake", wake::at::BREAKER, |_| 3),
         word("spinning", SpinHolder, "spin", superblock::spin::slot(2), |_| 6),
         word("spinning far out", SpinHolder, "spin", superblock::spin::slot(2), |_| 1 << 40),
+        act("listener", &[ListenerHolder], |bus| make_listener(bus, held(listeners::state::LIVE, 3))),
+        act("listener state", &[ListenerTable], |bus| make_listener(bus, 7)),
+        word("listeners", ListenerTable, "listeners", listeners::at::RESERVED, |_| 1),
         word("bus", FileUnreadable, "bus", 0, |word| word ^ 1),
         word("spin", FileUnreadable, "spin", 0, |word| word ^ 1),
         word("ring", FileUnreadable, RING, 0, |word| word ^ 1),

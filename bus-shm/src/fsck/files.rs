@@ -69,6 +69,7 @@ pub(super) fn check_bus(look: &mut Look<'_>) {
         }
         Err(error) => unreadable(look, Place::bus().file("spin"), 0, &error),
     }
+    super::listeners::check(look, epoch);
     for (place, dir) in [("topics", look.dir.topics()), ("leases", look.dir.leases())] {
         check_temporary(look, place, &dir);
     }

@@ -17,6 +17,7 @@ mod arenas;
 mod aside;
 mod files;
 mod groups;
+mod listeners;
 mod owners;
 mod participants;
 mod problem;

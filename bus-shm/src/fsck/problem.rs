@@ -104,6 +104,8 @@ invariants! {
     WakeState "wake.state" Anew "A topic is open, or closed with its bus.";
     WakeBreaker "wake.breaker" Harmless "The breaker of a topic is in a state that exists.";
     SpinHolder "spin.holder" Harmless "A place among those who spin is taken by a process that is registered.";
+    ListenerTable "listener.table" Anew "The table of listeners has no more entries than are allowed and backed by memory, each in a state that exists.";
+    ListenerHolder "listener.holder" Harmless "A listener's entry is held by a process that is registered.";
     FileUnreadable "file.unreadable" Anew "Every file begins as its kind does and is as long as it says.";
     FileEpoch "file.epoch" Anew "All files of a topic, and of a bus, were made for it.";
     FileSparse "file.sparse" Anew "Every page of a file that is not payload memory is backed by memory.";
