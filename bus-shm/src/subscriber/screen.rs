@@ -106,8 +106,7 @@ impl<T: Message> SubscriberBuilder<T> {
     /// it panics, the message becomes a dead letter (a tap passes it over), and receiving returns
     /// [`ReceiveError::FilterPanicked`].
     pub fn filter(mut self, wanted: impl Fn(&T::Archived) -> bool + Send + Sync + 'static) -> Self {
-        self.wishes.look =
-            Some(Arc::new(move |payload| access::<T>(payload).is_none_or(|value| wanted(value))));
+        self.wishes.look = Some(Arc::new(move |payload| access::<T>(payload).is_none_or(&wanted)));
         self
     }
 }
