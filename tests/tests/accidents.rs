@@ -625,7 +625,8 @@ fn a_region_of_random_bytes_behind_a_good_beginning_crashes_and_hangs_nobody() {
                 refused += u32::from(said.iter().any(|line| !line.ends_with(": ok")));
             }
         }
-        assert!(refused > 20, "only {refused} were noticed");
+        // Of a topic's state word, every generation is good: half of all wrong values.
+        assert!(refused > 15, "only {refused} were noticed");
         drop(agent);
     }
 }

@@ -188,10 +188,14 @@ impl RawPublisher {
     #[cold]
     #[inline(never)]
     pub(super) fn admit(&mut self, lane: usize, least_bytes: usize) -> Result<(), PublishError> {
+        // First of all: in a forked child nothing is mapped.
+        if lane >= self.lanes.len() || self.bus.is_forked() {
+            return Err(self.unusable(lane));
+        }
         // Acquire: pairs with the Release of whoever raises the generation; quotas and the topic's breaker are read as they
         // are then, or later.
         let state = self.state.load(Ordering::Acquire);
-        if lane >= self.lanes.len() || self.bus.is_forked() || state::is_closed(state) {
+        if state::is_closed(state) {
             return Err(self.unusable(lane));
         }
         if state != self.guard.seen {
@@ -273,6 +277,9 @@ impl RawPublisher {
     }
 
     pub(super) fn set_breaker(&mut self, breaker: bool) {
+        if self.bus.is_forked() {
+            return;
+        }
         self.guard.has_breakers = breaker && self.core.config().flags & ring::FLAG_NO_BREAKERS == 0;
         if !self.guard.has_breakers && self.entry_word.load(Ordering::Relaxed) == self.live.pack() {
             self.clear_breaker();

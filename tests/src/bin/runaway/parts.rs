@@ -4,7 +4,7 @@ use bus_shm::sys::clock::monotonic_ns;
 use bus_shm::sys::cpu::thread_cpu_ns;
 use bus_shm::{Bus, Bytes, Overflow, PublishError, Topic};
 use std::io::{BufRead, Write};
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// First word of a part's command line.
@@ -45,10 +45,7 @@ impl Orders {
     }
 
     fn has_come(&self) -> Option<String> {
-        match self.0.try_recv() {
-            Ok(order) => Some(order),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.0.try_recv().ok()
     }
 }
 
