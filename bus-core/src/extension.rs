@@ -40,6 +40,13 @@ impl MessageId {
     }
 }
 
+/// `<epoch>-<lane>-<sequence>`.
+impl core::fmt::Display for MessageId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:016x}-{}-{}", self.topic_epoch, self.lane, self.sequence)
+    }
+}
+
 /// The block as it lies in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]

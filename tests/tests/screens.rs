@@ -302,7 +302,7 @@ fn filters_on_headers_leave_out_what_is_not_wanted_and_count_it() {
 fn ten_percent_and_a_predicate() {
     let test = TestBus::new("sample");
     let topic = topic(&test, 64);
-    let wanted = |value: &tests::harness::ArchivedWords| value.number() % 4 == 0;
+    let wanted = |value: &tests::harness::ArchivedWords| value.number().is_multiple_of(4);
     let mut first = topic.group("first").sample(0.1).join().unwrap();
     let mut second = topic.group("second").sample(0.1).join().unwrap();
     let mut both = topic.group("both").sample(0.1).filter(wanted).join().unwrap();

@@ -103,6 +103,11 @@ impl<T: Speak> SubscriberBuilder<T> {
         self.topic.core.name()
     }
 
+    /// Number of lanes of the topic.
+    pub fn lanes(&self) -> usize {
+        self.topic.lanes()
+    }
+
     /// Does the topic keep the newest messages and wait for nobody, so that it takes taps only?
     pub fn keeps_newest(&self) -> bool {
         self.topic.overflow() == Overflow::KeepNewest

@@ -127,6 +127,7 @@ impl<'a> Feed<'a> {
             kind: message.kind(),
             redelivered: message.is_redelivered(),
             payload: message.payload(),
+            said: Some(message.metadata()),
         };
         self.write(&facts)?;
         self.flush()?;
@@ -154,6 +155,7 @@ impl<'a> Feed<'a> {
                         kind: message.kind(),
                         redelivered: message.is_redelivered(),
                         payload: message.payload(),
+                        said: Some(message.metadata()),
                     };
                     self.write(&facts)?;
                     turn = Turn::Something;

@@ -4,7 +4,7 @@ use crate::exit::Failure;
 use crate::place::Place;
 use crate::text;
 use crate::units;
-use bus_shm::Lane;
+use bus_shm::{Lane, Metadata};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -40,6 +40,8 @@ pub(super) struct Facts<'a> {
     pub(super) kind: u8,
     pub(super) redelivered: bool,
     pub(super) payload: &'a [u8],
+    /// What else it says of itself.
+    pub(super) said: Option<Metadata<'a>>,
 }
 
 #[derive(Serialize)]
@@ -52,10 +54,38 @@ struct JsonLine<'a> {
     producer: u16,
     r#type: &'a str,
     redelivered: bool,
+    #[serde(flatten)]
+    said: Option<Said>,
     bytes: usize,
     /// How `payload` is to be read.
     encoding: &'a str,
     payload: Cow<'a, str>,
+}
+
+/// What a message says of itself beside its payload.
+#[derive(Serialize)]
+struct Said {
+    id: String,
+    /// The service that published it, as long as that is known.
+    service: Option<String>,
+    /// The hash of its key.
+    key: Option<String>,
+    correlation: Option<String>,
+    cause: Option<String>,
+    hops: u16,
+}
+
+impl Said {
+    fn new(said: &Metadata<'_>) -> Self {
+        Self {
+            id: said.id().to_string(),
+            service: said.origin().map(|origin| origin.service),
+            key: said.key_hash().map(|key| format!("{key:016x}")),
+            correlation: said.correlation().map(|correlation| format!("{correlation:x}")),
+            cause: said.cause().map(|cause| cause.to_string()),
+            hops: said.hops(),
+        }
+    }
 }
 
 /// Names of a topic's payload types by number.
@@ -142,6 +172,7 @@ fn json_line<'a>(facts: &Facts<'a>, type_name: &'a str) -> JsonLine<'a> {
         producer: facts.producer,
         r#type: type_name,
         redelivered: facts.redelivered,
+        said: facts.said.as_ref().map(Said::new),
         bytes: facts.payload.len(),
         encoding,
         payload,
@@ -163,6 +194,7 @@ mod tests {
             kind,
             redelivered: true,
             payload,
+            said: None,
         }
     }
 

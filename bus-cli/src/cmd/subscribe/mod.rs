@@ -39,6 +39,18 @@ pub(crate) struct Args {
     /// Begin with the oldest message, where that is no longer there
     #[arg(long)]
     or_oldest: bool,
+    /// Only messages that were published with this key
+    #[arg(long)]
+    key: Option<String>,
+    /// Only this share of the messages, such as 0.1; the same ones for everybody who takes the same share
+    #[arg(long, value_name = "SHARE")]
+    sample: Option<f64>,
+    /// Only messages that are at most so old
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    max_age: Option<Duration>,
+    /// Only messages of this lane, by name or number; may be repeated
+    #[arg(long, value_name = "LANE")]
+    only_lane: Vec<String>,
     /// End after this many messages
     #[arg(long, short = 'n', value_name = "MESSAGES", value_parser = units::parse_count)]
     count: Option<u64>,
@@ -177,7 +189,22 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     }
     let (or_oldest, has_group) = (args.or_oldest, args.group.is_some());
     let is_time = matches!(args.from, From::Time(_));
-    let many = builder.each(move |one| {
+    let (key, sample, max_age, lanes) = (args.key.clone(), args.sample, args.max_age, args.only_lane.clone());
+    let many = builder.each(move |mut one| {
+        if let Some(key) = &key {
+            one = one.only_key(key);
+        }
+        if let Some(share) = sample {
+            one = one.sample(share);
+        }
+        if let Some(age) = max_age {
+            one = one.max_age(age);
+        }
+        if !lanes.is_empty() {
+            // A lane that the topic does not have is no lane of its: it then has none that is wanted.
+            let lanes: Vec<_> = lanes.iter().filter_map(|lane| Lane::parse(lane, one.lanes())).collect();
+            one = one.only_lanes(&lanes);
+        }
         // Nobody waits on a topic that keeps the newest.
         let one = if one.keeps_newest() && !has_group { one.tap() } else { one };
         match starts.get(one.topic()) {
