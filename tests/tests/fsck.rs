@@ -525,7 +525,7 @@ fn damages() -> Vec<Damage> {
         word("producer's breaker", ProducerBreaker, RING, ring::producer_breaker(0), |_| 3),
         word("types", TopicTypes, RING, ring::at::TYPES_COUNT, |_| 17),
         word("group state", GroupState, GROUPS, group(in_entry::STATE), |word| word | 15),
-        word("unknown kind", GroupKind, GROUPS, group(in_entry::KIND), |_| 1 << 3),
+        word("unknown kind", GroupKind, GROUPS, group(in_entry::KIND), |_| 1 << 4),
         word("a name that goes", GroupKind, GROUPS, group(in_entry::KIND), |_| groups::kind::EPHEMERAL),
         word("another name", GroupKey, GROUPS, group(in_entry::NAME), |word| word + 1),
         word("no key", GroupKey, GROUPS, group(in_entry::KEY), |_| 0),
