@@ -110,8 +110,8 @@ pub fn measure(scale: Scale, say: &mut dyn FnMut(&dyn Display)) -> Figures {
         .expect("five of them");
     say(&format_args!("listed in {list:?}"));
     let pid = view.supervisor_pid().expect("a supervisor");
-    // Topics that were made just now are looked at more often.
-    std::thread::sleep(Duration::from_secs(11).min(2 * scale.idle));
+    // Topics that were made just now are looked at more often, and mapped little by little.
+    std::thread::sleep(3 * scale.idle);
     let (begun, before) = (Instant::now(), time_on_core(pid));
     std::thread::sleep(scale.idle);
     let idle_share = (time_on_core(pid) - before).as_secs_f64() / begun.elapsed().as_secs_f64();

@@ -536,7 +536,7 @@ fn damages() -> Vec<Damage> {
         word("types", TopicTypes, RING, ring::at::TYPES_COUNT, |_| 17),
         word("quota of nothing", TopicQuota, RING, ring::at::QUOTA, |_| 5 << 36),
         word("group state", GroupState, GROUPS, group(in_entry::STATE), |word| word | 15),
-        word("unknown kind", GroupKind, GROUPS, group(in_entry::KIND), |_| 1 << 3),
+        word("unknown kind", GroupKind, GROUPS, group(in_entry::KIND), |_| 1 << 4),
         word("a name that goes", GroupKind, GROUPS, group(in_entry::KIND), |_| groups::kind::EPHEMERAL),
         word("another name", GroupKey, GROUPS, group(in_entry::NAME), |word| word + 1),
         word("no key", GroupKey, GROUPS, group(in_entry::KEY), |_| 0),

@@ -7,7 +7,7 @@ use tests::scale::{Scale, measure};
 #[test]
 fn five_hundred_topics_cost_little_whatever_is_done_with_them() {
     for stamps in [true, false] {
-        let scale = Scale { topics: 500, subscribers: 50, stamps, idle: Duration::from_secs(3) };
+        let scale = Scale { topics: 500, subscribers: 50, stamps, idle: Duration::from_secs(2) };
         let figures = measure(scale, &mut |text| println!("{text}"));
         assert!(figures.create < Duration::from_millis(10), "{figures:?}");
         assert!(figures.list < Duration::from_millis(500), "{figures:?}");

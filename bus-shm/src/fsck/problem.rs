@@ -79,7 +79,7 @@ invariants! {
     GroupTwins "group.twins" Anew "No two entries have the same name.";
     GroupUncounted "group.uncounted" Anew "Every entry in use is among those that publishers look at.";
     GroupHolder "group.holder" Repairs "A group entry that a member holds is held by a process that is registered.";
-    GroupEvicted "group.evicted" Anew "Only a group that agreed to yield is let go while its member lives.";
+    GroupEvicted "group.evicted" Anew "Only a group that agreed to yield, or to be let go when it stands still, is let go while its member lives.";
     GroupAhead "group.ahead" Anew "The cursor of a group that holds messages is not beyond the lane's end.";
     GroupBehind "group.behind" Anew "The cursor of a group that holds messages is at most a ring behind the lane's end.";
     GroupHanded "group.handed" Harmless "No group has been handed a message that is not published.";

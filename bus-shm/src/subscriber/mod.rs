@@ -150,6 +150,10 @@ struct RawSubscriber {
     /// Claims of the group may be taken back from a member that is slow: what is theirs is copied.
     may_lose_claims: bool,
     missed_count: u64,
+    /// A named group that may be let go, and comes back then.
+    comes_back: bool,
+    /// Its batch ends before messages that it has missed.
+    is_cut: bool,
     /// Runs that nobody has asked for yet: the first sequence, and the one after the last.
     missed: [Option<(u64, u64)>; LANES_MAX],
     batch: Vec<Delivery>,
@@ -311,6 +315,8 @@ impl RawSubscriber {
             // What may be taken back from a member that is only slow, and then be overwritten, is not read in place.
             may_lose_claims: ack_wait_ms != 0,
             missed_count: 0,
+            comes_back: lets_go && name.is_some(),
+            is_cut: false,
             missed: [None; LANES_MAX],
             batch: Vec::new(),
             invalid: Cell::new(None),
@@ -412,9 +418,10 @@ impl RawSubscriber {
                     return Ok(true);
                 }
                 Found::Missed { at, from } => {
-                    if !self.batch.is_empty() && self.lanes[lane].has_unfinished(at) {
+                    if self.comes_back && !self.batch.is_empty() && self.lanes[lane].has_unfinished(at) {
                         // Not before what stands before them is settled: so they are told once, and exactly.
                         self.lanes[lane].seek(at);
+                        self.is_cut = true;
                         return Ok(false);
                     }
                     let until = self.lanes[lane].next();
@@ -719,7 +726,8 @@ impl RawSubscriber {
             if self.poll()? {
                 return Ok(true);
             }
-            if self.is_interrupted() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let is_cut = std::mem::take(&mut self.is_cut) || self.is_interrupted();
+            if is_cut || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(false);
             }
             self.walk();

@@ -108,9 +108,11 @@ impl RawSubscriber {
     pub(super) fn notice_eviction(&mut self) -> Result<(), Failure> {
         if let Membership::Yielding(seat) = &self.membership
             && !self.fork.is_child()
-            && self.core.group_number(seat.joined.entry, in_entry::STATE) != seat.joined.word.pack()
         {
-            self.was_let_go()?;
+            self.is_cut = false;
+            if self.core.group_number(seat.joined.entry, in_entry::STATE) != seat.joined.word.pack() {
+                self.was_let_go()?;
+            }
         }
         Ok(())
     }
