@@ -64,7 +64,7 @@ fn raw_output_is_the_payload_and_nothing_else() {
 
 #[test]
 fn a_pattern_reads_what_it_matches_also_when_it_is_created_later() {
-    let cli = CliBus::new("pattern");
+    let cli = CliBus::new("cli-pattern");
     cli.run(&["create", "observation.email"]).expect(0);
     let sub = cli.start(&["sub", "observation.*", "-g", "g", "--json", "-n", "2", "-q"]);
     cli.wait_for_readers("observation.email", 1);
