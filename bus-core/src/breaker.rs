@@ -15,6 +15,7 @@
 //! All orderings are relaxed: nothing is published by these words but themselves.
 
 use crate::layout::wake::breaker::{CLOSED, HALF_OPEN, OPEN, pack, unpack};
+use crate::limits::LANES_MAX;
 use crate::sync::{AtomicU64, Ordering};
 
 /// How long a breaker refuses.
@@ -27,6 +28,8 @@ pub const TRIALS: u8 = 3;
 pub const WINDOW_MS: u64 = 1_000;
 /// Fewer failures than this trip nothing.
 pub const FAILURES_MIN: u32 = 20;
+/// A breaker that opens for errors is about the lanes that had one in so many of them.
+const LANE_SHARE: u32 = 4;
 
 /// Why a breaker opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -228,13 +231,14 @@ pub struct Window {
     attempts: u32,
     failures: u32,
     throttled: u32,
-    lanes: u8,
+    /// Failures of each lane.
+    of_lane: [u32; LANES_MAX],
 }
 
 impl Window {
     /// One that begins now.
     pub const fn new(now_ms: u64) -> Self {
-        Self { since_ms: now_ms, attempts: 0, failures: 0, throttled: 0, lanes: 0 }
+        Self { since_ms: now_ms, attempts: 0, failures: 0, throttled: 0, of_lane: [0; LANES_MAX] }
     }
 
     /// Is it over? So it is as well when the clock has jumped back.
@@ -252,10 +256,15 @@ impl Window {
         self.attempts = self.attempts.saturating_add(1);
         self.failures = self.failures.saturating_add(1);
         self.throttled += u32::from(throttled);
-        self.lanes |= 1 << lane;
+        if let Some(count) = self.of_lane.get_mut(lane) {
+            *count += 1;
+        }
         let trips = self.failures >= FAILURES_MIN && self.failures >= self.attempts.div_ceil(2);
         let reason = if 2 * self.throttled >= self.failures { Reason::Quota } else { Reason::Errors };
-        trips.then_some((reason, self.lanes))
+        // A lane in which hardly anything went wrong is not shut for the others.
+        let lanes = (0..LANES_MAX).filter(|&lane| LANE_SHARE * self.of_lane[lane] >= self.failures);
+        let lanes = lanes.fold(0, |lanes, lane| lanes | 1 << lane);
+        trips.then_some((reason, lanes))
     }
 }
 

@@ -496,7 +496,7 @@ impl LaneReader {
 
     /// The payload of a message that was copied when it was taken.
     pub(crate) fn copied(&self, finding: &Finding) -> Vec<u8> {
-        let bytes = bytemuck::cast_slice::<u128, u8>(&self.copy);
+        let bytes = &bytemuck::cast_slice::<u128, u8>(&self.copy)[finding.header.extension_bytes()..];
         bytes[..(finding.header.len_bytes as usize).min(bytes.len())].to_vec()
     }
 

@@ -237,6 +237,63 @@ fn the_topics_breaker_opens_when_most_are_kept_out() {
 }
 
 #[test]
+fn groups_that_let_go_when_a_publisher_waits_are_waited_for_by_trials() {
+    let test = TestBus::new("flow-hold");
+    let bus = test.open("flow");
+    let topic = open(&bus, 8);
+    // It holds the ring for a second while it has no member, and it has none.
+    topic.group("gone").hold_for(Duration::from_secs(1)).join().unwrap().close();
+    let mut publishers = [topic.publisher().unwrap(), topic.publisher().unwrap()];
+    for publisher in &mut publishers {
+        publisher.set_deadline(Duration::from_millis(100));
+    }
+    for _ in 0..CAPACITY {
+        publishers[0].publish(b"x").unwrap();
+    }
+    for publisher in &mut publishers {
+        assert!(matches!(publisher.publish(b"x"), Err(PublishError::Full(_))));
+    }
+    eventually("the topic's breaker is open", || !state(&test).breaker.is_closed());
+    let begun = Instant::now();
+    while publishers[0].publish(b"x").is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "nobody waits, so that the group never lets go");
+        std::thread::sleep(SHORT);
+    }
+    eventually("the topic's breaker is closed", || state(&test).breaker.is_closed());
+}
+
+#[test]
+fn a_lane_that_gets_on_does_not_suffer_for_another() {
+    let test = TestBus::new("flow-lanes");
+    let bus = test.open("flow");
+    let topic = open(&bus, 8);
+    let (mut publisher, mut slow) = full(&topic);
+    for _ in 0..CAPACITY {
+        publisher.publish_bytes(Lane::CRITICAL, b"x").unwrap();
+    }
+    publisher.set_deadline(SHORT);
+    for lane in [Lane::CRITICAL, Lane::NORMAL] {
+        assert!(matches!(publisher.publish_bytes(lane, b"x"), Err(PublishError::Full(_))), "{lane:?}");
+    }
+    // What is critical is read, and stays so; the normal lane stays full.
+    for _ in 0..CAPACITY {
+        let message = slow.receive().unwrap();
+        assert_eq!(message.lane(), Lane::CRITICAL);
+        message.ack().unwrap();
+    }
+    let begun = Instant::now();
+    while publisher.publish_bytes(Lane::CRITICAL, b"x").is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(5), "its time is over");
+        std::thread::sleep(SHORT);
+    }
+    assert!(matches!(publisher.publish(b"x"), Err(PublishError::Full(_))), "a trial that fails");
+    for _ in 0..5 {
+        publisher.publish_bytes(Lane::CRITICAL, b"x").expect("only the normal lane is refused");
+    }
+    assert!(matches!(publisher.publish(b"x"), Err(PublishError::CircuitOpen { .. })));
+}
+
+#[test]
 fn a_dead_supervisor_keeps_nobody_out() {
     let test = TestBus::new("flow-dead");
     let mut agent = Agent::spawn("agent", "supervisor", &test.name, "");

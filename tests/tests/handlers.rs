@@ -172,6 +172,38 @@ fn a_wait_ends_when_it_is_interrupted_and_what_is_there_is_still_handed_out() {
     }
 }
 
+#[test]
+fn an_interrupt_leaves_those_awake_who_wait_on_many_topics() {
+    let test = TestBus::new("interrupt-many");
+    let bus = test.open("main");
+    let topic = topic(&test);
+    let mut other = topic.subscribe().unwrap();
+    let interrupter = other.interrupter();
+    let mut many = bus.subscribe_pattern::<Words>("*").wait(Wait::Park).join().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    let (sender, receiver) = channel();
+    let thread = std::thread::spawn(move || {
+        for _ in 0..20 {
+            let message = many.receive().unwrap().into_message();
+            sender.send((message.value().unwrap().number(), Instant::now())).unwrap();
+            message.ack().unwrap();
+        }
+    });
+    let mut slowest = Vec::new();
+    for number in 0..20 {
+        // Long enough for the topic to come to rest.
+        std::thread::sleep(Duration::from_millis(30));
+        interrupter.interrupt();
+        let begun = Instant::now();
+        publisher.publish(&Words::numbered(number)).unwrap();
+        slowest.push(receiver.recv_timeout(Duration::from_secs(20)).unwrap().1.duration_since(begun));
+    }
+    thread.join().unwrap();
+    slowest.sort_unstable();
+    // It would look for itself within a second; told, it is there at once.
+    assert!(slowest[10] < Duration::from_millis(200), "{slowest:?}");
+}
+
 /// Says each message that it gets.
 fn sleeper(mut role: Role) {
     let topic = role.open().topic::<Words>("t").unwrap();

@@ -208,6 +208,82 @@ fn extended_messages_of_every_length_are_whole() {
     }
 }
 
+#[test]
+fn what_a_message_says_survives_the_replay_of_its_window() {
+    for producers in [1, 64] {
+        for len in [8, 30, 5_000] {
+            let test = TestBus::new("replayed");
+            let bus = test.open("main");
+            let source = bus.topic_builder::<Bytes>("t").producers(producers).open().unwrap();
+            let mut subscriber = bus.topic::<Bytes>("u").unwrap().subscribe().unwrap();
+            let payload: Vec<u8> = (0..len).map(|index| index as u8 ^ 0x55).collect();
+            let meta = Meta::new().key("k").correlation(5).ttl(Duration::ZERO);
+            let mut publisher = source.publisher().unwrap();
+            publisher.publish_bytes_with(Lane::NORMAL, &payload, &meta).unwrap();
+            publisher.publish(&payload).unwrap();
+            let window = bus_shm::replay::Window { from: bus_shm::Start::Oldest, ..Default::default() };
+            bus_shm::replay::replay(&bus, "t", "u", &window, &mut |_| true).unwrap();
+            for correlation in [Some(5), None] {
+                let message = subscriber.receive().unwrap();
+                assert_eq!(message.payload(), payload, "{len} bytes");
+                let said = message.metadata();
+                assert_eq!((said.correlation(), said.has_key("k")), (correlation, correlation.is_some()));
+                assert_eq!(said.expiry_ns(), None, "somebody asked for it");
+                message.ack().unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_value_that_panics_while_it_is_archived_leaves_nothing_behind() {
+    /// Panics when it is archived.
+    struct Bomb;
+    impl rkyv::Archive for Bomb {
+        type Archived = rkyv::Archived<u64>;
+        type Resolver = ();
+        fn resolve(&self, (): (), out: rkyv::Place<Self::Archived>) {
+            let _ = out;
+            panic!("a value that cannot be archived");
+        }
+    }
+    impl<S: rkyv::rancor::Fallible + ?Sized> rkyv::Serialize<S> for Bomb {
+        fn serialize(&self, _: &mut S) -> Result<(), S::Error> {
+            panic!("a value that cannot be archived");
+        }
+    }
+    bus_shm::message!(Bomb, version 1, {});
+    let test = TestBus::new("bomb");
+    let bus = test.open("main");
+    let topic = bus.topic::<Bomb>("t").unwrap();
+    let mut tap = topic.tap().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    let meta = Meta::new().key("k").correlation(1);
+    let published = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        publisher.publish_with(Lane::NORMAL, &Bomb, &meta).is_ok()
+    }));
+    assert!(published.is_err());
+    publisher.publish_bytes(Lane::NORMAL, &[1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
+    let message = tap.receive().unwrap();
+    assert_eq!(message.payload(), [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!((message.metadata().correlation(), message.metadata().key_hash()), (None, None));
+}
+
+#[test]
+fn a_message_that_was_wanted_is_wanted_when_it_comes_again() {
+    let test = TestBus::new("wanted-again");
+    let topic = topic(&test, 64);
+    let _other = topic.publisher().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    let group = topic.group("g").only_producer(publisher.producer());
+    let mut subscriber = group.retry_delays(Duration::ZERO, Duration::ZERO).join().unwrap();
+    publisher.publish(&Words::numbered(3)).unwrap();
+    subscriber.receive().unwrap().retry("once").unwrap();
+    let again = subscriber.receive_timeout(Duration::from_secs(10)).unwrap().expect("it comes again");
+    assert_eq!((again.value().unwrap().number(), again.attempts()), (3, 2));
+    again.ack().unwrap();
+}
+
 // ---- Time to live ----
 
 #[test]

@@ -7,7 +7,7 @@ use crate::metadata::Meta;
 use crate::payload::{Message, Speak};
 use crate::sys::clock::monotonic_ns;
 use bus_core::extension::Extension;
-use bus_core::header::flags;
+use bus_core::header::{Header, flags};
 use bus_core::lane::Lane;
 use std::mem::MaybeUninit;
 
@@ -35,6 +35,18 @@ impl<S: Source> Source for Extended<'_, S> {
 
     fn measure(&self, most_bytes: usize) -> Option<usize> {
         self.source.measure(most_bytes)
+    }
+}
+
+/// While it lives, headers say more than usual. Serialising a value may panic, and the next message is a plain one again.
+struct Described<'p> {
+    publisher: &'p mut RawPublisher,
+    plain: Header,
+}
+
+impl Drop for Described<'_> {
+    fn drop(&mut self) {
+        self.publisher.header = self.plain;
     }
 }
 
@@ -79,16 +91,16 @@ impl RawPublisher {
         (header_flags, key): (u8, u64),
         extension: Option<Extension>,
     ) -> Result<u64, PublishError> {
-        let (plain, deadline) = (self.header, self.deadline);
-        (self.header.flags, self.header.reference) = (plain.flags | header_flags, key);
-        let published = match extension {
+        let deadline = self.deadline;
+        let described = Described { plain: self.header, publisher: self };
+        let publisher = &mut *described.publisher;
+        (publisher.header.flags, publisher.header.reference) = (described.plain.flags | header_flags, key);
+        match extension {
             Some(extension) => {
-                self.header.flags |= flags::EXTENSION;
-                self.publish(lane.index(), &Extended { source, extension }, deadline, true)
+                publisher.header.flags |= flags::EXTENSION;
+                publisher.publish(lane.index(), &Extended { source, extension }, deadline, true)
             }
-            None => self.publish(lane.index(), source, deadline, true),
-        };
-        self.header = plain;
-        published
+            None => publisher.publish(lane.index(), source, deadline, true),
+        }
     }
 }

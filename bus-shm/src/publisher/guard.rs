@@ -108,28 +108,34 @@ impl Guard {
             self.window = None;
         }
         if self.has_breakers {
-            // The supervisor keeps it open by saying so again; without a supervisor it is over with its time.
-            let whole = self.topic.look();
-            let retry_ms = whole.left_ms(now_ms);
-            if whole.holds(lane) && retry_ms > 0 {
-                return Err(Refusal::Open { reason: whole.reason, retry_ms, whole_topic: true });
-            }
-            if let Answer::Refused { reason, retry_ms } = self.own.ask(lane, now_ms) {
-                return Err(Refusal::Open { reason, retry_ms, whole_topic: false });
+            match self.own.ask(lane, now_ms) {
+                Answer::Refused { reason, retry_ms } => {
+                    return Err(Refusal::Open { reason, retry_ms, whole_topic: false });
+                }
+                // Whatever the topic's says: a trial that waits for room is what makes groups let go that have agreed to.
+                Answer::Trial => {}
+                Answer::Free => {
+                    // The supervisor keeps it open by saying so again; without a supervisor it is over with its time.
+                    let whole = self.topic.look();
+                    let retry_ms = whole.left_ms(now_ms);
+                    if whole.holds(lane) && retry_ms > 0 {
+                        return Err(Refusal::Open { reason: whole.reason, retry_ms, whole_topic: true });
+                    }
+                }
             }
         }
         let Limits { messages, bytes } = self.limits;
         let least_bytes = least_bytes as u64;
-        let throttled = messages
-            .and_then(|limit| {
-                let wait_ns = self.messages.admit(limit, 1, now_ns).err()?;
-                Some((ThrottledBy::Messages { per_second: limit.rate }, wait_ns))
-            })
-            .or_else(|| {
-                let limit = bytes?;
-                let wait_ns = self.bytes.admit(limit, least_bytes, now_ns).err()?;
-                Some((ThrottledBy::Bytes { per_second: limit.rate }, wait_ns))
-            });
+        let by_messages = messages.and_then(|limit| {
+            let wait_ns = self.messages.admit(limit, 1, now_ns).err()?;
+            Some((ThrottledBy::Messages { per_second: limit.rate }, wait_ns))
+        });
+        let by_bytes = bytes.and_then(|limit| {
+            let wait_ns = self.bytes.admit(limit, least_bytes, now_ns).err()?;
+            Some((ThrottledBy::Bytes { per_second: limit.rate }, wait_ns))
+        });
+        // The one that takes longer, so that who comes then gets through.
+        let throttled = [by_messages, by_bytes].into_iter().flatten().max_by_key(|&(_, wait_ns)| wait_ns);
         let Some((limit, retry_ns)) = throttled else { return Ok(()) };
         // Who comes when he was told to has done nothing wrong.
         let came_early = now_ns < self.told_ns;
@@ -154,6 +160,10 @@ impl Guard {
     }
 
     fn trip(&mut self, reason: BreakerReason, lanes: u8, now_ms: u64) {
+        // A lane that has passed a trial meanwhile does not go on suffering for another one.
+        for lane in (0..LANES_MAX).filter(|&lane| lanes & 1 << lane == 0 && self.trials[lane] > 0) {
+            self.own.pass(lane);
+        }
         self.own.trip(reason, lanes, now_ms);
         self.trials = [0; LANES_MAX];
         self.window = None;

@@ -36,12 +36,16 @@ impl<T: Speak> Lingering<'_, T> {
     /// See [`Publisher::publish_to`].
     pub fn publish_bytes(&mut self, lane: Lane, payload: &[u8]) -> Result<u64, PublishError> {
         let raw = &mut self.publisher.raw;
-        let sequence = raw.publish(lane.index(), &payload, raw.deadline, false)?;
-        self.published(lane);
-        Ok(sequence)
+        let published = raw.publish(lane.index(), &payload, raw.deadline, false);
+        self.note(lane, published)
     }
 
-    fn published(&mut self, lane: Lane) {
+    fn note(&mut self, lane: Lane, published: Result<u64, PublishError>) -> Result<u64, PublishError> {
+        if published.is_err() {
+            // What was published before does not wait any longer for that.
+            self.ring_due();
+            return published;
+        }
         self.unrung += 1;
         let is_urgent = lane.index() + 1 < self.publisher.raw.lanes.len();
         if is_urgent || self.unrung >= self.batch_max {
@@ -51,6 +55,7 @@ impl<T: Speak> Lingering<'_, T> {
         } else {
             self.ring_due();
         }
+        published
     }
 
     /// Rings if it is time to. Returns how long that is off, if messages wait for it.
@@ -66,7 +71,7 @@ impl<T: Speak> Lingering<'_, T> {
     /// Rings now, if there is anything to ring for.
     pub fn ring(&mut self) {
         if std::mem::take(&mut self.unrung) > 0 {
-            self.publisher.raw.ring_bell();
+            self.publisher.raw.ring_unless_forked();
         }
         self.since = None;
     }
@@ -79,9 +84,8 @@ impl<T: Message> Lingering<'_, T> {
     /// See [`Publisher::publish_to`].
     pub fn publish(&mut self, lane: Lane, value: &T) -> Result<u64, PublishError> {
         let raw = &mut self.publisher.raw;
-        let sequence = raw.publish(lane.index(), &value, raw.deadline, false)?;
-        self.published(lane);
-        Ok(sequence)
+        let published = raw.publish(lane.index(), &value, raw.deadline, false);
+        self.note(lane, published)
     }
 }
 

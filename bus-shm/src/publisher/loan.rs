@@ -7,6 +7,7 @@ use crate::error::{FullOf, PublishError};
 use crate::sys::clock::Clock;
 use crate::topic::LaneRing;
 use bus_core::header::{HEADER_BYTES, Header, flags};
+use bus_core::layout::wake::state::is_closed;
 use bus_core::sync::Ordering;
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -51,7 +52,7 @@ impl Loan<'_> {
     /// See [`super::Publisher::publish_to`].
     pub fn publish(mut self) -> Result<u64, PublishError> {
         let (lane, deadline) = (self.lane, self.publisher.deadline);
-        if self.publisher.fork.is_child() {
+        if self.publisher.fork.is_child() || is_closed(self.publisher.state.load(Ordering::Relaxed)) {
             return Err(self.publisher.unusable(lane));
         }
         let Some(cell) = self.cell.take() else { unreachable!("a loan is published once") };

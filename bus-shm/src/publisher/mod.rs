@@ -294,12 +294,12 @@ impl<T: Message> Publisher<T> {
         let mut published = 0;
         for value in values {
             if let Err(source) = self.raw.publish(lane.index(), &value, deadline, false) {
-                self.raw.ring_bell();
+                self.raw.ring_unless_forked();
                 return Err(BatchError { published, source });
             }
             published += 1;
         }
-        self.raw.ring_bell();
+        self.raw.ring_unless_forked();
         Ok(published)
     }
 }
@@ -332,7 +332,13 @@ impl Republisher {
     ) -> Result<u64, PublishError> {
         let Self(raw) = self;
         raw.header.kind = kind;
-        raw.publish_described(lane, &payload, (flags, key), extension)
+        loop {
+            match raw.publish_described(lane, &payload, (flags, key), extension) {
+                // It has time.
+                Err(PublishError::Throttled { retry_after, .. }) => std::thread::sleep(retry_after),
+                done => return done,
+            }
+        }
     }
 }
 
@@ -505,6 +511,13 @@ impl RawPublisher {
     #[inline]
     fn ring_bell(&self) {
         self.message_bell.ring(self.barrier, || wake_readers(&self.bus, &self.core));
+    }
+
+    /// For where the handle may be a copy in a forked child, which has nothing mapped.
+    fn ring_unless_forked(&self) {
+        if !self.fork.is_child() {
+            self.ring_bell();
+        }
     }
 
     #[cold]

@@ -513,6 +513,9 @@ impl RawSubscriber {
 
     /// A message that is not shown to the program is done.
     fn pass_over(&mut self, delivery: &Delivery) {
+        if matches!(self.membership, Membership::Tap) {
+            return;
+        }
         if self.batch.is_empty() || !matches!(delivery.proof, Proof::Position) {
             self.acknowledge(delivery);
         } else {

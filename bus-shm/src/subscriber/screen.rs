@@ -4,7 +4,7 @@
 //! message pass.
 #![allow(unsafe_code)]
 
-use super::{Delivery, RawSubscriber, SubscriberBuilder};
+use super::{Delivery, Proof, RawSubscriber, SubscriberBuilder};
 use crate::bus::BusInner;
 use crate::error::{AttachError, ReceiveError};
 use crate::payload::{Bytes, Message, Speak, access};
@@ -223,7 +223,9 @@ impl Screen {
         let is_wanted = header.flags & flags::TOMBSTONE == 0
             && self.lanes & 1 << delivery.lane != 0
             && self.key.is_none_or(|key| key == header.reference)
-            && self.producer.is_none_or(|producer| producer == producer_entry(header.producer))
+            // One that comes from the group's store has been let pass before, and names its publisher no more.
+            && (matches!(delivery.proof, Proof::Entry(_))
+                || self.producer.is_none_or(|producer| producer == producer_entry(header.producer)))
             && self.sampling.is_none_or(|sampling| sampling.takes(delivery.found.sequence))
             && (self.max_age_ns == 0
                 || header.stamp_ns == 0
