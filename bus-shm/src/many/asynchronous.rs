@@ -20,6 +20,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// After so many messages in a row other tasks of the thread get a turn.
 const RUN_MAX: u32 = 128;
+/// The same after so many looks that found no message and no reason to wait.
+const ROUNDS_MAX: u32 = 32;
 
 /// The subscription's pipe, as the runtime watches it.
 #[derive(Debug)]
@@ -104,7 +106,7 @@ impl<T: Speak> AsyncSubscriber<T> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        loop {
+        for _ in 0..ROUNDS_MAX {
             if let Some(index) = self.many.poll()? {
                 self.run += 1;
                 return Poll::Ready(Ok(index));
@@ -128,6 +130,8 @@ impl<T: Speak> AsyncSubscriber<T> {
                 }
             }
         }
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Ready when something is due; never where nothing is.

@@ -73,6 +73,8 @@ pub struct ManySubscriber<T> {
     /// When all topics were last looked at, and which is looked after next.
     scanned: Instant,
     look_at: usize,
+    /// Is it a member of a shared group whose members may not be silent for ever?
+    is_watching: bool,
     /// The topic of a message that was taken and is not settled.
     in_hand: Option<usize>,
     pipe: Option<Arc<OwnedFd>>,
@@ -172,6 +174,7 @@ impl<T: Speak> ManySubscriber<T> {
             window: 0,
             scanned: Instant::now(),
             look_at: 0,
+            is_watching: false,
             in_hand: None,
             pipe: None,
             entry,
@@ -294,15 +297,23 @@ impl<T: Speak> ManySubscriber<T> {
         if self.bus.is_forked() || !self.reports.is_empty() {
             return false;
         }
+        if let Err(error) = self.keep_house() {
+            self.reports.push_back(error);
+            return false;
+        }
         self.listener.bell().arm();
         self.let_rest(ALL);
         if self.is_ready() {
             return false;
         }
-        let now = Instant::now();
-        let is_due = self.due().is_some_and(|due| due <= now);
+        // After the fence of the step above: a bus that is closed later rings. Whoever has been told so before is told again.
+        if let Err(error) = self.check() {
+            self.reports.push_back(error.into());
+            return false;
+        }
+        let is_due = self.is_due();
         if is_due {
-            self.activate_due(now);
+            self.activate_due();
         }
         !is_due
     }
@@ -504,10 +515,17 @@ impl<T: Speak> ManySubscriber<T> {
         });
     }
 
-    /// When something is due in a topic that rests.
+    /// When all topics are to be looked at although nobody rings: while members of shared groups have to be watched, or topics
+    /// could not be joined. Otherwise nothing needs it as long as there is a supervisor.
+    fn scan_at(&self) -> Option<Instant> {
+        (self.is_watching || self.topics.has_failed()).then(|| self.scanned + PARK_CEILING)
+    }
+
+    /// When something is due in a topic that rests, or all are to be looked at.
     fn due(&mut self) -> Option<Instant> {
+        let scan_at = self.scan_at();
         let Self { slots, timed, topics, .. } = self;
-        let mut first = topics.list_at();
+        let mut first = [topics.list_at(), scan_at].into_iter().flatten().min();
         timed.retain(|&index| {
             let slot = &mut slots[index];
             let due = slot.subscriber.as_ref().and_then(Subscriber::due);
@@ -518,28 +536,37 @@ impl<T: Speak> ManySubscriber<T> {
         first
     }
 
-    fn activate_due(&mut self, now: Instant) {
-        let due: Vec<usize> = self
-            .timed
-            .iter()
-            .copied()
-            .filter(|&index| {
-                let due = self.slots[index].subscriber.as_ref().and_then(Subscriber::due);
-                due.is_some_and(|due| due <= now)
-            })
-            .collect();
-        for index in due {
-            self.activate(index);
+    /// Has that moment come?
+    fn is_due(&self) -> bool {
+        self.topics.is_list_due()
+            || self.scan_at().is_some_and(|at| at <= Instant::now())
+            || self.timed.iter().any(|&index| is_topic_due(&self.slots[index]))
+    }
+
+    /// Looks at the topics where something is due, which are read from now on. Each look moves that moment.
+    fn activate_due(&mut self) {
+        for at in 0..self.timed.len() {
+            let index = self.timed[at];
+            if self.observe_due(index) {
+                self.activate(index);
+            }
         }
+    }
+
+    /// Is something due in this topic? Then claims of others that have expired are taken back.
+    fn observe_due(&mut self, index: usize) -> bool {
+        let is_due = is_topic_due(&self.slots[index]);
+        if is_due && let Some(subscriber) = &mut self.slots[index].subscriber {
+            subscriber.observe();
+        }
+        is_due
     }
 
     /// Now and then between messages, and after each sleep.
     #[cold]
     fn keep_house(&mut self) -> Result<(), ManyError> {
         let now = Instant::now();
-        if !self.timed.is_empty() {
-            self.activate_due(now);
-        }
+        self.activate_due();
         if self.turn.is_multiple_of(TURNS) && self.active.len() > 1 {
             self.let_rest(self.turn - TURNS);
         }
@@ -581,14 +608,25 @@ impl<T: Speak> ManySubscriber<T> {
     /// Waits until something may have come, for a second at most.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<(), ManyError> {
         if self.waiter.mode == Wait::Spin || self.active.len() <= WINDOW {
-            let Self { waiter, listener, slots, active, bus, .. } = self;
+            let Self { waiter, listener, slots, active, timed, bus, .. } = self;
+            // One that never sleeps lets few topics rest: claims that expire are looked for in those that are read, too.
+            let is_spinning = waiter.mode == Wait::Spin;
             let ready = || {
                 listener.has_news()
                     || active.iter().any(|&index| {
-                        slots[index].subscriber.as_mut().is_some_and(|one| one.urgency().is_some())
+                        let is_urgent = |one: &mut Subscriber<T>| one.urgency().is_some();
+                        slots[index].subscriber.as_mut().is_some_and(is_urgent)
+                            || is_spinning && is_topic_due(&slots[index])
                     })
+                    || is_spinning && timed.iter().any(|&index| is_topic_due(&slots[index]))
             };
             if waiter.spin(bus.spin(), deadline, ready) {
+                if is_spinning {
+                    self.activate_due();
+                    for at in 0..self.active.len() {
+                        self.observe_due(self.active[at]);
+                    }
+                }
                 return Ok(());
             }
         }
@@ -613,6 +651,11 @@ impl<T: Speak> ManySubscriber<T> {
         }
         self.keep_house()
     }
+}
+
+/// Has the moment come at which something is to be done in this topic although nobody publishes there?
+fn is_topic_due<T>(slot: &Slot<T>) -> bool {
+    slot.subscriber.as_ref().is_some_and(Subscriber::is_due)
 }
 
 impl<T> Drop for ManySubscriber<T> {

@@ -62,6 +62,11 @@ impl<T: Speak> Topics<T> {
         self.is_expecting && self.list_at().is_some_and(|at| at <= Instant::now())
     }
 
+    /// Are there topics that could not be joined?
+    pub(super) fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
     /// A topic that was joined is not any more.
     pub(super) fn give_up(&mut self, name: String) {
         self.failed.push((name, true));
@@ -127,6 +132,7 @@ impl<T: Speak> ManySubscriber<T> {
         let Some(place) = place else {
             return Err(ManyError::TopicListeners { topic: name.to_owned(), max: TOPIC_LISTENERS_MAX });
         };
+        self.is_watching |= subscriber.has_ack_wait();
         self.slots.push(Slot {
             subscriber: Some(subscriber),
             name: name.into(),

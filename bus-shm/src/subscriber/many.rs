@@ -1,7 +1,8 @@
 //! What a subscription over many topics does with the subscriber of each.
 
-use super::{LaneReader, RawSubscriber, Received, Subscriber};
+use super::{LaneReader, Membership, RawSubscriber, Received, Subscriber};
 use crate::error::ReceiveError;
+use crate::sys::clock::monotonic_ns;
 use crate::topic::TopicCore;
 use bus_core::layout::wake::state::is_closed;
 use bus_core::limits::LANES_DEFAULT;
@@ -80,6 +81,22 @@ impl<T> Subscriber<T> {
     /// When something is to be done here although nobody publishes.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.raw.wait_until(None)
+    }
+
+    /// Has that moment come? Compared on the clock that it is kept on: turned into an [`Instant`] it would always lie ahead.
+    pub(crate) fn is_due(&self) -> bool {
+        self.raw.late.as_ref().and_then(|late| late.next_ns()).is_some_and(|at_ns| at_ns <= monotonic_ns())
+    }
+
+    /// That moment has come. What other members were silent about for too long is taken back here; a message of its own account
+    /// shows as urgency.
+    pub(crate) fn observe(&mut self) {
+        self.raw.observe_claims();
+    }
+
+    /// Is there something that its group's members have to look for while nobody publishes?
+    pub(crate) fn has_ack_wait(&self) -> bool {
+        matches!(self.raw.membership, Membership::Shared(..)) && self.raw.may_lose_claims
     }
 
     /// What a wait in vain ends with.
