@@ -345,3 +345,39 @@ fn a_task_is_told_of_a_closed_bus_however_often_it_asks() {
         }
     });
 }
+
+#[test]
+fn a_publisher_without_descriptors_rings_as_soon_as_it_has_some() {
+    const ENTRY: &str = "a_publisher_without_descriptors_rings_as_soon_as_it_has_some";
+    if let Some(mut role) = role() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let bus = role.open();
+        let mut publisher = bus.topic::<Bytes>("a.t").unwrap().publisher().unwrap();
+        role.parent.tell("here");
+        role.parent.expect("go");
+        let before = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..before.clone() }).unwrap();
+        publisher.publish(&0_u64.to_le_bytes()).unwrap();
+        setrlimit(Resource::Nofile, before).unwrap();
+        publisher.publish(&1_u64.to_le_bytes()).unwrap();
+        return role.parent.tell("done");
+    }
+    let test = TestBus::new("async-emfile");
+    let bus = test.open("reader");
+    let mut agent = Agent::spawn(ENTRY, "publisher", &test.name, 0);
+    agent.line.expect("here");
+    runtime().block_on(async {
+        let mut subscriber = bus.subscribe_pattern::<Bytes>("a.*").join_async().unwrap();
+        assert!(timeout(Duration::from_millis(20), subscriber.next()).await.is_err(), "it is asleep");
+        agent.line.tell("go");
+        for expected in 0..2 {
+            let incoming =
+                timeout(Duration::from_secs(5), subscriber.next()).await.expect("in time").unwrap();
+            assert_eq!(number(incoming.payload()), expected);
+            incoming.ack().unwrap();
+        }
+    });
+    agent.line.expect("done");
+    agent.join();
+    assert_clean(&test);
+}

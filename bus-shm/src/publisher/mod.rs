@@ -504,7 +504,7 @@ impl RawPublisher {
 
     #[inline]
     fn ring_bell(&self) {
-        self.message_bell.ring(self.barrier, || wake_readers(&self.bus, &self.core));
+        self.message_bell.ring_if(self.barrier, || wake_readers(&self.bus, &self.core));
     }
 
     #[cold]

@@ -622,7 +622,7 @@ impl RawSubscriber {
                 let released = lane.release_claim(&owners[delivery.lane], delivery.found.sequence, claim);
                 let wake = || wake_readers(&self.bus, &self.core);
                 // Another member may be asleep.
-                let _ = released && self.message_bell.ring(self.barrier, wake);
+                let _ = released && self.message_bell.ring_if(self.barrier, wake);
             }
             (Membership::One(_) | Membership::Yielding(_), Proof::Position) => lane.rewind(),
             (_, Proof::Entry(held)) => self.release_entry(held),
