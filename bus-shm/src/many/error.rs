@@ -50,7 +50,7 @@ pub enum ManyError {
         /// How many there can be.
         max: u32,
     },
-    /// A topic that has no place for another such subscription. Told once for each topic.
+    /// A topic that has no place for another such subscription. Told once for each topic; it is tried again about once a second.
     #[error("topic {topic:?} is left out: {max} subscriptions over many topics listen there already")]
     TopicListeners {
         /// The topic.

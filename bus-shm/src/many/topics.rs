@@ -2,9 +2,8 @@
 
 use super::options::ManyBuilder;
 use super::{ManyError, ManySubscriber, Slot};
-use crate::error::{AttachError, TopicError};
+use crate::error::AttachError;
 use crate::payload::Speak;
-use crate::subscriber::Subscriber;
 use crate::topic::TopicBuilder;
 use bus_core::holder::HolderWord;
 use bus_core::limits::{LISTENER_TOPICS_MAX, TOPIC_LISTENERS_MAX};
@@ -115,22 +114,29 @@ impl<T: Speak> ManySubscriber<T> {
         if index >= LISTENER_TOPICS_MAX as usize {
             return Err(ManyError::TopicLimit { topic: name.to_owned(), max: LISTENER_TOPICS_MAX });
         }
-        let subscriber = match self.join_group(name, is_late) {
-            Ok(subscriber) => subscriber,
-            // Not for this subscription.
-            Err(AttachError::Topic(TopicError::TypeMismatch { .. })) => return Ok(()),
-            Err(source) => {
-                self.topics.failed.push((name.to_owned(), is_late));
-                return Err(ManyError::Join { topic: name.to_owned(), source });
-            }
+        let topic = match TopicBuilder::<T>::new(self.bus.clone(), name).create(false).frugal().open() {
+            Ok(topic) => topic,
+            Err(source) => return self.refused(name, is_late, source.into()),
         };
+        let core = topic.core.clone();
         let mine = ticket(self.entry, self.held, index);
-        let place = subscriber.core().listener_table().and_then(|table| {
+        // Before the group: one that was joined keeps its messages, and nobody would read them.
+        let place = core.listener_table().and_then(|table| {
             let listeners = self.bus.listeners()?;
             table.join(mine, |other| listeners.is_stale(other))
         });
         let Some(place) = place else {
+            self.topics.failed.push((name.to_owned(), is_late));
             return Err(ManyError::TopicListeners { topic: name.to_owned(), max: TOPIC_LISTENERS_MAX });
+        };
+        let subscriber = match self.topics.options.apply(topic.subscriber(), is_late).join() {
+            Ok(subscriber) => subscriber,
+            Err(source) => {
+                if let Some(table) = core.listener_table() {
+                    table.leave(place, mine);
+                }
+                return self.refused(name, is_late, source);
+            }
         };
         self.is_watching |= subscriber.has_ack_wait();
         self.slots.push(Slot {
@@ -145,8 +151,9 @@ impl<T: Speak> ManySubscriber<T> {
         Ok(())
     }
 
-    fn join_group(&self, name: &str, is_late: bool) -> Result<Subscriber<T>, AttachError> {
-        let topic = TopicBuilder::<T>::new(self.bus.clone(), name).create(false).frugal().open()?;
-        self.topics.options.apply(topic.subscriber(), is_late).join()
+    /// A topic could not be joined.
+    fn refused(&mut self, name: &str, is_late: bool, source: AttachError) -> Result<(), ManyError> {
+        self.topics.failed.push((name.to_owned(), is_late));
+        Err(ManyError::Join { topic: name.to_owned(), source })
     }
 }
