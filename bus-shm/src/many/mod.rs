@@ -441,7 +441,9 @@ impl<T: Speak> ManySubscriber<T> {
             if active.len() > WINDOW {
                 *window = (*window + count) % active.len();
             }
-            if let Some(urgency) = picker.pick(|urgency| best[urgency].is_some()) {
+            let waiting =
+                (0..LANES_MAX).fold(0, |bits, urgency| bits | u32::from(best[urgency].is_some()) << urgency);
+            if let Some(urgency) = picker.pick_of(waiting) {
                 return best[urgency].map(|(_, index)| index);
             }
         }

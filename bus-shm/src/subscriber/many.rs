@@ -17,22 +17,25 @@ impl RawSubscriber {
     fn urgency(&mut self) -> Option<usize> {
         let lanes = self.lanes.len();
         let below = LANES_DEFAULT.saturating_sub(lanes);
+        let lowest = lanes - 1 + below;
+        let is_filled = |lane: &LaneReader| lane.has_known() || !lane.is_quiet() && lane.is_filled();
+        let filled = self.lanes.iter().position(is_filled).map(|lane| lane + below);
         if self.late.as_ref().is_some_and(|late| late.has_work()) {
             if self.late.as_ref().is_some_and(|late| late.is_due()) {
-                return Some(lanes - 1 + below);
+                // What comes again is as urgent as the least, and hides nothing that is more so.
+                return filled.or(Some(lowest));
             }
             if self.is_paused() {
                 return None;
             }
         }
-        let is_filled = |lane: &LaneReader| lane.has_known() || !lane.is_quiet() && lane.is_filled();
-        if let Some(lane) = self.lanes.iter().position(is_filled) {
-            return Some(lane + below);
+        if filled.is_some() {
+            return filled;
         }
         // The bus is closed, or a claim was given back: taking a message finds out.
         let has_more =
             is_closed(self.state.load(Ordering::Relaxed)) || self.lanes.iter().any(LaneReader::has_releases);
-        has_more.then_some(lanes - 1 + below)
+        has_more.then_some(lowest)
     }
 }
 
