@@ -2,7 +2,7 @@
 //! timer runs only where a message is to be tried again.
 #![allow(unsafe_code)]
 
-use super::{ManyBuilder, ManyError, ManySubscriber};
+use super::{ManyBuilder, ManyError, ManySubscriber, Step};
 use crate::error::ReceiveError;
 use crate::payload::{Message, Speak, access};
 use crate::sys::error::SysError;
@@ -107,9 +107,13 @@ impl<T: Speak> AsyncSubscriber<T> {
             return Poll::Pending;
         }
         for _ in 0..ROUNDS_MAX {
-            if let Some(index) = self.many.poll()? {
-                self.run += 1;
-                return Poll::Ready(Ok(index));
+            match self.many.step()? {
+                Step::Took(index) => {
+                    self.run += 1;
+                    return Poll::Ready(Ok(index));
+                }
+                Step::LeftOut => continue,
+                Step::Nothing => {}
             }
             if !self.many.prepare_to_wait() {
                 continue;

@@ -58,7 +58,7 @@ pub enum ManyError {
         /// How many it takes.
         max: u32,
     },
-    /// A topic could not be joined. Told once for each topic; it is tried again about once a second.
+    /// A topic could not be joined. Told once for each topic; it is tried again about once a second, where that can help.
     #[error("topic {topic:?} is left out for now: {source}")]
     Join {
         /// The topic.

@@ -57,6 +57,16 @@ struct Slot<T> {
     place: usize,
 }
 
+/// What came of a look at the topic whose turn it is.
+enum Step {
+    /// A message of this one is in hand.
+    Took(usize),
+    /// Nothing was handed out, and there may be more.
+    LeftOut,
+    /// There is nothing.
+    Nothing,
+}
+
 /// Reads many topics. Belongs to one thread at a time.
 pub struct ManySubscriber<T> {
     slots: Vec<Slot<T>>,
@@ -285,7 +295,9 @@ impl<T: Speak> ManySubscriber<T> {
         let Some(listeners) = self.bus.listeners() else { unreachable!("the entry is in it") };
         let path = listeners.pipe(self.entry, self.held.tag);
         pipe::create(&path)?;
-        let opened = Arc::new(pipe::open(&path)?);
+        // One that cannot be opened now, for lack of descriptors, is made anew later.
+        let opened = pipe::open(&path).inspect_err(|_| _ = std::fs::remove_file(&path))?;
+        let opened = Arc::new(opened);
         listeners.set_pipe(self.entry);
         self.pipe = Some(opened.clone());
         Ok(opened)
@@ -391,15 +403,24 @@ impl<T: Speak> ManySubscriber<T> {
 
     /// Takes the next message, if one is there; which topic it is of.
     fn poll(&mut self) -> Result<Option<usize>, ManyError> {
-        while let Some(index) = self.find()? {
-            let Some(subscriber) = &mut self.slots[index].subscriber else { continue };
-            match subscriber.take_in_hand() {
-                Ok(true) => return Ok(Some(index)),
-                Ok(false) => {}
-                Err(error) => return Err(self.failed(index, error)),
+        loop {
+            match self.step()? {
+                Step::Took(index) => return Ok(Some(index)),
+                Step::LeftOut => {}
+                Step::Nothing => return Ok(None),
             }
         }
-        Ok(None)
+    }
+
+    /// Tries to take the next message, from one topic.
+    fn step(&mut self) -> Result<Step, ManyError> {
+        let Some(index) = self.find()? else { return Ok(Step::Nothing) };
+        let Some(subscriber) = &mut self.slots[index].subscriber else { return Ok(Step::LeftOut) };
+        match subscriber.take_in_hand() {
+            Ok(true) => Ok(Step::Took(index)),
+            Ok(false) => Ok(Step::LeftOut),
+            Err(error) => Err(self.failed(index, error)),
+        }
     }
 
     /// A topic failed. One that is another process's now is given up, and tried again later.

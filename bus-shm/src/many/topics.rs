@@ -2,7 +2,7 @@
 
 use super::options::ManyBuilder;
 use super::{ManyError, ManySubscriber, Slot};
-use crate::error::AttachError;
+use crate::error::{AttachError, TopicError};
 use crate::payload::Speak;
 use crate::topic::TopicBuilder;
 use bus_core::holder::HolderWord;
@@ -151,9 +151,24 @@ impl<T: Speak> ManySubscriber<T> {
         Ok(())
     }
 
-    /// A topic could not be joined.
+    /// A topic could not be joined: it is tried again if that can change.
     fn refused(&mut self, name: &str, is_late: bool, source: AttachError) -> Result<(), ManyError> {
-        self.topics.failed.push((name.to_owned(), is_late));
+        // What is wrong with the options, or with the topic for good.
+        let is_lasting = matches!(
+            source,
+            AttachError::KeepsNewest { .. }
+                | AttachError::Stall { .. }
+                | AttachError::GroupName { .. }
+                | AttachError::Lane { .. }
+                | AttachError::Option { .. }
+        );
+        if !is_lasting {
+            self.topics.failed.push((name.to_owned(), is_late));
+        }
+        if matches!(source, AttachError::Topic(TopicError::TypeMismatch { .. })) {
+            // Not for this subscription, unless its type is added.
+            return Ok(());
+        }
         Err(ManyError::Join { topic: name.to_owned(), source })
     }
 }

@@ -10,6 +10,9 @@ use bus_core::sync::Ordering;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Messages in a row that filters leave out before other topics, and other tasks, get a turn.
+const LEFT_OUT_MAX: u32 = 64;
+
 impl RawSubscriber {
     /// How urgent the lane of the next message is, as topics of three lanes count: 0 is critical, 2 is normal. `None` if
     /// there is nothing to do.
@@ -50,11 +53,15 @@ impl<T> Subscriber<T> {
         self.raw.urgency()
     }
 
-    /// Takes the next message, if one is there. It is in hand then, and must be settled before the next is taken.
+    /// Takes the next message, if one is there. It is in hand then, and must be settled before the next is taken. False, too, after
+    /// many that were not for the program: other topics have their turn.
     pub(crate) fn take_in_hand(&mut self) -> Result<bool, ReceiveError> {
         self.raw.give_back_forgotten();
         self.raw.notice_eviction()?;
-        Ok(self.raw.poll()?)
+        self.raw.left_out_most = LEFT_OUT_MAX;
+        let is_taken = self.raw.poll();
+        self.raw.left_out_most = u32::MAX;
+        Ok(is_taken?)
     }
 
     /// The message that was taken last.
