@@ -353,6 +353,8 @@ fn a_publisher_without_descriptors_rings_as_soon_as_it_has_some() {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let bus = role.open();
         let mut publisher = bus.topic::<Bytes>("a.t").unwrap().publisher().unwrap();
+        // Its memory is open from now on.
+        publisher.publish(&9_u64.to_le_bytes()).unwrap();
         role.parent.tell("here");
         role.parent.expect("go");
         let before = getrlimit(Resource::Nofile);
@@ -380,4 +382,29 @@ fn a_publisher_without_descriptors_rings_as_soon_as_it_has_some() {
     agent.line.expect("done");
     agent.join();
     assert_clean(&test);
+}
+
+#[test]
+fn a_flood_of_what_is_left_out_lets_other_tasks_run() {
+    let test = TestBus::new("async-flood");
+    let bus = test.open("reader");
+    let topic = bus.topic_builder::<Bytes>("a.t").capacity(8_192).open().unwrap();
+    runtime().block_on(async {
+        let wanted = |payload: &[u8]| payload == 8_000_u64.to_le_bytes();
+        let many = bus.subscribe_pattern::<Bytes>("a.*").each(move |one| one.filter_bytes(wanted));
+        let mut subscriber = many.join_async().unwrap();
+        let mut publisher = topic.publisher().unwrap();
+        for count in 0..=8_000_u64 {
+            publisher.publish(&count.to_le_bytes()).unwrap();
+        }
+        let mut turns = 0;
+        {
+            let mut waiting = pin!(subscriber.next());
+            while poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_pending())).await {
+                turns += 1;
+                assert!(turns < 1_000, "it goes on");
+            }
+        }
+        assert!(turns >= 2, "{turns}");
+    });
 }

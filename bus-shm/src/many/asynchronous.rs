@@ -1,5 +1,5 @@
 //! Subscriptions in tasks of tokio. Nothing is polled while nothing comes: the runtime watches the subscription's descriptor, and a
-//! timer runs only where a message is to be tried again.
+//! timer runs only where a message is to be tried again, or something is to be looked after each second.
 #![allow(unsafe_code)]
 
 use super::{ManyBuilder, ManyError, ManySubscriber, Step};
@@ -41,7 +41,7 @@ fn failed(call: &'static str, error: &std::io::Error) -> ManyError {
 pub struct AsyncSubscriber<T> {
     many: ManySubscriber<T>,
     pipe: AsyncFd<Pipe>,
-    /// Runs where something is to be tried again.
+    /// Runs where something is due at some time.
     timer: Option<Pin<Box<Sleep>>>,
     /// Messages since this task last waited.
     run: u32,

@@ -591,7 +591,7 @@ impl<T: Speak> ManySubscriber<T> {
         let now = Instant::now();
         self.activate_due();
         if self.turn.is_multiple_of(TURNS) && self.active.len() > 1 {
-            self.let_rest(self.turn - TURNS);
+            self.let_rest(self.turn.saturating_sub(TURNS));
         }
         if now.duration_since(self.scanned) >= PARK_CEILING {
             self.scanned = now;
@@ -604,15 +604,6 @@ impl<T: Speak> ManySubscriber<T> {
     /// are made for some topics only, in turn.
     fn scan(&mut self) -> Result<(), ManyError> {
         self.check()?;
-        for index in 0..self.slots.len() {
-            let slot = &mut self.slots[index];
-            if !slot.is_active
-                && let Some(subscriber) = &mut slot.subscriber
-                && (subscriber.urgency().is_some() || subscriber.due().is_some())
-            {
-                self.activate(index);
-            }
-        }
         for _ in 0..LOOKED_AFTER.min(self.slots.len()) {
             self.look_at = (self.look_at + 1) % self.slots.len();
             let index = self.look_at;
@@ -621,6 +612,16 @@ impl<T: Speak> ManySubscriber<T> {
             {
                 let report = self.failed(index, error);
                 self.reports.push_back(report);
+            }
+        }
+        // After that: where a claim of another member was seen, it is known now when that expires.
+        for index in 0..self.slots.len() {
+            let slot = &mut self.slots[index];
+            if !slot.is_active
+                && let Some(subscriber) = &mut slot.subscriber
+                && (subscriber.urgency().is_some() || subscriber.due().is_some())
+            {
+                self.activate(index);
             }
         }
         self.retry_topics();

@@ -118,6 +118,10 @@ impl<T: Speak> ManySubscriber<T> {
             Ok(topic) => topic,
             Err(source) => return self.refused(name, is_late, source.into()),
         };
+        // First of all: whoever sweeps this process then clears the table, too.
+        if let Err(source) = self.bus.note_topic(name) {
+            return self.refused(name, is_late, source.into());
+        }
         let core = topic.core.clone();
         let mine = ticket(self.entry, self.held, index);
         // Before the group: one that was joined keeps its messages, and nobody would read them.

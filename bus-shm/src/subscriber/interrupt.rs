@@ -26,10 +26,12 @@ impl Interrupter {
         }
         self.flag.store(true, Ordering::Relaxed);
         // PARK-WAKE, with the flag in the place of a slot: the sleeper arms the bell, runs a full fence in either mode of the bus,
-        // and looks at the flag. Whoever else sleeps on this bell looks, and sleeps again.
+        // and looks at the flag. Whoever else sleeps on this bell looks, and sleeps again. It stays armed: subscriptions over many
+        // topics are not told of this, and do not arm it again.
         let bell = self.core.message_bell();
-        bell.ring(Barrier::Fence, || {
+        bell.ring_if(Barrier::Fence, || {
             futex::wake_all(bell.word());
+            false
         });
     }
 }
