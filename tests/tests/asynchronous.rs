@@ -358,7 +358,7 @@ fn a_publisher_without_descriptors_rings_as_soon_as_it_has_some() {
         role.parent.tell("here");
         role.parent.expect("go");
         let before = getrlimit(Resource::Nofile);
-        setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..before.clone() }).unwrap();
+        setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..before }).unwrap();
         publisher.publish(&0_u64.to_le_bytes()).unwrap();
         setrlimit(Resource::Nofile, before).unwrap();
         publisher.publish(&1_u64.to_le_bytes()).unwrap();
