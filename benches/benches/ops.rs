@@ -2,11 +2,14 @@
 //! What processes reach with each other is measured by `shmbus bench`.
 
 use std::hint::black_box;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use bus_bench::content::fill;
-use bus_shm::{Bus, Publisher, Subscriber, Topic};
+use bus_core::limits::PATTERNS_MAX;
+use bus_shm::{Bus, ManySubscriber, Publisher, Subscriber, Topic};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 /// Messages of a batch.
 const BATCH: u64 = 64;
@@ -137,5 +140,106 @@ fn empty(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, one_at_a_time, receive, batches, empty);
+/// A message to a subscription over many topics, by how many patterns others of the bus have. The figures are to be the same.
+fn patterns(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("publish_receive_ack of a pattern");
+    for count in [1, 100, 10_000] {
+        let bus = bus();
+        let topic = bus.topic::<Small>("read.here").expect("a topic");
+        let names: Vec<String> = (1..count).map(|number| format!("other.{number}.*")).collect();
+        let others: Vec<ManySubscriber<Small>> = names
+            .chunks(PATTERNS_MAX)
+            .map(|names| bus.subscribe_patterns(names).join().expect("a subscription"))
+            .collect();
+        let mut many: ManySubscriber<Small> = bus.subscribe_pattern("read.*").join().expect("a subscription");
+        let mut publisher = topic.publisher().expect("a publisher");
+        let value = Small { words: [7; 8] };
+        group.bench_function(BenchmarkId::new("patterns", count), |bencher| {
+            bencher.iter(|| {
+                publisher.publish(black_box(&value)).expect("room");
+                let incoming = many.receive().expect("a message");
+                black_box(incoming.value().expect("a valid archive").words[0]);
+                incoming.ack()
+            });
+        });
+        drop(others);
+    }
+    group.finish();
+}
+
+/// Waits until a descriptor is readable.
+fn await_readable(fd: BorrowedFd<'_>) {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    poll(&mut fds, None).expect("a wait");
+}
+
+/// There and back between two threads that sleep in poll(2): by messages and the descriptors of subscriptions, and by bare
+/// eventfds, which is the least that it can cost.
+fn descriptor(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("there and back, asleep");
+    let bus = bus();
+    let [there, back] = ["wake.there", "wake.back"].map(|name| bus.topic::<Small>(name).expect("a topic"));
+    let read =
+        |name| -> ManySubscriber<Small> { bus.subscribe_patterns([name]).join().expect("a subscription") };
+    let (mut here, mut beyond) = (read("wake.back"), read("wake.there"));
+    let (mut ask, mut answer) =
+        (there.publisher().expect("a publisher"), back.publisher().expect("a publisher"));
+    let value = |number| Small { words: [number; 8] };
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while await_message(&mut beyond) != 0 {
+                answer.publish(&value(1)).expect("room");
+            }
+        });
+        group.bench_function("descriptors of subscriptions", |bencher| {
+            bencher.iter(|| {
+                ask.publish(&value(1)).expect("room");
+                await_message(&mut here)
+            });
+        });
+        ask.publish(&value(0)).expect("room");
+    });
+    let [there, back] = [(); 2].map(|()| eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd"));
+    let send = |fd: &OwnedFd, count: u64| _ = rustix::io::write(fd, &count.to_ne_bytes()).expect("a write");
+    let hear = |fd: &OwnedFd| {
+        await_readable(fd.as_fd());
+        let mut count = [0; 8];
+        rustix::io::read(fd, &mut count).expect("a read");
+        u64::from_ne_bytes(count)
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while hear(&there) == 1 {
+                send(&back, 1);
+            }
+        });
+        group.bench_function("eventfds", |bencher| {
+            bencher.iter(|| {
+                send(&there, 1);
+                hear(&back)
+            });
+        });
+        // Two of them: the end.
+        send(&there, 2);
+    });
+    group.finish();
+}
+
+/// The first word of the next message, waited for with the subscription's descriptor.
+fn await_message(many: &mut ManySubscriber<Small>) -> u64 {
+    let fd = many.descriptor().expect("a descriptor").try_clone_to_owned().expect("a copy of it");
+    loop {
+        if let Some(incoming) = many.try_receive().expect("an answer") {
+            let word = incoming.value().expect("a valid archive").words[0].to_native();
+            incoming.ack().expect("its own");
+            return word;
+        }
+        if many.prepare_to_wait() {
+            await_readable(fd.as_fd());
+            many.drain_wakeups();
+        }
+    }
+}
+
+criterion_group!(benches, one_at_a_time, receive, batches, empty, patterns, descriptor);
 criterion_main!(benches);

@@ -76,6 +76,15 @@ impl<'a> Doorbell<'a> {
     /// whether it rang.
     #[inline]
     pub fn ring(&self, barrier: Barrier, wake: impl FnOnce()) -> bool {
+        self.ring_if(barrier, || {
+            wake();
+            true
+        })
+    }
+
+    /// The same where `wake` can fail, and says so by false: then the bell stays armed, and whoever rings next tries again.
+    #[inline]
+    pub fn ring_if(&self, barrier: Barrier, wake: impl FnOnce() -> bool) -> bool {
         match barrier {
             // PARK-WAKE, hot side: the sleeper's membarrier makes this a full fence when it matters.
             Barrier::Membarrier => compiler_fence(Ordering::SeqCst),
@@ -88,7 +97,7 @@ impl<'a> Doorbell<'a> {
     }
 
     #[cold]
-    fn ring_slow(&self, wake: impl FnOnce()) -> bool {
+    fn ring_slow(&self, wake: impl FnOnce() -> bool) -> bool {
         let mut seen = self.word.load(Ordering::Relaxed);
         let rung = loop {
             if seen & ARMED == 0 {
@@ -101,7 +110,9 @@ impl<'a> Doorbell<'a> {
                 Err(now) => seen = now,
             }
         };
-        wake();
+        if !wake() {
+            return false;
+        }
         // Only this exact value: whoever armed since is not asleep yet, or will find the value changed.
         let _ = self.word.compare_exchange(rung, rung & !ARMED, Ordering::Relaxed, Ordering::Relaxed);
         true
@@ -128,6 +139,17 @@ mod tests {
         assert!(bell.ring(Barrier::Fence, || woken += 1));
         assert_eq!((woken, bell.is_armed()), (1, false));
         assert_eq!(bell.still_armed(slept_on), None);
+    }
+
+    #[test]
+    fn a_ring_that_failed_is_rung_again() {
+        let word = AtomicU32::new(0);
+        let bell = Doorbell::attach(&word);
+        bell.arm();
+        assert!(!bell.ring_if(Barrier::Fence, || false));
+        assert!(bell.is_armed());
+        assert!(bell.ring_if(Barrier::Fence, || true));
+        assert!(!bell.is_armed());
     }
 
     #[test]

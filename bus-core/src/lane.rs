@@ -54,6 +54,23 @@ impl Picker {
         Self { lanes: lanes.min(LANES_MAX), guard, passed_over: 0 }
     }
 
+    /// The lane to take from, where it is known which have something, a bit each. Only a lane that waits is passed over.
+    #[inline]
+    pub fn pick_of(&mut self, waiting: u32) -> Option<usize> {
+        let waiting = waiting & ((1 << self.lanes) - 1);
+        let lowest = waiting.checked_ilog2()? as usize;
+        let first = waiting.trailing_zeros() as usize;
+        if lowest == first {
+            return Some(first);
+        }
+        if self.guard != 0 && self.passed_over >= self.guard {
+            self.passed_over = 0;
+            return Some(lowest);
+        }
+        self.passed_over += 1;
+        Some(first)
+    }
+
     /// The lane to take from, given a look at each. `ready(lane)` is asked in order of urgency; the lower lanes only
     /// when the guard is due.
     #[inline]
@@ -89,6 +106,18 @@ mod tests {
         let mut strict = Picker::new(3, 0);
         assert!((0..1000).all(|_| strict.pick(|_| true) == Some(0)));
         assert_eq!(strict.pick(|_| false), None);
+    }
+
+    #[test]
+    fn who_does_not_wait_is_not_passed_over() {
+        let mut picker = Picker::new(4, 4);
+        assert!((0..100).all(|_| picker.pick_of(0b0100) == Some(2)));
+        let picked: std::vec::Vec<_> = (0..6).map(|_| picker.pick_of(0b0101).unwrap()).collect();
+        assert_eq!(picked, [0, 0, 0, 0, 2, 0]);
+        assert_eq!(picker.pick_of(0), None);
+        assert_eq!(picker.pick_of(0b1_0000), None, "no lane of its own");
+        let mut strict = Picker::new(4, 0);
+        assert!((0..1000).all(|_| strict.pick_of(0b1001) == Some(0)));
     }
 
     #[test]

@@ -64,9 +64,9 @@ impl<'a> Listener<'a> {
         self.top.fetch_or(TOPICS, Ordering::Release);
     }
 
-    /// Ringer: wakes the consumer if it sleeps.
-    pub fn ring(&self, barrier: Barrier, wake: impl FnOnce()) -> bool {
-        self.bell.ring(barrier, wake)
+    /// Ringer: wakes the consumer if it sleeps. Where `wake` fails, and says so by false, its bell stays armed.
+    pub fn ring(&self, barrier: Barrier, wake: impl FnOnce() -> bool) -> bool {
+        self.bell.ring_if(barrier, wake)
     }
 
     /// Consumer: has anything been marked? One load, of a line that is stored to only when a topic that rests is rung.

@@ -247,8 +247,8 @@ pub(crate) struct BusInner {
     host: Mutex<Option<Host>>,
     fork: &'static ForkMark,
     unlinked_reported: AtomicBool,
-    /// Mapped when first needed; `None` where that failed.
-    listeners: OnceLock<Option<Listeners>>,
+    /// Mapped when first needed.
+    listeners: OnceLock<Listeners>,
     open_pipes: OpenPipes,
 }
 
@@ -391,9 +391,13 @@ impl BusInner {
         &self.spin
     }
 
-    /// Those who wait on many topics, mapped at the first call.
+    /// Those who wait on many topics, mapped at the first call. `None`: not now; a later call may have more luck.
     pub(crate) fn listeners(&self) -> Option<&Listeners> {
-        self.listeners.get_or_init(|| Listeners::attach(self.dir.path()).ok()).as_ref()
+        if self.listeners.get().is_none() {
+            let attached = self.attach_listeners().ok()?;
+            let _ = self.listeners.set(attached);
+        }
+        self.listeners.get()
     }
 
     /// Maps their file, or says why not.

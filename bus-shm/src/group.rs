@@ -87,7 +87,10 @@ pub(crate) fn ack_wait_ms(wait: Duration) -> u32 {
 /// How long to wait for another process that is putting the group's cursors in place.
 const JOIN_PATIENCE: Duration = Duration::from_secs(1);
 
-fn join(bus: &BusInner, core: &TopicCore, wanted: &Wanted<'_>) -> Result<Joined, AttachError> {
+/// A seat that was taken, and, of a shared group, where its member was counted.
+type Taken = (Joined, Option<Region>);
+
+fn join(bus: &BusInner, core: &TopicCore, wanted: &Wanted<'_>) -> Result<Taken, AttachError> {
     if let Some(name) = wanted.name {
         check_dotted(name, GROUP_NAME_BYTES_MAX)
             .map_err(|why| AttachError::GroupName { name: name.into(), why })?;
@@ -96,7 +99,7 @@ fn join(bus: &BusInner, core: &TopicCore, wanted: &Wanted<'_>) -> Result<Joined,
     loop {
         let attempt = match wanted.name {
             Some(name) => try_named(bus, core, wanted, name)?,
-            None => try_ephemeral(bus, core, wanted)?,
+            None => try_ephemeral(bus, core, wanted)?.map(|joined| (joined, None)),
         };
         if let Some(joined) = attempt {
             return Ok(joined);
@@ -209,7 +212,7 @@ fn try_named(
     core: &TopicCore,
     wanted: &Wanted<'_>,
     name: &str,
-) -> Result<Option<Joined>, AttachError> {
+) -> Result<Option<Taken>, AttachError> {
     let entry = find_named(core, name)?;
     let word = word_of(core, entry, in_entry::STATE)?;
     let seen = HolderWord::unpack(word.load(Ordering::Acquire));
@@ -240,17 +243,17 @@ fn try_named(
         state::HELD if wanted.shared => {
             // Counted before the word changes: a publisher that would let a group without members go has seen the word before
             // it counts them, and one of the two steps fails.
-            count_member(core, entry, bus.me())?;
+            let owners = count_member(core, entry, bus.me())?;
             match group::change(word, seen, seen.next(state::HELD, bus.me())) {
-                Some(mine) => Ok(Some(resume(core, entry, mine))),
+                Some(mine) => Ok(Some((resume(core, entry, mine), Some(owners)))),
                 None => {
-                    discount_member(core, &core.attach_owners(entry)?, bus.me());
+                    discount_member(core, &owners, bus.me());
                     Ok(None)
                 }
             }
         }
         state::HELD => Ok(group::change(word, seen, seen.next(state::ACTIVE, bus.me()))
-            .map(|mine| resume(core, entry, mine))),
+            .map(|mine| (resume(core, entry, mine), None))),
         _ if !bus.participants().is_dead(seen.holder) => {
             if state::is_joining(seen.state) || state::is_starting(seen.state) || wanted.shared {
                 return Ok(None);
@@ -272,7 +275,7 @@ fn enter(
     wanted: &Wanted<'_>,
     (entry, word): (usize, &AtomicU64),
     (seen, bits): (HolderWord, u64),
-) -> Result<Option<Joined>, AttachError> {
+) -> Result<Option<Taken>, AttachError> {
     let Some(mut reserved) = group::reserve(word, seen, bus.me()) else { return Ok(None) };
     let had_let_go = state::has_let_go(seen.state);
     let attempt = (|| {
@@ -308,9 +311,9 @@ fn enter(
         // group that is not shared yet is not cleared after a death.
         let counted = count_member(core, entry, bus.me());
         group::change(word, joined.word, joined.word.with_state(state::HELD));
-        counted?;
+        return Ok(Some((joined, Some(counted?))));
     }
-    Ok(Some(joined))
+    Ok(Some((joined, None)))
 }
 
 /// The wish of a group that let go: to go on where it stood, as far as that is still there.
@@ -342,10 +345,14 @@ fn change_count(
     }
 }
 
-/// Counts a subscriber that joins a shared group.
-fn count_member(core: &TopicCore, entry: usize, me: Holder) -> Result<(), AttachError> {
-    let region = core.attach_owners(entry)?;
-    change_count(core, &region, me, |word| owners::with_member(word, me.participant))
+/// Counts a subscriber that joins a shared group. Returns where: taking it back may need no descriptor, which may have run out.
+fn count_member(core: &TopicCore, entry: usize, me: Holder) -> Result<Region, AttachError> {
+    let mut region = core.attach_owners(entry)?;
+    if core.is_frugal() {
+        region.close_file();
+    }
+    change_count(core, &region, me, |word| owners::with_member(word, me.participant))?;
+    Ok(region)
 }
 
 /// Counts a subscriber that leaves a shared group.
@@ -498,9 +505,7 @@ impl Seat {
         wanted: &Wanted<'_>,
     ) -> Result<Self, AttachError> {
         bus.note_topic(core.name())?;
-        let joined = join(bus, core, wanted)?;
-        // That there is none is not possible for one who has been counted.
-        let owners = if wanted.shared { core.attach_owners(joined.entry).ok() } else { None };
+        let (joined, owners) = join(bus, core, wanted)?;
         Ok(Self { joined, owners, bus: bus.clone(), core: core.clone() })
     }
 }

@@ -12,6 +12,7 @@ use bus_core::layout::listeners::{self, at, flags, in_entry, state};
 use bus_core::limits::LISTENERS_MAX;
 use bus_core::listener::{Listener, Ticket};
 use bus_core::sync::{AtomicU64, Ordering};
+use rustix::io::Errno;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -158,49 +159,64 @@ impl Listeners {
         }
     }
 
-    /// Wakes the holder of an entry that has just been marked, if it sleeps.
-    fn ring(&self, entry: u16, tag: u32, listener: Listener<'_>, barrier: Barrier, open: Option<&OpenPipes>) {
+    /// Wakes the holder of an entry that has just been marked, if it sleeps. False: it sleeps, and could not be told.
+    fn ring(
+        &self,
+        entry: u16,
+        tag: u32,
+        listener: Listener<'_>,
+        barrier: Barrier,
+        open: Option<&OpenPipes>,
+    ) -> bool {
+        let mut is_told = true;
         listener.ring(barrier, || {
             futex::wake_all(listener.bell().word());
             let flags = self
                 .word(usize::from(entry), in_entry::FLAGS)
                 .map_or(0, |flags| flags.load(Ordering::Acquire));
             if flags & flags::PIPE != 0 {
-                self.write_pipe(entry, tag, open);
+                is_told = self.write_pipe(entry, tag, open);
             }
+            is_told
         });
+        is_told
     }
 
-    /// One byte into a listener's pipe. A pipe that is full is readable as it is, and one that is gone has no reader.
-    fn write_pipe(&self, entry: u16, tag: u32, open: Option<&OpenPipes>) {
+    /// One byte into a listener's pipe. A pipe that is full is readable as it is, and one that is gone has no reader. False: this
+    /// process cannot open it at the moment.
+    fn write_pipe(&self, entry: u16, tag: u32, open: Option<&OpenPipes>) -> bool {
         // Tried only: a thread of this process that is in the middle of it is not waited for.
-        let Some(Ok(mut open)) = open.map(Mutex::try_lock) else {
-            if let Ok(pipe) = pipe::open(&self.pipe(entry, tag)) {
-                pipe::write_byte(&pipe);
-            }
-            return;
-        };
-        if let Some((of, pipe)) = open.get(&entry)
+        let mut open = open.and_then(|open| open.try_lock().ok());
+        if let Some((of, pipe)) = open.as_ref().and_then(|open| open.get(&entry))
             && *of == tag
         {
             pipe::write_byte(pipe);
-            return;
+            return true;
         }
-        if let Ok(pipe) = pipe::open(&self.pipe(entry, tag)) {
-            pipe::write_byte(&pipe);
-            open.insert(entry, (tag, pipe));
+        match pipe::open(&self.pipe(entry, tag)) {
+            Ok(pipe) => {
+                pipe::write_byte(&pipe);
+                if let Some(open) = &mut open {
+                    open.insert(entry, (tag, pipe));
+                }
+                true
+            }
+            // What lasts must not make each publication ring for ever.
+            Err(error) => ![Errno::MFILE, Errno::NFILE, Errno::NOMEM].iter().any(|&errno| error.is(errno)),
         }
     }
 
-    /// Tells those who listen to a topic that something may have come there.
-    fn tell(&self, topic: &TopicCore, barrier: Barrier, open: Option<&OpenPipes>) {
-        let Some(table) = topic.listener_table() else { return };
+    /// Tells those who listen to a topic that something may have come there. False: one could not be told.
+    fn tell(&self, topic: &TopicCore, barrier: Barrier, open: Option<&OpenPipes>) -> bool {
+        let Some(table) = topic.listener_table() else { return true };
+        let mut are_told = true;
         for ticket in table.tickets().filter(|&ticket| !self.is_stale(ticket)) {
             if let Some(listener) = self.view(usize::from(ticket.entry)) {
                 listener.mark(usize::from(ticket.index));
-                self.ring(ticket.entry, ticket.tag, listener, barrier, open);
+                are_told &= self.ring(ticket.entry, ticket.tag, listener, barrier, open);
             }
         }
+        are_told
     }
 
     /// Tells everybody that topics have been created, or that the bus is closed.
@@ -225,14 +241,14 @@ fn change(word: &AtomicU64, seen: HolderWord, next: HolderWord) -> bool {
     word.compare_exchange(seen.pack(), next.pack(), Ordering::AcqRel, Ordering::Acquire).is_ok()
 }
 
-/// What ringing a topic's message bell does: wakes those who sleep on it, and tells those who wait on many topics.
-pub(crate) fn wake_readers(bus: &BusInner, topic: &TopicCore) {
+/// What ringing a topic's message bell does: wakes those who sleep on it, and tells those who wait on many topics. False: one of them
+/// could not be told, and the bell has to stay armed.
+pub(crate) fn wake_readers(bus: &BusInner, topic: &TopicCore) -> bool {
     futex::wake_all(topic.message_bell().word());
-    if topic.listener_table().is_some_and(|table| !table.is_unused())
-        && let Some(listeners) = bus.listeners()
-    {
-        listeners.tell(topic, bus.barrier(), Some(bus.open_pipes()));
+    if topic.listener_table().is_none_or(|table| table.is_unused()) {
+        return true;
     }
+    bus.listeners().is_some_and(|listeners| listeners.tell(topic, bus.barrier(), Some(bus.open_pipes())))
 }
 
 /// The same for one who repairs and may not take part in the bus. A full fence is right in either mode of the bus: a sleeper's

@@ -135,9 +135,13 @@ fn a_stream_acknowledges_a_message_when_the_next_is_asked_for() {
         // It comes again by itself, when its time has come: the task sleeps until then.
         stream.retry("not yet").unwrap();
         let begun = Instant::now();
+        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
         let message = next(&mut stream).await;
         assert_eq!((number(message.payload()), message.attempts()), (2, 2));
         assert!(begun.elapsed() >= Duration::from_millis(40), "after its delay: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_millis(300), "not much later: {:?}", begun.elapsed());
+        let cpu_ns = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime).tv_nsec - cpu.tv_nsec;
+        assert!(cpu_ns.rem_euclid(1_000_000_000) < 30_000_000, "awake all the while: {cpu_ns} ns");
         stream.ack().unwrap();
         assert_eq!(message.topic(), "a.t");
     });
@@ -284,5 +288,123 @@ fn a_busy_stream_lets_other_tasks_run() {
             })
             .await;
         assert!(turns.get() >= 10, "{}", turns.get());
+    });
+}
+
+#[test]
+fn an_idle_task_takes_back_what_a_silent_member_holds() {
+    let test = TestBus::new("async-silent");
+    let bus = test.open("reader");
+    let topic = bus.topic::<Bytes>("a.t").unwrap();
+    let wait = Duration::from_millis(200);
+    let mut silent = topic.group("g").shared().ack_wait(wait).join().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    publisher.publish(&7_u64.to_le_bytes()).unwrap();
+    let held = silent.try_receive().unwrap().expect("the message");
+    runtime().block_on(async {
+        let many = bus.subscribe_pattern::<Bytes>("a.*").group("g").shared();
+        let mut subscriber = many.join_async().unwrap();
+        let incoming = timeout(Duration::from_secs(3), subscriber.next()).await.expect("in time").unwrap();
+        assert_eq!((number(incoming.payload()), incoming.attempts()), (7, 2));
+        incoming.ack().unwrap();
+    });
+    assert!(held.ack().is_err());
+    drop(silent);
+    assert_clean(&test);
+}
+
+#[test]
+fn an_idle_task_joins_a_group_that_has_become_free() {
+    let test = TestBus::new("async-freed");
+    let bus = test.open("reader");
+    let topic = bus.topic::<Bytes>("a.t").unwrap();
+    let holder = topic.group("g").join().unwrap();
+    runtime().block_on(async {
+        let mut subscriber = bus.subscribe_pattern::<Bytes>("a.*").group("g").join_async().unwrap();
+        assert!(matches!(subscriber.next().await, Err(ManyError::Join { .. })));
+        assert!(timeout(Duration::from_millis(20), subscriber.next()).await.is_err());
+        drop(holder);
+        topic.publisher().unwrap().publish(&1_u64.to_le_bytes()).unwrap();
+        let incoming = timeout(Duration::from_secs(5), subscriber.next()).await.expect("in time").unwrap();
+        assert_eq!(number(incoming.payload()), 1);
+        incoming.ack().unwrap();
+    });
+    assert_clean(&test);
+}
+
+#[test]
+fn a_task_is_told_of_a_closed_bus_however_often_it_asks() {
+    let test = TestBus::new("async-closed");
+    let bus = test.open("reader");
+    runtime().block_on(async {
+        let mut subscriber = bus.subscribe_pattern::<Bytes>("a.*").join_async().unwrap();
+        bus.down(true).unwrap();
+        for _ in 0..3 {
+            let told = timeout(PATIENCE, subscriber.next()).await.expect("in time");
+            assert!(told.is_err());
+        }
+    });
+}
+
+#[test]
+fn a_publisher_without_descriptors_rings_as_soon_as_it_has_some() {
+    const ENTRY: &str = "a_publisher_without_descriptors_rings_as_soon_as_it_has_some";
+    if let Some(mut role) = role() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let bus = role.open();
+        let mut publisher = bus.topic::<Bytes>("a.t").unwrap().publisher().unwrap();
+        // Its memory is open from now on.
+        publisher.publish(&9_u64.to_le_bytes()).unwrap();
+        role.parent.tell("here");
+        role.parent.expect("go");
+        let before = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..before }).unwrap();
+        publisher.publish(&0_u64.to_le_bytes()).unwrap();
+        setrlimit(Resource::Nofile, before).unwrap();
+        publisher.publish(&1_u64.to_le_bytes()).unwrap();
+        return role.parent.tell("done");
+    }
+    let test = TestBus::new("async-emfile");
+    let bus = test.open("reader");
+    let mut agent = Agent::spawn(ENTRY, "publisher", &test.name, 0);
+    agent.line.expect("here");
+    runtime().block_on(async {
+        let mut subscriber = bus.subscribe_pattern::<Bytes>("a.*").join_async().unwrap();
+        assert!(timeout(Duration::from_millis(20), subscriber.next()).await.is_err(), "it is asleep");
+        agent.line.tell("go");
+        for expected in 0..2 {
+            let incoming =
+                timeout(Duration::from_secs(5), subscriber.next()).await.expect("in time").unwrap();
+            assert_eq!(number(incoming.payload()), expected);
+            incoming.ack().unwrap();
+        }
+    });
+    agent.line.expect("done");
+    agent.join();
+    assert_clean(&test);
+}
+
+#[test]
+fn a_flood_of_what_is_left_out_lets_other_tasks_run() {
+    let test = TestBus::new("async-flood");
+    let bus = test.open("reader");
+    let topic = bus.topic_builder::<Bytes>("a.t").capacity(8_192).open().unwrap();
+    runtime().block_on(async {
+        let wanted = |payload: &[u8]| payload == 8_000_u64.to_le_bytes();
+        let many = bus.subscribe_pattern::<Bytes>("a.*").each(move |one| one.filter_bytes(wanted));
+        let mut subscriber = many.join_async().unwrap();
+        let mut publisher = topic.publisher().unwrap();
+        for count in 0..=8_000_u64 {
+            publisher.publish(&count.to_le_bytes()).unwrap();
+        }
+        let mut turns = 0;
+        {
+            let mut waiting = pin!(subscriber.next());
+            while poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_pending())).await {
+                turns += 1;
+                assert!(turns < 1_000, "it goes on");
+            }
+        }
+        assert!(turns >= 2, "{turns}");
     });
 }

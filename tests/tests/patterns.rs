@@ -477,6 +477,50 @@ fn a_topic_that_cannot_be_joined_is_told_once_and_stops_nobody() {
 }
 
 #[test]
+fn a_topic_with_too_many_listeners_is_not_held_back_by_one_more() {
+    let test = TestBus::new("patterns-full");
+    let bus = test.open("reader");
+    let topic = bus.topic_builder::<Bytes>("f.t").capacity(16).open().unwrap();
+    let tap = || bus.subscribe_pattern::<Bytes>("f.*").tap().join().unwrap();
+    let mut taps: Vec<ManySubscriber<Bytes>> =
+        (0..bus_core::limits::TOPIC_LISTENERS_MAX).map(|_| tap()).collect();
+    let mut many = bus.subscribe_pattern::<Bytes>("f.*").group("g").join().unwrap();
+    let told = many.try_receive().map(|_| ());
+    assert!(matches!(told, Err(ManyError::TopicListeners { .. })), "{told:?}");
+    // Its group holds nothing back.
+    let mut publisher = topic.publisher().unwrap();
+    for number in 0..100_u64 {
+        publisher.publish(&number.to_le_bytes()).unwrap();
+    }
+    // And it gets the next place that is free.
+    taps.pop();
+    assert!(many.receive_timeout(Duration::from_millis(1_500)).unwrap().is_none());
+    publisher.publish(&100_u64.to_le_bytes()).unwrap();
+    assert_eq!(next(&mut many), ("f.t".into(), 100));
+}
+
+#[test]
+fn a_message_that_comes_again_hides_no_urgent_one() {
+    let test = TestBus::new("patterns-again");
+    let bus = test.open("reader");
+    let topics = ["r.0", "r.1"].map(|name| bus.topic::<Bytes>(name).unwrap());
+    let mut publishers = topics.each_ref().map(|topic| topic.publisher().unwrap());
+    let mut many: ManySubscriber<Bytes> = bus
+        .subscribe_pattern("r.*")
+        .group("g")
+        .each(|one| one.retry_delays(Duration::from_millis(1), Duration::from_millis(1)))
+        .join()
+        .unwrap();
+    publishers[0].publish(&0_u64.to_le_bytes()).unwrap();
+    many.receive().unwrap().retry("again").unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    publishers[1].publish_bytes(Lane::HIGH, &2_u64.to_le_bytes()).unwrap();
+    publishers[0].publish_bytes(Lane::CRITICAL, &1_u64.to_le_bytes()).unwrap();
+    let order: Vec<u64> = (0..3).map(|_| next(&mut many).1).collect();
+    assert_eq!(order.last(), Some(&2), "{order:?}");
+}
+
+#[test]
 fn bad_patterns_and_options_are_typed_errors() {
     let test = TestBus::new("patterns-bad");
     let bus = test.open("reader");

@@ -78,9 +78,10 @@ impl Place {
         self.published.fetch_add(1, Ordering::Release);
     }
 
-    fn wake(&self) {
+    fn wake(&self) -> bool {
         let _asleep = self.asleep.lock().unwrap();
         self.woken.notify_all();
+        true
     }
 
     fn tell_listeners(&self) {

@@ -1,8 +1,8 @@
 //! Subscriptions in tasks of tokio. Nothing is polled while nothing comes: the runtime watches the subscription's descriptor, and a
-//! timer runs only where a message is to be tried again.
+//! timer runs only where a message is to be tried again, or something is to be looked after each second.
 #![allow(unsafe_code)]
 
-use super::{ManyBuilder, ManyError, ManySubscriber};
+use super::{ManyBuilder, ManyError, ManySubscriber, Step};
 use crate::error::ReceiveError;
 use crate::payload::{Message, Speak, access};
 use crate::sys::error::SysError;
@@ -20,6 +20,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// After so many messages in a row other tasks of the thread get a turn.
 const RUN_MAX: u32 = 128;
+/// The same after so many looks that found no message and no reason to wait.
+const ROUNDS_MAX: u32 = 32;
 
 /// The subscription's pipe, as the runtime watches it.
 #[derive(Debug)]
@@ -39,7 +41,7 @@ fn failed(call: &'static str, error: &std::io::Error) -> ManyError {
 pub struct AsyncSubscriber<T> {
     many: ManySubscriber<T>,
     pipe: AsyncFd<Pipe>,
-    /// Runs where something is to be tried again.
+    /// Runs where something is due at some time.
     timer: Option<Pin<Box<Sleep>>>,
     /// Messages since this task last waited.
     run: u32,
@@ -104,10 +106,14 @@ impl<T: Speak> AsyncSubscriber<T> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        loop {
-            if let Some(index) = self.many.poll()? {
-                self.run += 1;
-                return Poll::Ready(Ok(index));
+        for _ in 0..ROUNDS_MAX {
+            match self.many.step()? {
+                Step::Took(index) => {
+                    self.run += 1;
+                    return Poll::Ready(Ok(index));
+                }
+                Step::LeftOut => continue,
+                Step::Nothing => {}
             }
             if !self.many.prepare_to_wait() {
                 continue;
@@ -128,6 +134,8 @@ impl<T: Speak> AsyncSubscriber<T> {
                 }
             }
         }
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Ready when something is due; never where nothing is.

@@ -50,7 +50,7 @@ pub enum ManyError {
         /// How many there can be.
         max: u32,
     },
-    /// A topic that has no place for another such subscription. Told once for each topic.
+    /// A topic that has no place for another such subscription. Told once for each topic; it is tried again about once a second.
     #[error("topic {topic:?} is left out: {max} subscriptions over many topics listen there already")]
     TopicListeners {
         /// The topic.
@@ -58,7 +58,7 @@ pub enum ManyError {
         /// How many it takes.
         max: u32,
     },
-    /// A topic could not be joined. Told once for each topic; it is tried again about once a second.
+    /// A topic could not be joined. Told once for each topic; it is tried again about once a second, where that can help.
     #[error("topic {topic:?} is left out for now: {source}")]
     Join {
         /// The topic.

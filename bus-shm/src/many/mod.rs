@@ -57,6 +57,16 @@ struct Slot<T> {
     place: usize,
 }
 
+/// What came of a look at the topic whose turn it is.
+enum Step {
+    /// A message of this one is in hand.
+    Took(usize),
+    /// Nothing was handed out, and there may be more.
+    LeftOut,
+    /// There is nothing.
+    Nothing,
+}
+
 /// Reads many topics. Belongs to one thread at a time.
 pub struct ManySubscriber<T> {
     slots: Vec<Slot<T>>,
@@ -73,6 +83,8 @@ pub struct ManySubscriber<T> {
     /// When all topics were last looked at, and which is looked after next.
     scanned: Instant,
     look_at: usize,
+    /// Is it a member of a shared group whose members may not be silent for ever?
+    is_watching: bool,
     /// The topic of a message that was taken and is not settled.
     in_hand: Option<usize>,
     pipe: Option<Arc<OwnedFd>>,
@@ -172,6 +184,7 @@ impl<T: Speak> ManySubscriber<T> {
             window: 0,
             scanned: Instant::now(),
             look_at: 0,
+            is_watching: false,
             in_hand: None,
             pipe: None,
             entry,
@@ -282,7 +295,9 @@ impl<T: Speak> ManySubscriber<T> {
         let Some(listeners) = self.bus.listeners() else { unreachable!("the entry is in it") };
         let path = listeners.pipe(self.entry, self.held.tag);
         pipe::create(&path)?;
-        let opened = Arc::new(pipe::open(&path)?);
+        // One that cannot be opened now, for lack of descriptors, is made anew later.
+        let opened = pipe::open(&path).inspect_err(|_| _ = std::fs::remove_file(&path))?;
+        let opened = Arc::new(opened);
         listeners.set_pipe(self.entry);
         self.pipe = Some(opened.clone());
         Ok(opened)
@@ -294,15 +309,23 @@ impl<T: Speak> ManySubscriber<T> {
         if self.bus.is_forked() || !self.reports.is_empty() {
             return false;
         }
+        if let Err(error) = self.keep_house() {
+            self.reports.push_back(error);
+            return false;
+        }
         self.listener.bell().arm();
         self.let_rest(ALL);
         if self.is_ready() {
             return false;
         }
-        let now = Instant::now();
-        let is_due = self.due().is_some_and(|due| due <= now);
+        // After the fence of the step above: a bus that is closed later rings. Whoever has been told so before is told again.
+        if let Err(error) = self.check() {
+            self.reports.push_back(error.into());
+            return false;
+        }
+        let is_due = self.is_due();
         if is_due {
-            self.activate_due(now);
+            self.activate_due();
         }
         !is_due
     }
@@ -380,15 +403,24 @@ impl<T: Speak> ManySubscriber<T> {
 
     /// Takes the next message, if one is there; which topic it is of.
     fn poll(&mut self) -> Result<Option<usize>, ManyError> {
-        while let Some(index) = self.find()? {
-            let Some(subscriber) = &mut self.slots[index].subscriber else { continue };
-            match subscriber.take_in_hand() {
-                Ok(true) => return Ok(Some(index)),
-                Ok(false) => {}
-                Err(error) => return Err(self.failed(index, error)),
+        loop {
+            match self.step()? {
+                Step::Took(index) => return Ok(Some(index)),
+                Step::LeftOut => {}
+                Step::Nothing => return Ok(None),
             }
         }
-        Ok(None)
+    }
+
+    /// Tries to take the next message, from one topic.
+    fn step(&mut self) -> Result<Step, ManyError> {
+        let Some(index) = self.find()? else { return Ok(Step::Nothing) };
+        let Some(subscriber) = &mut self.slots[index].subscriber else { return Ok(Step::LeftOut) };
+        match subscriber.take_in_hand() {
+            Ok(true) => Ok(Step::Took(index)),
+            Ok(false) => Ok(Step::LeftOut),
+            Err(error) => Err(self.failed(index, error)),
+        }
     }
 
     /// A topic failed. One that is another process's now is given up, and tried again later.
@@ -430,7 +462,9 @@ impl<T: Speak> ManySubscriber<T> {
             if active.len() > WINDOW {
                 *window = (*window + count) % active.len();
             }
-            if let Some(urgency) = picker.pick(|urgency| best[urgency].is_some()) {
+            let waiting =
+                (0..LANES_MAX).fold(0, |bits, urgency| bits | u32::from(best[urgency].is_some()) << urgency);
+            if let Some(urgency) = picker.pick_of(waiting) {
                 return best[urgency].map(|(_, index)| index);
             }
         }
@@ -504,10 +538,17 @@ impl<T: Speak> ManySubscriber<T> {
         });
     }
 
-    /// When something is due in a topic that rests.
+    /// When all topics are to be looked at although nobody rings: while members of shared groups have to be watched, or topics
+    /// could not be joined. Otherwise nothing needs it as long as there is a supervisor.
+    fn scan_at(&self) -> Option<Instant> {
+        (self.is_watching || self.topics.has_failed()).then(|| self.scanned + PARK_CEILING)
+    }
+
+    /// When something is due in a topic that rests, or all are to be looked at.
     fn due(&mut self) -> Option<Instant> {
+        let scan_at = self.scan_at();
         let Self { slots, timed, topics, .. } = self;
-        let mut first = topics.list_at();
+        let mut first = [topics.list_at(), scan_at].into_iter().flatten().min();
         timed.retain(|&index| {
             let slot = &mut slots[index];
             let due = slot.subscriber.as_ref().and_then(Subscriber::due);
@@ -518,30 +559,39 @@ impl<T: Speak> ManySubscriber<T> {
         first
     }
 
-    fn activate_due(&mut self, now: Instant) {
-        let due: Vec<usize> = self
-            .timed
-            .iter()
-            .copied()
-            .filter(|&index| {
-                let due = self.slots[index].subscriber.as_ref().and_then(Subscriber::due);
-                due.is_some_and(|due| due <= now)
-            })
-            .collect();
-        for index in due {
-            self.activate(index);
+    /// Has that moment come?
+    fn is_due(&self) -> bool {
+        self.topics.is_list_due()
+            || self.scan_at().is_some_and(|at| at <= Instant::now())
+            || self.timed.iter().any(|&index| is_topic_due(&self.slots[index]))
+    }
+
+    /// Looks at the topics where something is due, which are read from now on. Each look moves that moment.
+    fn activate_due(&mut self) {
+        for at in 0..self.timed.len() {
+            let index = self.timed[at];
+            if self.observe_due(index) {
+                self.activate(index);
+            }
         }
+    }
+
+    /// Is something due in this topic? Then claims of others that have expired are taken back.
+    fn observe_due(&mut self, index: usize) -> bool {
+        let is_due = is_topic_due(&self.slots[index]);
+        if is_due && let Some(subscriber) = &mut self.slots[index].subscriber {
+            subscriber.observe();
+        }
+        is_due
     }
 
     /// Now and then between messages, and after each sleep.
     #[cold]
     fn keep_house(&mut self) -> Result<(), ManyError> {
         let now = Instant::now();
-        if !self.timed.is_empty() {
-            self.activate_due(now);
-        }
+        self.activate_due();
         if self.turn.is_multiple_of(TURNS) && self.active.len() > 1 {
-            self.let_rest(self.turn - TURNS);
+            self.let_rest(self.turn.saturating_sub(TURNS));
         }
         if now.duration_since(self.scanned) >= PARK_CEILING {
             self.scanned = now;
@@ -554,15 +604,6 @@ impl<T: Speak> ManySubscriber<T> {
     /// are made for some topics only, in turn.
     fn scan(&mut self) -> Result<(), ManyError> {
         self.check()?;
-        for index in 0..self.slots.len() {
-            let slot = &mut self.slots[index];
-            if !slot.is_active
-                && let Some(subscriber) = &mut slot.subscriber
-                && (subscriber.urgency().is_some() || subscriber.due().is_some())
-            {
-                self.activate(index);
-            }
-        }
         for _ in 0..LOOKED_AFTER.min(self.slots.len()) {
             self.look_at = (self.look_at + 1) % self.slots.len();
             let index = self.look_at;
@@ -573,6 +614,16 @@ impl<T: Speak> ManySubscriber<T> {
                 self.reports.push_back(report);
             }
         }
+        // After that: where a claim of another member was seen, it is known now when that expires.
+        for index in 0..self.slots.len() {
+            let slot = &mut self.slots[index];
+            if !slot.is_active
+                && let Some(subscriber) = &mut slot.subscriber
+                && (subscriber.urgency().is_some() || subscriber.due().is_some())
+            {
+                self.activate(index);
+            }
+        }
         self.retry_topics();
         self.topics.expect_topics();
         Ok(())
@@ -581,14 +632,25 @@ impl<T: Speak> ManySubscriber<T> {
     /// Waits until something may have come, for a second at most.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<(), ManyError> {
         if self.waiter.mode == Wait::Spin || self.active.len() <= WINDOW {
-            let Self { waiter, listener, slots, active, bus, .. } = self;
+            let Self { waiter, listener, slots, active, timed, bus, .. } = self;
+            // One that never sleeps lets few topics rest: claims that expire are looked for in those that are read, too.
+            let is_spinning = waiter.mode == Wait::Spin;
             let ready = || {
                 listener.has_news()
                     || active.iter().any(|&index| {
-                        slots[index].subscriber.as_mut().is_some_and(|one| one.urgency().is_some())
+                        let is_urgent = |one: &mut Subscriber<T>| one.urgency().is_some();
+                        slots[index].subscriber.as_mut().is_some_and(is_urgent)
+                            || is_spinning && is_topic_due(&slots[index])
                     })
+                    || is_spinning && timed.iter().any(|&index| is_topic_due(&slots[index]))
             };
             if waiter.spin(bus.spin(), deadline, ready) {
+                if is_spinning {
+                    self.activate_due();
+                    for at in 0..self.active.len() {
+                        self.observe_due(self.active[at]);
+                    }
+                }
                 return Ok(());
             }
         }
@@ -613,6 +675,11 @@ impl<T: Speak> ManySubscriber<T> {
         }
         self.keep_house()
     }
+}
+
+/// Has the moment come at which something is to be done in this topic although nobody publishes there?
+fn is_topic_due<T>(slot: &Slot<T>) -> bool {
+    slot.subscriber.as_ref().is_some_and(Subscriber::is_due)
 }
 
 impl<T> Drop for ManySubscriber<T> {

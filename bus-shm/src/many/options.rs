@@ -159,6 +159,7 @@ impl<T: Speak> ManyBuilder<T> {
             builder = builder.yield_after(limit);
         }
         builder = builder.from(if is_late { Start::Oldest } else { self.start }).wait(self.wait);
+        builder = builder.starvation_guard(self.guard);
         self.each.iter().fold(builder, |builder, each| each(builder))
     }
 }

@@ -4,7 +4,6 @@ use super::options::ManyBuilder;
 use super::{ManyError, ManySubscriber, Slot};
 use crate::error::{AttachError, TopicError};
 use crate::payload::Speak;
-use crate::subscriber::Subscriber;
 use crate::topic::TopicBuilder;
 use bus_core::holder::HolderWord;
 use bus_core::limits::{LISTENER_TOPICS_MAX, TOPIC_LISTENERS_MAX};
@@ -62,6 +61,11 @@ impl<T: Speak> Topics<T> {
         self.is_expecting && self.list_at().is_some_and(|at| at <= Instant::now())
     }
 
+    /// Are there topics that could not be joined?
+    pub(super) fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
     /// A topic that was joined is not any more.
     pub(super) fn give_up(&mut self, name: String) {
         self.failed.push((name, true));
@@ -110,23 +114,35 @@ impl<T: Speak> ManySubscriber<T> {
         if index >= LISTENER_TOPICS_MAX as usize {
             return Err(ManyError::TopicLimit { topic: name.to_owned(), max: LISTENER_TOPICS_MAX });
         }
-        let subscriber = match self.join_group(name, is_late) {
-            Ok(subscriber) => subscriber,
-            // Not for this subscription.
-            Err(AttachError::Topic(TopicError::TypeMismatch { .. })) => return Ok(()),
-            Err(source) => {
-                self.topics.failed.push((name.to_owned(), is_late));
-                return Err(ManyError::Join { topic: name.to_owned(), source });
-            }
+        let topic = match TopicBuilder::<T>::new(self.bus.clone(), name).create(false).frugal().open() {
+            Ok(topic) => topic,
+            Err(source) => return self.refused(name, is_late, source.into()),
         };
+        // First of all: whoever sweeps this process then clears the table, too.
+        if let Err(source) = self.bus.note_topic(name) {
+            return self.refused(name, is_late, source.into());
+        }
+        let core = topic.core.clone();
         let mine = ticket(self.entry, self.held, index);
-        let place = subscriber.core().listener_table().and_then(|table| {
+        // Before the group: one that was joined keeps its messages, and nobody would read them.
+        let place = core.listener_table().and_then(|table| {
             let listeners = self.bus.listeners()?;
             table.join(mine, |other| listeners.is_stale(other))
         });
         let Some(place) = place else {
+            self.topics.failed.push((name.to_owned(), is_late));
             return Err(ManyError::TopicListeners { topic: name.to_owned(), max: TOPIC_LISTENERS_MAX });
         };
+        let subscriber = match self.topics.options.apply(topic.subscriber(), is_late).join() {
+            Ok(subscriber) => subscriber,
+            Err(source) => {
+                if let Some(table) = core.listener_table() {
+                    table.leave(place, mine);
+                }
+                return self.refused(name, is_late, source);
+            }
+        };
+        self.is_watching |= subscriber.has_ack_wait();
         self.slots.push(Slot {
             subscriber: Some(subscriber),
             name: name.into(),
@@ -139,8 +155,24 @@ impl<T: Speak> ManySubscriber<T> {
         Ok(())
     }
 
-    fn join_group(&self, name: &str, is_late: bool) -> Result<Subscriber<T>, AttachError> {
-        let topic = TopicBuilder::<T>::new(self.bus.clone(), name).create(false).frugal().open()?;
-        self.topics.options.apply(topic.subscriber(), is_late).join()
+    /// A topic could not be joined: it is tried again if that can change.
+    fn refused(&mut self, name: &str, is_late: bool, source: AttachError) -> Result<(), ManyError> {
+        // What is wrong with the options, or with the topic for good.
+        let is_lasting = matches!(
+            source,
+            AttachError::KeepsNewest { .. }
+                | AttachError::Stall { .. }
+                | AttachError::GroupName { .. }
+                | AttachError::Lane { .. }
+                | AttachError::Option { .. }
+        );
+        if !is_lasting {
+            self.topics.failed.push((name.to_owned(), is_late));
+        }
+        if matches!(source, AttachError::Topic(TopicError::TypeMismatch { .. })) {
+            // Not for this subscription, unless its type is added.
+            return Ok(());
+        }
+        Err(ManyError::Join { topic: name.to_owned(), source })
     }
 }

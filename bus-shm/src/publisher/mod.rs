@@ -510,7 +510,7 @@ impl RawPublisher {
 
     #[inline]
     fn ring_bell(&self) {
-        self.message_bell.ring(self.barrier, || wake_readers(&self.bus, &self.core));
+        self.message_bell.ring_if(self.barrier, || wake_readers(&self.bus, &self.core));
     }
 
     /// For where the handle may be a copy in a forked child, which has nothing mapped.

@@ -1,8 +1,8 @@
 //! Ending a wait from another thread.
 
 use super::Subscriber;
-use crate::listeners::wake_readers_after_repair;
 use crate::payload::Speak;
+use crate::sys::futex;
 use crate::sys::process::ForkMark;
 use crate::topic::TopicCore;
 use bus_core::doorbell::Barrier;
@@ -26,9 +26,13 @@ impl Interrupter {
         }
         self.flag.store(true, Ordering::Relaxed);
         // PARK-WAKE, with the flag in the place of a slot: the sleeper arms the bell, runs a full fence in either mode of the bus,
-        // and looks at the flag. Whoever else sleeps on this bell looks, and sleeps again.
-        // Those who wait on many topics are told as well: it disarms the bell that they have armed.
-        self.core.message_bell().ring(Barrier::Fence, || wake_readers_after_repair(&self.core));
+        // and looks at the flag. Whoever else sleeps on this bell looks, and sleeps again. It stays armed: subscriptions over many
+        // topics are not told of this, and do not arm it again.
+        let bell = self.core.message_bell();
+        bell.ring_if(Barrier::Fence, || {
+            futex::wake_all(bell.word());
+            false
+        });
     }
 }
 

@@ -324,7 +324,7 @@ impl RawSubscriber {
     /// A publisher may wait for room, and a member asleep does not know yet when the next entry is due.
     fn ring_both_bells(&self) {
         self.ring_space_bell();
-        self.message_bell.ring(self.barrier, || wake_readers(&self.bus, &self.core));
+        self.message_bell.ring_if(self.barrier, || wake_readers(&self.bus, &self.core));
     }
 
     /// There is no room in the store: nothing is lost, and this member goes on as far as it can.

@@ -165,6 +165,8 @@ struct RawSubscriber {
     asked: Instant,
     /// Messages until a busy member of a shared group looks round.
     until_look: u32,
+    /// After so many messages that were left out one look for a message ends.
+    left_out_most: u32,
     /// Set by who wants it to wait no more.
     interrupted: Option<Arc<AtomicBool>>,
     /// The message that was handed out last.
@@ -323,6 +325,7 @@ impl RawSubscriber {
             late,
             asked: Instant::now(),
             until_look: LOOK_PERIOD_CLAIMS,
+            left_out_most: u32::MAX,
             interrupted: None,
             current: Delivery::NONE,
             participant: bus.me().participant,
@@ -413,6 +416,10 @@ impl RawSubscriber {
                     }
                     let is_usual = self.screen.is_usual(&self.current.found.header);
                     if (!is_usual || self.current.found.times > 1) && !self.deliver_unusual()? {
+                        self.left_out_most = self.left_out_most.saturating_sub(1);
+                        if self.left_out_most == 0 {
+                            return Ok(false);
+                        }
                         continue;
                     }
                     return Ok(true);
@@ -625,7 +632,7 @@ impl RawSubscriber {
                 let released = lane.release_claim(&owners[delivery.lane], delivery.found.sequence, claim);
                 let wake = || wake_readers(&self.bus, &self.core);
                 // Another member may be asleep.
-                let _ = released && self.message_bell.ring(self.barrier, wake);
+                let _ = released && self.message_bell.ring_if(self.barrier, wake);
             }
             (Membership::One(_) | Membership::Yielding(_), Proof::Position) => lane.rewind(),
             (_, Proof::Entry(held)) => self.release_entry(held),

@@ -280,6 +280,8 @@ impl Supervisor {
             }
         }
         self.breakers.find(&self.dir, &|| self.role.beat());
+        // A predecessor may have died between a topic's name and this.
+        self.ring_topics_bell();
     }
 
     fn entry_word(&self, number: u16) -> Option<(&AtomicU64, HolderWord)> {
