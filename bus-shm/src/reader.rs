@@ -73,6 +73,9 @@ pub(crate) struct LaneReader {
     copies: bool,
     /// Messages before it are not kept for this reader either; those are copied too.
     reliable_from: u64,
+    /// One member: everything before it is finished, or was told to be missed and asked for. The cursor of the backlog before
+    /// `reliable_from`, where the group has none.
+    finished: u64,
     /// The last run that was found to be missed: it may be met again before the cursor has passed it.
     told: (u64, u64),
     /// What was handed out last.
@@ -103,6 +106,7 @@ impl LaneReader {
             arenas: (0..config.producers).map(|_| None).collect(),
             copies: false,
             reliable_from: 0,
+            finished: 0,
             told: (0, 0),
             now: Handed::unpack(0),
             marked: 0,
@@ -125,6 +129,7 @@ impl LaneReader {
     /// Sets where to begin, and where the reader's group stands.
     pub(crate) fn begin(&mut self, next: u64, stand: LaneStand) {
         self.seek(next);
+        self.finished = next;
         self.reliable_from = stand.kept_from;
         self.now = stand.handed;
         self.marked = stand.marked;
@@ -475,7 +480,10 @@ impl LaneReader {
         if let Some(header) = copied {
             self.ahead.advance();
             let payload = self.copied_payload(header.extension_bytes());
-            *finding = Finding { sequence, header, payload, times: 1 };
+            // What others may overwrite is recorded like what is kept: a message that kills its consumer is one whoever keeps it.
+            // In the backlog that may go back, but not the mark of what was handed out before: see `group::mark`.
+            let times = self.hand_out(sequence);
+            *finding = Finding { sequence, header, payload, times };
             return Ok(Found::Message);
         }
         // Overtaken. Go on where messages are likely to stay for a moment, but never past what is kept for this reader.
@@ -532,24 +540,46 @@ impl LaneReader {
         if let Some(low_water) = self.low_water {
             if distance(next, self.reliable_from) > 0 {
                 group::acknowledge(low_water, next);
-            } else if next == self.reliable_from {
-                self.finish_backlog();
+            } else {
+                self.finish_backlog(next);
             }
         }
     }
 
-    /// One member: what there was before its reliable start is through; a successor need not go back to it.
+    /// One member: what there was up to `next`, before its reliable start, is through; a successor need not go back to it.
     #[cold]
-    fn finish_backlog(&self) {
+    fn finish_backlog(&mut self, next: u64) {
+        self.finished = later(self.finished, next);
         if let Some(missed) = self.backlog {
             // Relaxed: read by who takes the group over, after a change of the group's state.
-            missed.store(0, Ordering::Relaxed);
+            missed.store(distance(self.reliable_from, self.finished).max(0) as u64, Ordering::Relaxed);
         }
+    }
+
+    /// One member: the program has asked for the runs that it missed. In the backlog nothing else may come that would say so to a
+    /// successor; a run behind something unfinished is passed with that.
+    pub(crate) fn finish_told(&mut self) {
+        let (from, until) = self.told;
+        if self.low_water.is_some()
+            && distance(until, self.reliable_from) <= 0
+            && distance(from, self.finished) <= 0
+            && distance(until, self.finished) > 0
+        {
+            self.finish_backlog(until);
+        }
+    }
+
+    /// One member: everything before it is finished.
+    fn cursor(&self) -> Option<u64> {
+        let low_water = self.low_water?.load(Ordering::Relaxed);
+        // Up to the reliable start the group's cursor stands there, wherever its member is.
+        let is_backlog = distance(low_water, self.reliable_from) <= 0;
+        Some(if is_backlog { self.finished } else { low_water })
     }
 
     /// One member: has it messages before this one that it has not finished?
     pub(crate) fn has_unfinished(&self, sequence: u64) -> bool {
-        self.copies && self.low_water.is_some_and(|low| distance(low.load(Ordering::Relaxed), sequence) < 0)
+        self.copies && self.cursor().is_some_and(|cursor| distance(cursor, sequence) < 0)
     }
 
     /// One member: the message that was taken last has not been shown to anybody, so that does not count as an attempt.
@@ -564,17 +594,15 @@ impl LaneReader {
 
     /// One member: what was handed out and not acknowledged comes again.
     pub(crate) fn rewind(&mut self) {
-        if let Some(low_water) = self.low_water {
-            let low_water = low_water.load(Ordering::Relaxed);
-            // The backlog before the reliable start has no cursor; it is not given back.
-            if distance(low_water, self.ahead.next()) < 0 {
-                // Before the position goes back: a successor must know that these were handed out.
-                self.marked = later(self.marked, self.now.end);
-                if let Some(marks) = self.marks {
-                    group::mark(marks, self.marked);
-                }
-                self.seek(low_water);
+        if let Some(cursor) = self.cursor()
+            && distance(cursor, self.ahead.next()) < 0
+        {
+            // Before the position goes back: a successor must know that these were handed out.
+            self.marked = later(self.marked, self.now.end);
+            if let Some(marks) = self.marks {
+                group::mark(marks, self.marked);
             }
+            self.seek(cursor);
         }
     }
 
@@ -663,8 +691,7 @@ impl LaneReader {
     /// One member: is it among messages that were handed out before? Then one at a time is handed out and settled, so
     /// that a death is counted for the message that caused it.
     pub(crate) fn is_in_doubt(&self) -> bool {
-        self.marks.is_some()
-            && self.low_water.is_some_and(|low| distance(low.load(Ordering::Relaxed), self.marked) < 0)
+        self.marks.is_some() && self.cursor().is_some_and(|cursor| distance(cursor, self.marked) < 0)
     }
 
     /// Header of a message, if it is still there. Moves the reader's position.

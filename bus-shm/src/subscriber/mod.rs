@@ -690,9 +690,13 @@ impl RawSubscriber {
     }
 
     fn take_missed(&mut self) -> Option<(Lane, u64, u64)> {
-        self.missed.iter_mut().enumerate().find_map(|(lane, run)| {
+        let Self { missed, lanes, fork, .. } = self;
+        missed.iter_mut().zip(lanes).enumerate().find_map(|(index, (run, lane))| {
             let (from, until) = run.take()?;
-            Some((Lane(lane as u8), from, until))
+            if !fork.is_child() {
+                lane.finish_told();
+            }
+            Some((Lane(index as u8), from, until))
         })
     }
 
