@@ -4,7 +4,7 @@
 
 use crate::arena::ArenaView;
 use crate::error::{ReceiveError, RegionError};
-use crate::group::LaneStand;
+use crate::group::{Joined, LaneStand};
 use crate::repair;
 use crate::subscriber::Failure;
 use crate::topic::{LaneRing, TopicCore};
@@ -82,6 +82,8 @@ pub(crate) struct LaneReader {
     now: Handed,
     /// Messages before it have been handed out before.
     marked: u64,
+    /// One member: the group's state word, and what it says while this member holds it.
+    holds: Option<(&'static AtomicU64, u64)>,
     low_water: Option<&'static AtomicU64>,
     handed: Option<&'static AtomicU64>,
     marks: Option<&'static AtomicU64>,
@@ -110,6 +112,7 @@ impl LaneReader {
             told: (0, 0),
             now: Handed::unpack(0),
             marked: 0,
+            holds: None,
             low_water: None,
             handed: None,
             marks: None,
@@ -135,11 +138,14 @@ impl LaneReader {
         self.marked = stand.marked;
     }
 
-    /// The reader is a member of this group entry; of a shared one, where owner words say who has what in hand.
-    pub(crate) fn hold(&mut self, entry: usize, shared: bool) -> Result<(), RegionError> {
+    /// The reader is a member of a group that it has joined; of a shared one, where owner words say who has what in hand.
+    pub(crate) fn hold(&mut self, joined: &Joined, shared: bool) -> Result<(), RegionError> {
+        let entry = joined.entry;
         let at = groups::lane(entry, self.lane);
         self.low_water = Some(self.core.held_group_word(at + groups::in_lane::LOW_WATER)?);
         if !shared {
+            let state = self.core.held_group_word(groups::entry(entry) + groups::in_entry::STATE)?;
+            self.holds = Some((state, joined.word.pack()));
             self.handed = Some(self.core.held_group_word(at + groups::in_lane::HANDED)?);
             self.marks = Some(self.core.held_group_word(at + groups::in_lane::MARKED)?);
             self.backlog = Some(self.core.held_group_word(at + groups::in_lane::MISSED)?);
@@ -157,6 +163,7 @@ impl LaneReader {
 
     /// The reader's group has been let go.
     pub(crate) fn let_go(&mut self) {
+        self.holds = None;
         self.low_water = None;
         self.handed = None;
         self.marks = None;
@@ -415,7 +422,7 @@ impl LaneReader {
             self.core.ring_word(ring::producer_state(index)).map_or(0, |word| word.load(Ordering::Acquire));
         let current = HolderWord::unpack(word).tag;
         let tag = mark.map_or(current, |mark| producer_tag(mark, current));
-        let attached = self.attach_arena(index, tag);
+        let mut attached = self.attach_arena(index, tag);
         if attached.is_ok()
             && let Some(found) = self.try_cell(sequence, producer, mark, cell)
         {
@@ -426,11 +433,19 @@ impl LaneReader {
         for earlier in repair::arenas(&self.core, index, self.lane) {
             if tag.wrapping_sub(earlier).cast_signed() > 0
                 && (mark.is_none() || tag.wrapping_sub(earlier) & 0x3f == 0)
-                && self.attach_arena(index, earlier).is_ok()
-                && let Some(found) = self.try_cell(sequence, producer, mark, cell)
-                && producer_tag(found.0.producer, earlier) == earlier
             {
-                return Ok(found);
+                if let Err(error) = self.attach_arena(index, earlier) {
+                    // One that is gone is not meant; one that could not be mapped may be.
+                    if is_refusal(&error) {
+                        attached = Err(error);
+                    }
+                    continue;
+                }
+                if let Some(found) = self.try_cell(sequence, producer, mark, cell)
+                    && producer_tag(found.0.producer, earlier) == earlier
+                {
+                    return Ok(found);
+                }
             }
         }
         attached?;
@@ -457,9 +472,10 @@ impl LaneReader {
                     let header = Header::load(words);
                     if header.flags & flags::ARENA != 0 {
                         let (mark, cell) = (header.producer, header.reference as u32);
-                        ring.still(sequence)
-                            .then(|| self.copy_cell(sequence, producer_entry(mark), Some(mark), cell))
-                            .flatten()
+                        match ring.still(sequence) {
+                            true => self.copy_cell(sequence, producer_entry(mark), Some(mark), cell)?,
+                            false => None,
+                        }
                     } else {
                         let len = header.len_bytes as usize + header.extension_bytes();
                         copy_words(&words[HEADER_WORDS..], len.min(ring.inline_bytes()), &mut self.copy);
@@ -473,7 +489,7 @@ impl LaneReader {
                 _ => None,
             },
             LaneRing::Mpmc(ring) => match ring.slot(sequence) {
-                Slot::Filled(name) => self.copy_cell(sequence, name.producer, None, name.cell),
+                Slot::Filled(name) => self.copy_cell(sequence, name.producer, None, name.cell)?,
                 _ => None,
             },
         };
@@ -502,19 +518,37 @@ impl LaneReader {
         Ok(Found::Missed { at: sequence, from })
     }
 
+    /// A run that was found to be missed is not told of yet: it is found again, and is news then.
+    pub(crate) fn untell(&mut self, at: u64, from: u64) {
+        if distance(self.ahead.next(), from) > 0 {
+            self.told.1 = from;
+        }
+        self.seek(at);
+    }
+
     /// The payload of a message that was copied when it was taken.
     pub(crate) fn copied(&self, finding: &Finding) -> Vec<u8> {
         let bytes = bytemuck::cast_slice::<u128, u8>(&self.copy);
         bytes[..(finding.header.len_bytes as usize).min(bytes.len())].to_vec()
     }
 
-    fn copy_cell(&mut self, sequence: u64, producer: u16, mark: Option<u16>, cell: u32) -> Option<Header> {
-        let Finding { header, payload, .. } = {
-            let mut found = Finding::NONE;
-            self.cell(sequence, producer, mark, cell, &mut found).ok()?;
-            found
+    /// Copies what a slot names. `None`: it has been overwritten, which is no error unless it was kept for this reader.
+    fn copy_cell(
+        &mut self,
+        sequence: u64,
+        producer: u16,
+        mark: Option<u16>,
+        cell: u32,
+    ) -> Result<Option<Header>, Failure> {
+        let mut found = Finding::NONE;
+        if let Err(failure) = self.cell(sequence, producer, mark, cell, &mut found) {
+            // That there is no descriptor or memory for the arena says nothing of the message.
+            return if failure.is_refusal() || self.is_kept(sequence) { Err(failure) } else { Ok(None) };
+        }
+        let Finding { header, payload, .. } = found;
+        let Some((_, view)) = self.arenas.get(usize::from(producer)).and_then(Option::as_ref) else {
+            return Ok(None);
         };
-        let (_, view) = self.arenas.get(usize::from(producer))?.as_ref()?;
         let body_bytes = header.extension_bytes() + header.len_bytes as usize;
         // SAFETY: the view has checked that the body is inside of the file; blocks are whole granules, so rounding
         // up to words stays inside as well. Other processes may store here meanwhile: the loads are atomic.
@@ -527,7 +561,17 @@ impl LaneReader {
         };
         let tag = tag.load(Ordering::Relaxed);
         copy_words(words, body_bytes, &mut self.copy);
-        (tag_names(tag, sequence) && view.intact(cell, tag)).then_some(header)
+        let is_whole = tag_names(tag, sequence) && view.intact(cell, tag);
+        Ok(is_whole.then_some(header))
+    }
+
+    /// Is a message kept for this reader, whose group may be let go at any time? Asked after a look at the message.
+    fn is_kept(&self, sequence: u64) -> bool {
+        // RECHECK: the look came before, as in `spsc::Ring::still`. Acquire: the word changes before anything is overwritten.
+        fence(Ordering::Acquire);
+        self.holds.is_some_and(|(word, held)| word.load(Ordering::Acquire) == held)
+            && distance(sequence, self.reliable_from) >= 0
+            && self.cursor().is_some_and(|cursor| distance(sequence, cursor) >= 0)
     }
 
     /// One member: everything up to `sequence` is done. Without a group it means nothing.
@@ -731,6 +775,11 @@ impl LaneReader {
         }
         low
     }
+}
+
+/// Has the operating system refused what is there? Files that are gone, or not what they should be, are none of that.
+pub(crate) fn is_refusal(error: &RegionError) -> bool {
+    matches!(error, RegionError::System(error) if !error.is(rustix::io::Errno::NOENT))
 }
 
 /// Copies `len_bytes` of words that others may store to meanwhile.

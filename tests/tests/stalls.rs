@@ -480,3 +480,51 @@ fn a_message_that_kills_its_consumers_becomes_a_dead_letter_where_it_is_copied_t
     assert_eq!(group(&test, "g").dead_count, 1);
     assert_clean(&test);
 }
+
+#[test]
+fn a_batch_in_hand_ends_at_once_before_what_is_missed_and_waits_for_nothing() {
+    let test = TestBus::new("stall-cut");
+    let bus = test.open("both");
+    let topic = topic(&bus);
+    let mut subscriber = topic.group("g").stall(let_go()).join().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    publisher.set_deadline(LIMIT + SLACK);
+    publish(&mut publisher, 0, 5, || ());
+    let mut batch = subscriber.receive_batch(3, 100, Duration::ZERO).unwrap();
+    for sequence in 0..3 {
+        assert_eq!(batch.next_message().unwrap().unwrap().sequence(), sequence);
+    }
+    publish(&mut publisher, 5, 200, || ());
+    let begun = Instant::now();
+    assert!(batch.next_message_timeout(Duration::MAX).unwrap().is_none());
+    assert!(batch.next_message_timeout(Duration::from_secs(60)).unwrap().is_none());
+    assert!(begun.elapsed() < SLACK, "{:?}", begun.elapsed());
+    assert_eq!(batch.ack(), 3);
+    let mut account = Account { at: 3, missed: 0, runs: Vec::new() };
+    account.drain(&mut subscriber, 200, |_| ());
+    assert_clean(&test);
+}
+
+#[test]
+fn time_without_a_member_does_not_count_against_the_next_one() {
+    let test = TestBus::new("stall-restart");
+    let bus = test.open("both");
+    let topic = topic(&bus);
+    drop(topic.group("g").stall(let_go()).join().unwrap());
+    let mut publisher = topic.publisher().unwrap();
+    publish(&mut publisher, 0, u64::from(CAPACITY), || ());
+    publisher.set_deadline(LIMIT * 10);
+    let waiting = std::thread::spawn(move || publisher.publish(b"when there is room").unwrap());
+    std::thread::sleep(LIMIT * 2);
+    let begun = Instant::now();
+    let mut subscriber = topic.group("g").join().unwrap();
+    while begun.elapsed() < LIMIT / 2 {
+        let state = group(&test, "g").state;
+        assert!(state == "active" || begun.elapsed() >= LIMIT, "{state} after {:?}", begun.elapsed());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    subscriber.receive().unwrap().ack().unwrap();
+    assert_eq!(waiting.join().unwrap(), u64::from(CAPACITY));
+    drop(subscriber);
+    assert_clean(&test);
+}
