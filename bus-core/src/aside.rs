@@ -746,15 +746,15 @@ impl<'a, T: Table> Store<'a, T> {
 
     /// Repair of the store of a group of one member, after proof of its death and before the group's entry leaves the dead
     /// member's hands: a successor moves `low_water`, and afterwards nobody can tell what that member had committed.
-    /// `low_water` gives a lane's cursor.
-    pub fn settle_one_member<'l>(
+    /// `passed` says up to where that member had finished a lane, by the last value there is, which a plain load need not
+    /// read.
+    pub fn settle_one_member(
         &self,
         is_dead: impl FnMut(Holder) -> bool,
-        low_water: impl Fn(u8) -> Option<&'l AtomicU64>,
+        passed: impl Fn(u8) -> Option<u64>,
     ) -> Repaired {
         self.settle(is_dead, |held, contents| {
-            // AcqRel, and a swap that changes nothing: it reads the last value there is, which a load need not.
-            let passed = low_water(contents.lane)?.fetch_max(0, Ordering::AcqRel);
+            let passed = passed(contents.lane)?;
             Some(distance(passed, contents.sequence) > 0 && self.finish(held))
         })
     }

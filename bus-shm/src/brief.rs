@@ -86,17 +86,22 @@ impl BusView {
         let mut topic = self.topic(name)?;
         let (settings, state) = (topic.settings()?, topic.sample());
         let present: Vec<_> = state.groups.iter().filter(|group| group.state != "detached").collect();
-        let lag = |group: &&crate::inspect::GroupState| group.lanes.iter().map(|lane| lane.lag_count).sum();
+        let lag = |group: &&crate::inspect::GroupState| sum(group.lanes.iter().map(|lane| lane.lag_count));
         Ok(TopicBrief {
             name: state.name,
             settings,
             groups: present.len(),
             publishers: state.producers.len(),
-            message_count: state.lanes.iter().map(|lane| lane.end).sum(),
+            message_count: sum(state.lanes.iter().map(|lane| lane.end)),
             unread_count: present.iter().map(lag).max().unwrap_or(0),
             memory_bytes: state.memory_bytes,
         })
     }
+}
+
+/// A sum of what a damaged file may say to be anything.
+fn sum(numbers: impl Iterator<Item = u64>) -> u64 {
+    numbers.fold(0, u64::saturating_add)
 }
 
 /// The first bytes of a file, up to `most`. Less is all that it has: one call, where there are thousands of files.
@@ -168,7 +173,7 @@ fn quick(dir: &BusDir, topics: &File, name: &str, scratch: &mut Scratch) -> Opti
         settings,
         groups,
         publishers,
-        message_count: ends.iter().sum(),
+        message_count: sum(ends.iter().copied()),
         unread_count,
         memory_bytes,
     })
@@ -218,10 +223,10 @@ fn count_groups(bytes: &[u8], used: usize, ends: &[u64]) -> Option<(usize, u64)>
             continue;
         }
         count += 1;
-        let mut lag = 0;
+        let mut lag: u64 = 0;
         for (lane, &end) in ends.iter().enumerate() {
             let low_water = number(bytes, groups::lane(entry, lane) + in_lane::LOW_WATER)?;
-            lag += distance(end, low_water).max(0) as u64;
+            lag = lag.saturating_add(distance(end, low_water).max(0) as u64);
         }
         most = most.max(lag);
     }

@@ -421,14 +421,17 @@ fn place(
     Ok(group::activate(word, starting).then_some(joined))
 }
 
-/// Where a group of one stands in a lane: at its cursor, or, of one that may be let go and has not come to its start since it
-/// came back, before the messages that it may have missed. Those are told again rather than never.
-fn standing(core: &TopicCore, entry: usize, lane: usize) -> u64 {
-    let number = |offset| core.group_lane_number(entry, lane, offset);
-    let low_water = number(in_lane::LOW_WATER);
-    let lets_go = core.group_number(entry, in_entry::KIND) & kind::LETS_GO != 0;
-    if lets_go && low_water == number(in_lane::START) {
-        low_water.saturating_sub(number(in_lane::MISSED))
+/// Where a group of one stands in a lane: at its cursor, or, of one that has not come through to its start since it joined or
+/// came back, before the messages that it has not finished there. Those are told again rather than never.
+pub(crate) fn standing(core: &TopicCore, entry: usize, lane: usize) -> u64 {
+    // AcqRel, and a swap that changes nothing: after a death it reads the last value there is, which a load need not.
+    let last = |offset| {
+        core.group_lane_word(entry, lane, offset).map_or(0, |word| word.fetch_max(0, Ordering::AcqRel))
+    };
+    let low_water = last(in_lane::LOW_WATER);
+    let is_shared = core.group_number(entry, in_entry::KIND) & kind::SHARED != 0;
+    if !is_shared && low_water == last(in_lane::START) {
+        low_water.saturating_sub(last(in_lane::MISSED))
     } else {
         low_water
     }

@@ -4,7 +4,7 @@
 
 use crate::arena::ArenaView;
 use crate::error::{ReceiveError, RegionError};
-use crate::group::LaneStand;
+use crate::group::{Joined, LaneStand};
 use crate::repair;
 use crate::subscriber::Failure;
 use crate::topic::{LaneRing, TopicCore};
@@ -73,12 +73,17 @@ pub(crate) struct LaneReader {
     copies: bool,
     /// Messages before it are not kept for this reader either; those are copied too.
     reliable_from: u64,
+    /// One member: everything before it is finished, or was told to be missed and asked for. The cursor of the backlog before
+    /// `reliable_from`, where the group has none.
+    finished: u64,
     /// The last run that was found to be missed: it may be met again before the cursor has passed it.
     told: (u64, u64),
     /// What was handed out last.
     now: Handed,
     /// Messages before it have been handed out before.
     marked: u64,
+    /// One member: the group's state word, and what it says while this member holds it.
+    holds: Option<(&'static AtomicU64, u64)>,
     low_water: Option<&'static AtomicU64>,
     handed: Option<&'static AtomicU64>,
     marks: Option<&'static AtomicU64>,
@@ -103,9 +108,11 @@ impl LaneReader {
             arenas: (0..config.producers).map(|_| None).collect(),
             copies: false,
             reliable_from: 0,
+            finished: 0,
             told: (0, 0),
             now: Handed::unpack(0),
             marked: 0,
+            holds: None,
             low_water: None,
             handed: None,
             marks: None,
@@ -125,16 +132,20 @@ impl LaneReader {
     /// Sets where to begin, and where the reader's group stands.
     pub(crate) fn begin(&mut self, next: u64, stand: LaneStand) {
         self.seek(next);
+        self.finished = next;
         self.reliable_from = stand.kept_from;
         self.now = stand.handed;
         self.marked = stand.marked;
     }
 
-    /// The reader is a member of this group entry; of a shared one, where owner words say who has what in hand.
-    pub(crate) fn hold(&mut self, entry: usize, shared: bool) -> Result<(), RegionError> {
+    /// The reader is a member of a group that it has joined; of a shared one, where owner words say who has what in hand.
+    pub(crate) fn hold(&mut self, joined: &Joined, shared: bool) -> Result<(), RegionError> {
+        let entry = joined.entry;
         let at = groups::lane(entry, self.lane);
         self.low_water = Some(self.core.held_group_word(at + groups::in_lane::LOW_WATER)?);
         if !shared {
+            let state = self.core.held_group_word(groups::entry(entry) + groups::in_entry::STATE)?;
+            self.holds = Some((state, joined.word.pack()));
             self.handed = Some(self.core.held_group_word(at + groups::in_lane::HANDED)?);
             self.marks = Some(self.core.held_group_word(at + groups::in_lane::MARKED)?);
             self.backlog = Some(self.core.held_group_word(at + groups::in_lane::MISSED)?);
@@ -152,6 +163,7 @@ impl LaneReader {
 
     /// The reader's group has been let go.
     pub(crate) fn let_go(&mut self) {
+        self.holds = None;
         self.low_water = None;
         self.handed = None;
         self.marks = None;
@@ -410,7 +422,7 @@ impl LaneReader {
             self.core.ring_word(ring::producer_state(index)).map_or(0, |word| word.load(Ordering::Acquire));
         let current = HolderWord::unpack(word).tag;
         let tag = mark.map_or(current, |mark| producer_tag(mark, current));
-        let attached = self.attach_arena(index, tag);
+        let mut attached = self.attach_arena(index, tag);
         if attached.is_ok()
             && let Some(found) = self.try_cell(sequence, producer, mark, cell)
         {
@@ -421,11 +433,19 @@ impl LaneReader {
         for earlier in repair::arenas(&self.core, index, self.lane) {
             if tag.wrapping_sub(earlier).cast_signed() > 0
                 && (mark.is_none() || tag.wrapping_sub(earlier) & 0x3f == 0)
-                && self.attach_arena(index, earlier).is_ok()
-                && let Some(found) = self.try_cell(sequence, producer, mark, cell)
-                && producer_tag(found.0.producer, earlier) == earlier
             {
-                return Ok(found);
+                if let Err(error) = self.attach_arena(index, earlier) {
+                    // One that is gone is not meant; one that could not be mapped may be.
+                    if is_refusal(&error) {
+                        attached = Err(error);
+                    }
+                    continue;
+                }
+                if let Some(found) = self.try_cell(sequence, producer, mark, cell)
+                    && producer_tag(found.0.producer, earlier) == earlier
+                {
+                    return Ok(found);
+                }
             }
         }
         attached?;
@@ -452,9 +472,10 @@ impl LaneReader {
                     let header = Header::load(words);
                     if header.flags & flags::ARENA != 0 {
                         let (mark, cell) = (header.producer, header.reference as u32);
-                        ring.still(sequence)
-                            .then(|| self.copy_cell(sequence, producer_entry(mark), Some(mark), cell))
-                            .flatten()
+                        match ring.still(sequence) {
+                            true => self.copy_cell(sequence, producer_entry(mark), Some(mark), cell)?,
+                            false => None,
+                        }
                     } else {
                         let len = header.len_bytes as usize + header.extension_bytes();
                         copy_words(&words[HEADER_WORDS..], len.min(ring.inline_bytes()), &mut self.copy);
@@ -468,14 +489,17 @@ impl LaneReader {
                 _ => None,
             },
             LaneRing::Mpmc(ring) => match ring.slot(sequence) {
-                Slot::Filled(name) => self.copy_cell(sequence, name.producer, None, name.cell),
+                Slot::Filled(name) => self.copy_cell(sequence, name.producer, None, name.cell)?,
                 _ => None,
             },
         };
         if let Some(header) = copied {
             self.ahead.advance();
             let payload = self.copied_payload(header.extension_bytes());
-            *finding = Finding { sequence, header, payload, times: 1 };
+            // What others may overwrite is recorded like what is kept: a message that kills its consumer is one whoever keeps it.
+            // In the backlog that may go back, but not the mark of what was handed out before: see `group::mark`.
+            let times = self.hand_out(sequence);
+            *finding = Finding { sequence, header, payload, times };
             return Ok(Found::Message);
         }
         // Overtaken. Go on where messages are likely to stay for a moment, but never past what is kept for this reader.
@@ -494,19 +518,37 @@ impl LaneReader {
         Ok(Found::Missed { at: sequence, from })
     }
 
+    /// A run that was found to be missed is not told of yet: it is found again, and is news then.
+    pub(crate) fn untell(&mut self, at: u64, from: u64) {
+        if distance(self.ahead.next(), from) > 0 {
+            self.told.1 = from;
+        }
+        self.seek(at);
+    }
+
     /// The payload of a message that was copied when it was taken.
     pub(crate) fn copied(&self, finding: &Finding) -> Vec<u8> {
         let bytes = &bytemuck::cast_slice::<u128, u8>(&self.copy)[finding.header.extension_bytes()..];
         bytes[..(finding.header.len_bytes as usize).min(bytes.len())].to_vec()
     }
 
-    fn copy_cell(&mut self, sequence: u64, producer: u16, mark: Option<u16>, cell: u32) -> Option<Header> {
-        let Finding { header, payload, .. } = {
-            let mut found = Finding::NONE;
-            self.cell(sequence, producer, mark, cell, &mut found).ok()?;
-            found
+    /// Copies what a slot names. `None`: it has been overwritten, which is no error unless it was kept for this reader.
+    fn copy_cell(
+        &mut self,
+        sequence: u64,
+        producer: u16,
+        mark: Option<u16>,
+        cell: u32,
+    ) -> Result<Option<Header>, Failure> {
+        let mut found = Finding::NONE;
+        if let Err(failure) = self.cell(sequence, producer, mark, cell, &mut found) {
+            // That there is no descriptor or memory for the arena says nothing of the message.
+            return if failure.is_refusal() || self.is_kept(sequence) { Err(failure) } else { Ok(None) };
+        }
+        let Finding { header, payload, .. } = found;
+        let Some((_, view)) = self.arenas.get(usize::from(producer)).and_then(Option::as_ref) else {
+            return Ok(None);
         };
-        let (_, view) = self.arenas.get(usize::from(producer))?.as_ref()?;
         let body_bytes = header.extension_bytes() + header.len_bytes as usize;
         // SAFETY: the view has checked that the body is inside of the file; blocks are whole granules, so rounding
         // up to words stays inside as well. Other processes may store here meanwhile: the loads are atomic.
@@ -519,7 +561,17 @@ impl LaneReader {
         };
         let tag = tag.load(Ordering::Relaxed);
         copy_words(words, body_bytes, &mut self.copy);
-        (tag_names(tag, sequence) && view.intact(cell, tag)).then_some(header)
+        let is_whole = tag_names(tag, sequence) && view.intact(cell, tag);
+        Ok(is_whole.then_some(header))
+    }
+
+    /// Is a message kept for this reader, whose group may be let go at any time? Asked after a look at the message.
+    fn is_kept(&self, sequence: u64) -> bool {
+        // RECHECK: the look came before, as in `spsc::Ring::still`. Acquire: the word changes before anything is overwritten.
+        fence(Ordering::Acquire);
+        self.holds.is_some_and(|(word, held)| word.load(Ordering::Acquire) == held)
+            && distance(sequence, self.reliable_from) >= 0
+            && self.cursor().is_some_and(|cursor| distance(sequence, cursor) >= 0)
     }
 
     /// One member: everything up to `sequence` is done. Without a group it means nothing.
@@ -532,24 +584,46 @@ impl LaneReader {
         if let Some(low_water) = self.low_water {
             if distance(next, self.reliable_from) > 0 {
                 group::acknowledge(low_water, next);
-            } else if next == self.reliable_from {
-                self.finish_backlog();
+            } else {
+                self.finish_backlog(next);
             }
         }
     }
 
-    /// One member: what there was before its reliable start is through; a successor need not go back to it.
+    /// One member: what there was up to `next`, before its reliable start, is through; a successor need not go back to it.
     #[cold]
-    fn finish_backlog(&self) {
+    fn finish_backlog(&mut self, next: u64) {
+        self.finished = later(self.finished, next);
         if let Some(missed) = self.backlog {
             // Relaxed: read by who takes the group over, after a change of the group's state.
-            missed.store(0, Ordering::Relaxed);
+            missed.store(distance(self.reliable_from, self.finished).max(0) as u64, Ordering::Relaxed);
         }
+    }
+
+    /// One member: the program has asked for the runs that it missed. In the backlog nothing else may come that would say so to a
+    /// successor; a run behind something unfinished is passed with that.
+    pub(crate) fn finish_told(&mut self) {
+        let (from, until) = self.told;
+        if self.low_water.is_some()
+            && distance(until, self.reliable_from) <= 0
+            && distance(from, self.finished) <= 0
+            && distance(until, self.finished) > 0
+        {
+            self.finish_backlog(until);
+        }
+    }
+
+    /// One member: everything before it is finished.
+    fn cursor(&self) -> Option<u64> {
+        let low_water = self.low_water?.load(Ordering::Relaxed);
+        // Up to the reliable start the group's cursor stands there, wherever its member is.
+        let is_backlog = distance(low_water, self.reliable_from) <= 0;
+        Some(if is_backlog { self.finished } else { low_water })
     }
 
     /// One member: has it messages before this one that it has not finished?
     pub(crate) fn has_unfinished(&self, sequence: u64) -> bool {
-        self.copies && self.low_water.is_some_and(|low| distance(low.load(Ordering::Relaxed), sequence) < 0)
+        self.copies && self.cursor().is_some_and(|cursor| distance(cursor, sequence) < 0)
     }
 
     /// One member: the message that was taken last has not been shown to anybody, so that does not count as an attempt.
@@ -564,17 +638,15 @@ impl LaneReader {
 
     /// One member: what was handed out and not acknowledged comes again.
     pub(crate) fn rewind(&mut self) {
-        if let Some(low_water) = self.low_water {
-            let low_water = low_water.load(Ordering::Relaxed);
-            // The backlog before the reliable start has no cursor; it is not given back.
-            if distance(low_water, self.ahead.next()) < 0 {
-                // Before the position goes back: a successor must know that these were handed out.
-                self.marked = later(self.marked, self.now.end);
-                if let Some(marks) = self.marks {
-                    group::mark(marks, self.marked);
-                }
-                self.seek(low_water);
+        if let Some(cursor) = self.cursor()
+            && distance(cursor, self.ahead.next()) < 0
+        {
+            // Before the position goes back: a successor must know that these were handed out.
+            self.marked = later(self.marked, self.now.end);
+            if let Some(marks) = self.marks {
+                group::mark(marks, self.marked);
             }
+            self.seek(cursor);
         }
     }
 
@@ -663,8 +735,7 @@ impl LaneReader {
     /// One member: is it among messages that were handed out before? Then one at a time is handed out and settled, so
     /// that a death is counted for the message that caused it.
     pub(crate) fn is_in_doubt(&self) -> bool {
-        self.marks.is_some()
-            && self.low_water.is_some_and(|low| distance(low.load(Ordering::Relaxed), self.marked) < 0)
+        self.marks.is_some() && self.cursor().is_some_and(|cursor| distance(cursor, self.marked) < 0)
     }
 
     /// Header of a message, if it is still there. Moves the reader's position.
@@ -704,6 +775,11 @@ impl LaneReader {
         }
         low
     }
+}
+
+/// Has the operating system refused what is there? Files that are gone, or not what they should be, are none of that.
+pub(crate) fn is_refusal(error: &RegionError) -> bool {
+    matches!(error, RegionError::System(error) if !error.is(rustix::io::Errno::NOENT))
 }
 
 /// Copies `len_bytes` of words that others may store to meanwhile.

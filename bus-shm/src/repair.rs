@@ -130,7 +130,7 @@ pub(crate) fn release_group(topic: &TopicCore, entry: usize, dead: Holder) -> bo
 fn settle_one_member(topic: &TopicCore, entry: usize, dead: Holder) {
     let Some(file) = aside_of(topic, entry) else { return };
     let Some(store) = file.store(topic, entry) else { return };
-    store.settle_one_member(|holder| holder == dead, |lane| low_water(topic, entry, lane));
+    store.settle_one_member(|holder| holder == dead, |lane| passed(topic, entry, lane));
     store.census();
 }
 
@@ -148,10 +148,10 @@ fn release_letters(topic: &TopicCore, entry: usize, dead: Holder) {
     }
 }
 
-/// A group's cursor in a lane that an entry names.
-fn low_water(topic: &TopicCore, entry: usize, lane: u8) -> Option<&AtomicU64> {
+/// Up to where a group of one has finished a lane that an entry names, be it in the backlog before its cursor.
+fn passed(topic: &TopicCore, entry: usize, lane: u8) -> Option<u64> {
     let lane = usize::from(lane);
-    if lane < topic.lanes() { topic.group_lane_word(entry, lane, groups::in_lane::LOW_WATER) } else { None }
+    (lane < topic.lanes()).then(|| crate::group::standing(topic, entry, lane))
 }
 
 fn aside_of(topic: &TopicCore, entry: usize) -> Option<AsideFile> {
@@ -163,7 +163,7 @@ fn aside_of(topic: &TopicCore, entry: usize) -> Option<AsideFile> {
 pub(crate) fn empty_aside(topic: &TopicCore, entry: usize, me: Holder, participants: &Participants) {
     let Some(file) = aside_of(topic, entry) else { return };
     let Some(store) = file.store(topic, entry) else { return };
-    store.settle_one_member(|holder| participants.is_dead(holder), |lane| low_water(topic, entry, lane));
+    store.settle_one_member(|holder| participants.is_dead(holder), |lane| passed(topic, entry, lane));
     for index in 0..store.len() {
         let Some(word) = store.look(index) else { break };
         if let AsideClaim::Mine(held) | AsideClaim::Exhausted(held) = store.claim(index, word, me, u8::MAX) {

@@ -323,12 +323,19 @@ impl TopicCore {
         groups::stall::after_ms(word.load(Ordering::Acquire))
     }
 
-    /// Says since when a group stands still, unless that is known.
-    pub(crate) fn mark_stalled(&self, entry: usize, stood_still: Duration) {
-        let since_ms = (monotonic_ns() / 1_000_000).saturating_sub(stood_still.as_millis() as u64);
+    /// Says since when a group stands still, unless that is known. The mark, if it was set.
+    pub(crate) fn mark_stalled(&self, entry: usize, stood_still: Duration) -> Option<u64> {
+        let since_ms = (monotonic_ns() / 1_000_000).saturating_sub(stood_still.as_millis() as u64).max(1);
+        let mark = self.groups.look(groups::stall::since(entry))?;
+        // Relaxed: a hint, complete in itself.
+        mark.compare_exchange(0, since_ms, Ordering::Relaxed, Ordering::Relaxed).ok().map(|_| since_ms)
+    }
+
+    /// Takes a mark back.
+    pub(crate) fn unmark_stalled(&self, entry: usize, since_ms: u64) {
         if let Some(mark) = self.groups.look(groups::stall::since(entry)) {
-            // Relaxed: a hint, complete in itself.
-            let _ = mark.compare_exchange(0, since_ms.max(1), Ordering::Relaxed, Ordering::Relaxed);
+            // Relaxed: as above. Fails where another has changed it meanwhile.
+            let _ = mark.compare_exchange(since_ms, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 

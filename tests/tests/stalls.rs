@@ -47,6 +47,7 @@ fn agent() {
     match role.name.as_str() {
         "member" => member(role),
         "member-at" => member_at(role),
+        "poisoned" => poisoned(role),
         other => panic!("no role {other:?}"),
     }
 }
@@ -128,6 +129,15 @@ fn member_at(mut role: Role) {
         }
         batch.ack();
     }
+}
+
+/// Gets a message in the group that may be let go, says what it is, and dies of it.
+fn poisoned(mut role: Role) {
+    let bus = role.open();
+    let mut subscriber = topic(&bus).group("g").stall(let_go()).attempts(3).join().unwrap();
+    let message = subscriber.receive().unwrap();
+    role.parent.tell(format!("{} {}", message.sequence(), message.attempts()));
+    role.parent.try_hear();
 }
 
 /// Publishes the numbers of the messages; how long the longest publication took.
@@ -378,5 +388,143 @@ fn a_death_on_the_way_back_loses_no_message_and_no_report() {
         assert!(sequence <= at.unwrap_or(told), "a gap before {sequence}: told of up to {told}");
         at = Some(sequence + 1);
     }
+    assert_clean(&test);
+}
+
+/// A member that was let go in the middle of 200 messages: where it stood, and where its backlog begins.
+fn left_behind(test: &TestBus) -> (Bus, Publisher<Bytes>, Subscriber<Bytes>) {
+    let bus = test.open("both");
+    let topic = topic(&bus);
+    let mut subscriber = topic.group("g").stall(let_go()).join().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    publisher.set_deadline(LIMIT + SLACK);
+    publish(&mut publisher, 0, 200, || ());
+    assert_eq!(group(test, "g").state, "evicted");
+    assert!(subscriber.try_receive().unwrap().is_some(), "it comes back, and gives the first one back");
+    let reliable_from = subscriber.reliable_from(Lane(0));
+    assert!(reliable_from > 190, "most is backlog: {reliable_from}");
+    (bus, publisher, subscriber)
+}
+
+#[test]
+fn what_is_given_back_from_the_backlog_comes_again() {
+    let test = TestBus::new("stall-rewind");
+    let (_bus, _publisher, mut subscriber) = left_behind(&test);
+    let (_, 0, first) = subscriber.take_missed().unwrap() else { panic!("missed from the beginning") };
+    let again = subscriber.try_receive().unwrap().unwrap();
+    assert_eq!((again.sequence(), again.is_redelivered()), (first, true));
+    again.ack().unwrap();
+    let mut batch = subscriber.receive_batch(1, 8, Duration::ZERO).unwrap();
+    for sequence in first + 1..first + 5 {
+        assert_eq!(batch.next_message().unwrap().unwrap().sequence(), sequence);
+    }
+    drop(batch);
+    for sequence in first + 1..200 {
+        let message = subscriber.try_receive().unwrap().unwrap();
+        assert_eq!((message.sequence(), message.is_redelivered()), (sequence, sequence < first + 5));
+        message.ack().unwrap();
+    }
+    assert_eq!((subscriber.missed_count(), subscriber.take_missed()), (first, None));
+    assert_clean(&test);
+}
+
+#[test]
+fn what_is_finished_of_the_backlog_does_not_come_to_a_successor() {
+    let test = TestBus::new("stall-successor");
+    for policy in [StallPolicy::LetGo, StallPolicy::Report] {
+        let test = if policy == StallPolicy::LetGo { &test } else { &TestBus::new("stall-successor-2") };
+        let (bus, _publisher, mut subscriber) = left_behind(test);
+        let (_, _, first) = subscriber.take_missed().unwrap();
+        drop(subscriber);
+        // Told of what it missed; nothing is finished.
+        let topic = topic(&bus);
+        let settings = Stall { policy, ..let_go() };
+        let mut next = topic.group("g").stall(settings).join().unwrap();
+        for sequence in first..first + 10 {
+            let message = next.try_receive().unwrap().unwrap();
+            assert_eq!((message.sequence(), message.is_redelivered()), (sequence, sequence == first));
+            message.ack().unwrap();
+        }
+        drop(next);
+        let mut last = topic.group("g").join().unwrap();
+        for sequence in first + 10..200 {
+            let message = last.try_receive().unwrap().unwrap();
+            assert_eq!((message.sequence(), message.is_redelivered()), (sequence, false));
+            message.ack().unwrap();
+        }
+        assert_eq!(last.missed_count(), 0);
+        drop(last);
+        assert!(topic.group("g").join().unwrap().try_receive().unwrap().is_none());
+        assert_clean(test);
+    }
+}
+
+#[test]
+fn a_message_that_kills_its_consumers_becomes_a_dead_letter_where_it_is_copied_too() {
+    let test = TestBus::new("stall-poison");
+    let bus = test.open("publisher");
+    let topic = topic(&bus);
+    drop(topic.group("g").stall(Stall { after: Some(Duration::from_secs(60)), ..let_go() }).join().unwrap());
+    let mut publisher = topic.publisher().unwrap();
+    publish(&mut publisher, 0, 2, || ());
+    for attempt in 1..=3 {
+        let mut member = Agent::spawn("agent", "poisoned", &test.name, attempt);
+        member.line.expect(&format!("0 {attempt}"));
+        member.kill();
+        eventually("the dead one is noticed", || group(&test, "g").state == "held");
+    }
+    let mut last = topic.group("g").attempts(3).join().unwrap();
+    let message = last.receive_timeout(SLACK).unwrap().expect("the next message");
+    assert_eq!((message.sequence(), message.attempts()), (1, 1));
+    message.ack().unwrap();
+    assert_eq!(group(&test, "g").dead_count, 1);
+    assert_clean(&test);
+}
+
+#[test]
+fn a_batch_in_hand_ends_at_once_before_what_is_missed_and_waits_for_nothing() {
+    let test = TestBus::new("stall-cut");
+    let bus = test.open("both");
+    let topic = topic(&bus);
+    let mut subscriber = topic.group("g").stall(let_go()).join().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    publisher.set_deadline(LIMIT + SLACK);
+    publish(&mut publisher, 0, 5, || ());
+    let mut batch = subscriber.receive_batch(3, 100, Duration::ZERO).unwrap();
+    for sequence in 0..3 {
+        assert_eq!(batch.next_message().unwrap().unwrap().sequence(), sequence);
+    }
+    publish(&mut publisher, 5, 200, || ());
+    let begun = Instant::now();
+    assert!(batch.next_message_timeout(Duration::MAX).unwrap().is_none());
+    assert!(batch.next_message_timeout(Duration::from_secs(60)).unwrap().is_none());
+    assert!(begun.elapsed() < SLACK, "{:?}", begun.elapsed());
+    assert_eq!(batch.ack(), 3);
+    let mut account = Account { at: 3, missed: 0, runs: Vec::new() };
+    account.drain(&mut subscriber, 200, |_| ());
+    assert_clean(&test);
+}
+
+#[test]
+fn time_without_a_member_does_not_count_against_the_next_one() {
+    let test = TestBus::new("stall-restart");
+    let bus = test.open("both");
+    let topic = topic(&bus);
+    drop(topic.group("g").stall(let_go()).join().unwrap());
+    let mut publisher = topic.publisher().unwrap();
+    publish(&mut publisher, 0, u64::from(CAPACITY), || ());
+    publisher.set_deadline(LIMIT * 10);
+    let waiting = std::thread::spawn(move || publisher.publish(b"when there is room").unwrap());
+    std::thread::sleep(LIMIT * 2);
+    let begun = Instant::now();
+    let mut subscriber = topic.group("g").join().unwrap();
+    while begun.elapsed() < LIMIT / 2 {
+        let state = group(&test, "g").state;
+        assert!(state == "active" || begun.elapsed() >= LIMIT, "{state} after {:?}", begun.elapsed());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    subscriber.receive().unwrap().ack().unwrap();
+    assert_eq!(waiting.join().unwrap(), u64::from(CAPACITY));
+    drop(subscriber);
     assert_clean(&test);
 }

@@ -365,7 +365,10 @@ fn repair_of_a_group_of_one_follows_its_cursor() {
     let tried = waiting(&store, 1, 3);
     let claim = mine(store.claim_due(ME, 10, 3, &mut 0));
     assert!(store.amend(claim).is_some());
-    let repaired = store.settle_one_member(|holder| holder == ME, |lane| (lane == 0).then_some(&low_water));
+    let repaired = store.settle_one_member(
+        |holder| holder == ME,
+        |lane| (lane == 0).then(|| low_water.load(Ordering::Relaxed)),
+    );
     assert_eq!(repaired, Repaired { freed: 1, finished: 2, released: 1, left: 0 });
     assert!(repaired.any());
     let states = [passed.index, letter.index, in_hand.index, tried].map(|at| store.look(at).unwrap().state);

@@ -112,6 +112,17 @@ struct LanePublisher {
     full_since: Option<(u64, Instant)>,
     /// Groups without a member that hold the lane and will let go: entry, its word, and when that was first seen.
     memberless: Vec<(usize, u64, Instant)>,
+    /// Groups with a member that hold the lane and have agreed to be let go.
+    standing: Vec<Sighting>,
+}
+
+/// A group that was seen to stand somewhere: in other hands, or with another cursor, it is another sighting.
+#[derive(Clone, Copy, Debug)]
+struct Sighting {
+    entry: usize,
+    word: u64,
+    cursors: [u64; LANES_MAX],
+    since: Instant,
 }
 
 /// An error on its way out of the hot path: one pointer, so that results without an error stay in registers.
@@ -366,6 +377,7 @@ impl RawPublisher {
                     expected_bytes: 0,
                     full_since: None,
                     memberless: Vec::new(),
+                    standing: Vec::new(),
                 })
             })
             .collect();
@@ -788,7 +800,7 @@ impl RawPublisher {
         };
         // Whoever holds the lane and is dead, or has agreed to yield and has stood still for long enough, lets go.
         let changed = repair::release_dead_groups(&self.core, self.bus.participants())
-            | self.evict_yielding(lane, gate, now.duration_since(full_since))
+            | self.evict_yielding(lane, gate, (found, now))
             | self.detach_memberless(lane, gate, found);
         if now.duration_since(full_since) >= ROOM_PARK {
             // A member of a shared group may have died with messages in hand, and no other may look round.
@@ -815,25 +827,46 @@ impl RawPublisher {
         Ok(())
     }
 
-    /// Lets groups go that hold this lane at `gate`, agreed to yield or to be let go, and have had their time.
-    fn evict_yielding(&self, lane: usize, gate: u64, stood_still: Duration) -> bool {
+    /// Lets groups go that hold this lane at `gate`, agreed to yield or to be let go, and have had their time. That time begins
+    /// when a publisher that waits first finds this member standing there; one that may be let go is no burden while it gets on in
+    /// any lane.
+    fn evict_yielding(&mut self, lane: usize, gate: u64, (found, now): (Instant, Instant)) -> bool {
+        let known = std::mem::take(&mut self.lanes[lane].standing);
+        let mut still = Vec::new();
         let mut changed = false;
         for (entry, word, seen, kind) in self.holders(lane, gate) {
+            let lets_go = kind & groups::kind::LETS_GO != 0;
             let limit_ms = match kind & (groups::kind::YIELDS | groups::kind::LETS_GO) {
                 0 => None,
                 groups::kind::YIELDS => Some(kind >> 32),
                 _ => self.core.stall_after_ms(entry),
             };
-            let is_over = limit_ms.is_some_and(|ms| stood_still >= Duration::from_millis(ms));
-            if is_over && seen.state == groups::state::ACTIVE {
-                let evicted = seen.with_state(groups::state::EVICTED);
-                let let_go = group::change(word, seen, evicted).is_some();
-                if let_go {
-                    self.core.mark_stalled(entry, stood_still);
+            let Some(limit_ms) = limit_ms.filter(|_| seen.state == groups::state::ACTIVE) else { continue };
+            let mut cursors = [0; LANES_MAX];
+            for (at, cursor) in cursors.iter_mut().enumerate().take(self.core.lanes()) {
+                if at == lane {
+                    *cursor = gate;
+                } else if lets_go {
+                    *cursor = self.core.group_lane_number(entry, at, groups::in_lane::LOW_WATER);
                 }
-                changed |= let_go;
             }
+            let packed = seen.pack();
+            let is_known = |its: &&Sighting| (its.entry, its.word, its.cursors) == (entry, packed, cursors);
+            let since = known.iter().find(is_known).map_or(found, |sighting| sighting.since);
+            let stood_still = now.duration_since(since);
+            if stood_still < Duration::from_millis(limit_ms) {
+                still.push(Sighting { entry, word: packed, cursors, since });
+                continue;
+            }
+            // Before it is let go: whoever sees that it was finds why, and one that comes back at once clears it.
+            let mark = self.core.mark_stalled(entry, stood_still);
+            let let_go = group::change(word, seen, seen.with_state(groups::state::EVICTED)).is_some();
+            if let Some(mark) = mark.filter(|_| !let_go) {
+                self.core.unmark_stalled(entry, mark);
+            }
+            changed |= let_go;
         }
+        self.lanes[lane].standing = still;
         changed
     }
 

@@ -21,7 +21,6 @@ use bus_core::layout::aside::state;
 use bus_core::layout::groups::{in_entry, in_lane, kind};
 use bus_core::owner::{OwnerWord, Owners};
 use bus_core::retry::{Backoff, SplitMix64};
-use bus_core::seq::distance;
 use bus_core::sync::{AtomicU64, Ordering};
 use std::cell::OnceCell;
 use std::time::{Duration, Instant};
@@ -339,13 +338,7 @@ impl RawSubscriber {
         } else {
             // Its cursor cannot pass the message. It comes again, after a while.
             late.paused_until_ns = kept.not_before_ns.min(monotonic_ns() + STANDSTILL_NS_MAX).max(1);
-            let (lane, sequence) = (&mut self.lanes[kept.delivery.lane], kept.delivery.found.sequence);
-            if distance(sequence, lane.reliable_from()) < 0 {
-                // There is no cursor yet.
-                lane.seek(sequence);
-            } else {
-                lane.rewind();
-            }
+            self.lanes[kept.delivery.lane].rewind();
         }
     }
 

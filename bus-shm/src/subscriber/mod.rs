@@ -87,6 +87,14 @@ impl Delivery {
 /// An error on its way out of the hot path: one pointer, so that results without an error stay in registers.
 pub(crate) struct Failure(Box<ReceiveError>);
 
+impl Failure {
+    /// The operating system refused a mapping that was needed for an answer.
+    #[cold]
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(&*self.0, ReceiveError::Region(error) if crate::reader::is_refusal(error))
+    }
+}
+
 impl From<ReceiveError> for Failure {
     #[cold]
     fn from(error: ReceiveError) -> Self {
@@ -247,7 +255,7 @@ impl RawSubscriber {
             };
             let stand = joined.lanes[index];
             lane.begin(stand.begin, stand);
-            lane.hold(joined.entry, wanted.shared)?;
+            lane.hold(joined, wanted.shared)?;
         }
         let mut owners_region = None;
         let membership = match seat {
@@ -427,7 +435,7 @@ impl RawSubscriber {
                 Found::Missed { at, from } => {
                     if self.comes_back && !self.batch.is_empty() && self.lanes[lane].has_unfinished(at) {
                         // Not before what stands before them is settled: so they are told once, and exactly.
-                        self.lanes[lane].seek(at);
+                        self.lanes[lane].untell(at, from);
                         self.is_cut = true;
                         return Ok(false);
                     }
@@ -700,9 +708,13 @@ impl RawSubscriber {
     }
 
     fn take_missed(&mut self) -> Option<(Lane, u64, u64)> {
-        self.missed.iter_mut().enumerate().find_map(|(lane, run)| {
+        let Self { missed, lanes, fork, .. } = self;
+        missed.iter_mut().zip(lanes).enumerate().find_map(|(index, (run, lane))| {
             let (from, until) = run.take()?;
-            Some((Lane(lane as u8), from, until))
+            if !fork.is_child() {
+                lane.finish_told();
+            }
+            Some((Lane(index as u8), from, until))
         })
     }
 

@@ -150,7 +150,7 @@ impl RawSubscriber {
         }
         for ((lane, &stand), told) in self.lanes.iter_mut().zip(&seat.joined.lanes).zip(told) {
             lane.begin(later(stand.begin, told), stand);
-            lane.hold(entry, false)?;
+            lane.hold(&seat.joined, false)?;
         }
         self.membership = Membership::Yielding(seat);
         Ok(())

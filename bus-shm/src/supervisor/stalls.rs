@@ -99,6 +99,8 @@ struct Watched {
     /// Entries that are known to be backed by memory.
     backed: usize,
     trackers: Vec<Tracker>,
+    /// Groups that were reported as let go and have not been found in order since: keys of their entries, 0 for the others.
+    reported: Vec<u64>,
     looked_ms: u64,
     rest_ms: u64,
 }
@@ -211,6 +213,7 @@ impl Watched {
             groups: of_groups.into_map(),
             backed,
             trackers: Vec::new(),
+            reported: Vec::new(),
             looked_ms: 0,
             rest_ms: 0,
         })
@@ -252,6 +255,7 @@ impl Watched {
         (self.looked_ms, self.rest_ms) = (now_ms, REST_MS_MAX);
         let used = self.used(around.dir);
         self.trackers.resize(used.max(self.trackers.len()), Tracker::default());
+        self.reported.resize(self.trackers.len(), 0);
         for entry in 0..used {
             let at = groups::entry(entry);
             // The word first: what is read after it belongs to it, or its change fails.
@@ -296,7 +300,21 @@ impl Watched {
     }
 
     /// Marks a group, or lets it go, by what a look has found. False: it is a shared one without a member, which cannot stall.
-    fn act(&self, entry: usize, (seen, bits): (HolderWord, u64), found: Found, around: &Around<'_>) -> bool {
+    fn act(
+        &mut self,
+        entry: usize,
+        (seen, bits): (HolderWord, u64),
+        found: Found,
+        around: &Around<'_>,
+    ) -> bool {
+        let key = self.number(groups::entry(entry) + in_entry::KEY);
+        // One that comes back as far behind as before is let go each time, and that is one stall.
+        let is_news = !matches!(self.reported.get(entry), Some(&reported) if reported == key && key != 0);
+        if !matches!(found, Found::Stalled { .. })
+            && let Some(reported) = self.reported.get_mut(entry)
+        {
+            *reported = 0;
+        }
         let Some(mark) = self.word(stall::since(entry)) else { return true };
         // Relaxed: a hint, complete in itself.
         let marked = mark.load(Ordering::Relaxed);
@@ -314,7 +332,7 @@ impl Watched {
             if is_shared && self.members(entry, around.dir) == 0 {
                 return false;
             }
-            if change(0, since_ms.max(1)) {
+            if change(0, since_ms.max(1)) && is_news {
                 self.say(Change::Stalled, entry, seen, (since_ms, lag), around);
             }
         }
@@ -323,7 +341,13 @@ impl Watched {
             let evicted = seen.with_state(state::EVICTED);
             if word.is_some_and(|word| group::change(word, seen, evicted).is_some()) {
                 self.wake_publishers(around.dir);
-                self.say(Change::LetGo, entry, seen, (since_ms, lag), around);
+                if is_news {
+                    self.say(Change::LetGo, entry, seen, (since_ms, lag), around);
+                }
+                if let Some(reported) = self.reported.get_mut(entry) {
+                    // One without a name does not come back.
+                    *reported = if key == groups::KEY_EPHEMERAL { 0 } else { key };
+                }
             }
         }
         true
