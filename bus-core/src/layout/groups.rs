@@ -174,7 +174,7 @@ pub mod in_lane {
     pub const HANDED: usize = 8;
     /// Where reliability began at the last join.
     pub const START: usize = 16;
-    /// Messages before the start that were wished for and had been overwritten.
+    /// How many messages before the start a group of one has neither finished nor been told to have missed.
     pub const MISSED: usize = 24;
     /// In RESTARTING and ASTRAY: where the group stood when it was let go.
     pub const STOOD: usize = 32;
