@@ -407,6 +407,7 @@ fn visit(name: &str) -> Vec<(&'static str, String)> {
         "tap",
         topic.subscriber().tap().from(Start::Oldest).join().map_err(|e| e.to_string()).and_then(read_some),
     );
+    note("many", read_many(&bus));
     note("publish", publish_some(&topic));
     note("own", topic.subscribe().map_err(|error| error.to_string()).and_then(read_some));
     note("view", view());
@@ -432,6 +433,18 @@ fn read_some(mut subscriber: Subscriber<Bytes>) -> Result<(), String> {
     let mut batch = subscriber.receive_batch(1, 8, Duration::ZERO).map_err(|error| error.to_string())?;
     while batch.next_message().map_err(|error| error.to_string())?.is_some() {}
     batch.ack();
+    Ok(())
+}
+
+/// The same with all topics at once.
+fn read_many(bus: &Bus) -> Result<(), String> {
+    let mut many = bus.subscribe_pattern::<Bytes>("*").tap().join().map_err(|error| error.to_string())?;
+    for _ in 0..3 {
+        let received = many.receive_timeout(Duration::from_millis(2)).map_err(|error| error.to_string())?;
+        if let Some(incoming) = received {
+            incoming.into_message().ack().unwrap();
+        }
+    }
     Ok(())
 }
 
@@ -475,6 +488,7 @@ fn regions(bus: &Path) -> Vec<(PathBuf, &'static str)> {
         let name = path.file_name().unwrap().to_str().unwrap();
         match name.split('-').next().unwrap() {
             "bus" | "spin" => "bus",
+            "listeners" => "many",
             "ring" | "groups" | "wake" => "topic",
             "owners" => "shared",
             "arena" => "named",
@@ -483,7 +497,7 @@ fn regions(bus: &Path) -> Vec<(PathBuf, &'static str)> {
     };
     let found: Vec<_> =
         files.iter().map(|path| (path.strip_prefix(bus).unwrap().to_owned(), step(path))).collect();
-    assert_eq!(found.len(), 7, "{found:?}");
+    assert_eq!(found.len(), 8, "{found:?}");
     found
 }
 

@@ -50,6 +50,11 @@ fn guest(mut role: Role) {
         match asked.as_str() {
             "leave" => break,
             "host?" => role.parent.tell(bus.is_host()),
+            "join" => {
+                // What it holds goes with it; that it was there is noted.
+                bus.topic::<Words>("t").unwrap().subscribe().unwrap().close();
+                role.parent.tell("joined");
+            }
             name => {
                 let made = bus.topic_builder::<Bytes>(name).capacity(1 << 20).lanes(4).open();
                 role.parent.tell(made.map_or_else(|error| error.to_string(), |_| "made".into()));
@@ -381,6 +386,8 @@ fn what_members_that_have_ended_were_making_in_a_topic_is_removed() {
     bus.topic::<Words>("t").unwrap();
     let mut guest = spawn("guest", &test, "");
     guest.line.expect("false");
+    guest.line.tell("join");
+    guest.line.expect("joined");
     let leftover = |pid: u32| -> PathBuf {
         let all = BusView::open(&test.name, None).unwrap().participants();
         let maker = all.iter().find(|info| info.pid == pid).expect("it takes part");

@@ -99,6 +99,12 @@ fn half_of_at_least_twenty_failures_trip() {
     for _ in 0..19 {
         assert_eq!(window.failed(1, false), None);
     }
+    // The other lane has failed once only.
+    assert_eq!(window.failed(0, false), Some((Reason::Errors, 0b10)));
+    let mut window = Window::new(0);
+    for round in 0..19 {
+        assert_eq!(window.failed(round % 2, false), None);
+    }
     assert_eq!(window.failed(0, false), Some((Reason::Errors, 0b11)));
     let mut window = Window::new(0);
     (0..21).for_each(|_| window.succeeded());
