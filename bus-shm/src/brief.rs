@@ -8,12 +8,12 @@ use crate::error::TopicError;
 use crate::inspect::{BusView, TopicSettings};
 use crate::payload::TypeIdentity;
 use crate::sys::file;
+use crate::topic::LaneRing;
 use bus_core::holder::{HolderWord, producer};
 use bus_core::layout::groups::{self, in_entry, in_lane, state};
 use bus_core::layout::ring::{self, type_state};
 use bus_core::layout::{Preamble, get_name, samples, wake};
 use bus_core::limits::{GROUPS_MAX, TYPES_MAX};
-use bus_core::ring::{mpmc, spsc};
 use bus_core::seq::distance;
 use bus_core::sync::AtomicU64;
 use std::fs::File;
@@ -205,11 +205,7 @@ fn ends(config: &ring::Config, bytes: &[u8], words: &mut Vec<AtomicU64>) -> Opti
                     .chunks_exact(8)
                     .map(|word| AtomicU64::new(u64::from_ne_bytes(word.try_into().unwrap_or_default()))),
             );
-            Some(if config.one_producer() {
-                spsc::Ring::attach(words, config.capacity, config.inline_bytes)?.end(&hint)
-            } else {
-                mpmc::Ring::attach(words)?.end(&hint)
-            })
+            Some(LaneRing::attach(words, config)?.end(&hint))
         })
         .collect()
 }

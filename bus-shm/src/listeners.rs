@@ -7,6 +7,7 @@ use crate::region::{Access, Region, reserve};
 use crate::sys::{futex, pipe};
 use crate::topic::TopicCore;
 use bus_core::doorbell::{Barrier, Doorbell};
+use bus_core::group;
 use bus_core::holder::{Holder, HolderWord};
 use bus_core::layout::listeners::{self, at, flags, in_entry, state};
 use bus_core::limits::LISTENERS_MAX;
@@ -82,7 +83,7 @@ impl Listeners {
                 let Some(word) = self.word(entry, in_entry::STATE) else { break };
                 let seen = HolderWord::unpack(word.load(Ordering::Acquire));
                 let mine = seen.next(state::LIVE, me);
-                if seen.state == state::FREE && change(word, seen, mine) {
+                if seen.state == state::FREE && group::change(word, seen, mine).is_some() {
                     self.clear(entry);
                     return Ok(Some((entry as u16, mine)));
                 }
@@ -114,7 +115,7 @@ impl Listeners {
     pub(crate) fn release(&self, entry: u16, held: HolderWord) {
         if let Some(word) = self.word(usize::from(entry), in_entry::STATE) {
             let _ = std::fs::remove_file(self.pipe(entry, held.tag));
-            change(word, held, held.with_state(state::FREE));
+            group::change(word, held, held.with_state(state::FREE));
         }
     }
 
@@ -236,10 +237,6 @@ impl Listeners {
 pub(crate) const LISTENERS_NAME: &str = "listeners";
 /// Name of the directory of pipes beside it.
 pub(crate) const PIPES_NAME: &str = "pipes";
-
-fn change(word: &AtomicU64, seen: HolderWord, next: HolderWord) -> bool {
-    word.compare_exchange(seen.pack(), next.pack(), Ordering::AcqRel, Ordering::Acquire).is_ok()
-}
 
 /// What ringing a topic's message bell does: wakes those who sleep on it, and tells those who wait on many topics. False: one of them
 /// could not be told, and the bell has to stay armed.

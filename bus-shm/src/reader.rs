@@ -47,6 +47,24 @@ impl Finding {
         times: 0,
     };
 
+    /// Its payload.
+    #[inline]
+    pub(crate) fn payload(&self) -> &[u8] {
+        // SAFETY: whoever found the message has checked that so many bytes are inside of the mapping, or of the copy. They stay until
+        // it is settled, or the next one is handed out: the gate or its claim keeps them, and whoever keeps them longer copies.
+        unsafe { core::slice::from_raw_parts(self.payload, self.header.len_bytes as usize) }
+    }
+
+    /// Its payload, and before it the extension block if it has one.
+    pub(crate) fn body(&self) -> &[u8] {
+        let extension_bytes = self.header.extension_bytes();
+        // SAFETY: as above; an extension lies right before its payload.
+        unsafe {
+            let body = self.payload.sub(extension_bytes);
+            core::slice::from_raw_parts(body, extension_bytes + self.header.len_bytes as usize)
+        }
+    }
+
     /// The extension block before its payload.
     pub(crate) fn extension(&self) -> Option<Extension> {
         if self.header.flags & flags::EXTENSION == 0 {
@@ -60,7 +78,7 @@ impl Finding {
 /// A reader's state in one lane.
 pub(crate) struct LaneReader {
     lane: usize,
-    ring: LaneRing,
+    ring: LaneRing<'static>,
     ahead: ReadAhead,
     /// While the lane is empty: the word that will change when it is no longer, and what it held then. Looking at lanes that
     /// carry nothing is what most looks are.

@@ -26,12 +26,22 @@ use std::time::Duration;
 
 /// The slots of a lane, by whichever protocol it publishes.
 #[derive(Clone, Copy)]
-pub(crate) enum LaneRing {
-    Mpmc(mpmc::Ring<'static>),
-    Spsc(spsc::Ring<'static>),
+pub(crate) enum LaneRing<'a> {
+    Mpmc(mpmc::Ring<'a>),
+    Spsc(spsc::Ring<'a>),
 }
 
-impl LaneRing {
+impl<'a> LaneRing<'a> {
+    /// Views the words of a lane's slots. `None` if their number does not fit.
+    pub(crate) fn attach(words: &'a [AtomicU64], config: &ring::Config) -> Option<Self> {
+        if config.one_producer() {
+            spsc::Ring::attach(words, config.capacity, config.inline_bytes).map(LaneRing::Spsc)
+        } else {
+            mpmc::Ring::attach(words).map(LaneRing::Mpmc)
+        }
+    }
+
+    /// The sequence of the next message.
     pub(crate) fn end(&self, hint: &AtomicU64) -> u64 {
         match self {
             LaneRing::Mpmc(ring) => ring.end(hint),
@@ -211,16 +221,11 @@ impl TopicCore {
         self.ring.look(offset_bytes)
     }
 
-    pub(crate) fn lane_ring(&self, lane: usize) -> Result<LaneRing, RegionError> {
+    pub(crate) fn lane_ring(&self, lane: usize) -> Result<LaneRing<'static>, RegionError> {
         let config = self.config();
         // SAFETY: callers keep the Arc of this TopicCore beside what they get; see the fields of Publisher and Subscriber.
         let words = unsafe { self.ring.words(config.slots(lane), (config.lane_slots_bytes() / 8) as usize) }?;
-        let ring = if config.one_producer() {
-            spsc::Ring::attach(words, config.capacity, config.inline_bytes).map(LaneRing::Spsc)
-        } else {
-            mpmc::Ring::attach(words).map(LaneRing::Mpmc)
-        };
-        ring.ok_or_else(|| RegionError::Mismatch {
+        LaneRing::attach(words, config).ok_or_else(|| RegionError::Mismatch {
             path: self.ring.path().to_owned(),
             why: bus_core::layout::Mismatch::Field { name: "capacity", value: u64::from(config.capacity) },
         })

@@ -99,7 +99,7 @@ impl Source for &[u8] {
 
 /// The publisher's side of one lane.
 struct LanePublisher {
-    ring: LaneRing,
+    ring: LaneRing<'static>,
     hint: &'static AtomicU64,
     refused: &'static AtomicU64,
     cached_gate: u64,

@@ -229,7 +229,7 @@ impl Late {
         let note = self.note(&kept.error);
         let payload = match &kept.payload {
             Some(payload) => payload,
-            None => body_of(&kept.delivery),
+            None => kept.delivery.found.body(),
         };
         let mut hint = self.free_hint;
         let Some((file, store)) = self.store(core) else { return Ok(None) };
@@ -244,19 +244,6 @@ impl Late {
         }
         self.free_hint = hint;
         Ok(put)
-    }
-}
-
-/// The payload of a message in hand, and before it the extension block if it has one.
-fn body_of(delivery: &Delivery) -> &[u8] {
-    let Header { len_bytes, .. } = delivery.found.header;
-    let extension_bytes = delivery.found.header.extension_bytes();
-    // SAFETY: a message in hand stays where it is, or where it was copied to, until it is settled or the next one is handed
-    // out, and its length was checked when it was found; an extension lies right before its payload. Whoever keeps it longer
-    // than that has copied it.
-    unsafe {
-        let body = delivery.found.payload.sub(extension_bytes);
-        core::slice::from_raw_parts(body, extension_bytes + len_bytes as usize)
     }
 }
 
@@ -333,7 +320,7 @@ impl RawSubscriber {
             store.note_full();
         }
         if matches!(kept.delivery.proof, Proof::Claim(_)) {
-            let payload = Some(body_of(&kept.delivery).into());
+            let payload = Some(kept.delivery.found.body().into());
             late.kept.push(Kept { payload, ..kept });
         } else {
             // Its cursor cannot pass the message. It comes again, after a while.

@@ -104,14 +104,7 @@ impl<T> Received<'_, T> {
     /// The payload as it lies in memory.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        // SAFETY: the reader has checked that this many bytes are inside of the mapping (or of the copy); the gate keeps
-        // them from being overwritten until the message is settled, which needs this borrow to end.
-        unsafe {
-            core::slice::from_raw_parts(
-                self.delivery().found.payload,
-                self.delivery().found.header.len_bytes as usize,
-            )
-        }
+        self.delivery().found.payload()
     }
 
     /// Its work is done. In a group of one member that goes for every message before it in its lane too.
@@ -456,13 +449,7 @@ impl<T> BatchItem<'_, T> {
     /// The payload as it lies in memory.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        // SAFETY: as in `Received::payload`; the batch, which is borrowed, is settled only later.
-        unsafe {
-            core::slice::from_raw_parts(
-                self.delivery.found.payload,
-                self.delivery.found.header.len_bytes as usize,
-            )
-        }
+        self.delivery.found.payload()
     }
 
     /// Its work failed: it comes again later, as with [`Received::retry`]. In a group of one member that counts once the batch

@@ -2,7 +2,6 @@
 //!
 //! What the header says is looked at first; the payload is touched only for a predicate, and only where everything else has let the
 //! message pass.
-#![allow(unsafe_code)]
 
 use super::{Delivery, Proof, RawSubscriber, SubscriberBuilder};
 use crate::bus::BusInner;
@@ -234,7 +233,7 @@ impl Screen {
             return Fate::Filtered;
         }
         let Some(look) = &self.look else { return Fate::Wanted };
-        match catch_unwind(AssertUnwindSafe(|| look(payload(delivery)))) {
+        match catch_unwind(AssertUnwindSafe(|| look(delivery.found.payload()))) {
             Ok(true) => Fate::Wanted,
             Ok(false) => Fate::Filtered,
             Err(_) => Fate::Panicked,
@@ -255,11 +254,6 @@ impl Screen {
         let now_ns = self.clock.now_ns();
         [by_topic_ns, by_message_ns].into_iter().any(|at_ns| at_ns != 0 && now_ns >= at_ns)
     }
-}
-
-fn payload(delivery: &Delivery) -> &[u8] {
-    // SAFETY: the message has been found and not been settled: its payload is inside of the mapping, or of the copy, and stays.
-    unsafe { core::slice::from_raw_parts(delivery.found.payload, delivery.found.header.len_bytes as usize) }
 }
 
 impl RawSubscriber {

@@ -25,13 +25,15 @@ use crate::lease::{ParticipantInfo, Participants, entry_offset};
 use crate::region::{Access, Region, reserve};
 use crate::repair;
 use crate::sys::error::SysError;
+use crate::sys::map::Map;
 use crate::sys::process::{Pidfd, Withheld};
 use crate::sys::socket::{self, Received};
 use crate::sys::{clock, file, futex, lock};
-use crate::topic::{self, TopicCore};
+use crate::topic::{self, LaneRing, TopicCore};
 use breakers::Breakers;
 use bus_core::holder::{Holder, HolderWord, participant};
 use bus_core::layout::put_name;
+use bus_core::layout::ring;
 use bus_core::layout::superblock::{self, PARTICIPANT_BYTES, Participant, at};
 use bus_core::limits::{PARTICIPANTS_MAX, TOPIC_NAME_BYTES_MAX};
 use bus_core::sync::{AtomicU64, Ordering};
@@ -786,6 +788,13 @@ impl Supervisor {
         self.role.remove_bus();
         Turn::Stop(Reply::Done, Stopped::Down)
     }
+}
+
+/// A lane's end, as `TopicCore::end` has it, of a topic of which only the ring is mapped.
+fn lane_end(map: &Map, config: &ring::Config, lane: usize) -> Option<u64> {
+    let hint = map.words(ring::hint(lane), 1)?.first()?;
+    let slots = map.words(config.slots(lane) as usize, (config.lane_slots_bytes() / 8) as usize)?;
+    Some(LaneRing::attach(slots, config)?.end(hint))
 }
 
 /// One step, on the value seen.

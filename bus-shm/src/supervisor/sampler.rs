@@ -10,6 +10,7 @@
 //! sooner, the next turn goes on from there: each topic is looked at less often, and ages are coarser by as much. Beyond
 //! [`TOPICS_MAX`] topics none are added, and the ages of their messages stay unknown.
 
+use super::lane_end;
 use super::role::BEAT;
 use super::watchlist::Watchlist;
 use crate::directory::{BusDir, TEMPORARY};
@@ -20,7 +21,6 @@ use crate::sys::map::Map;
 use bus_core::layout::ring::{self, Config};
 use bus_core::layout::{Mismatch, samples};
 use bus_core::limits::LANES_MAX;
-use bus_core::ring::{mpmc, spsc};
 use bus_core::samples::{History, Recorder};
 use std::collections::HashMap;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
@@ -262,24 +262,13 @@ impl Sampled {
         self.looked_ns = 0;
     }
 
-    /// The lane's end, as `TopicCore::end` has it.
-    fn end(&self, lane: usize) -> Option<u64> {
-        let config = &self.config;
-        let hint = self.ring.words(ring::hint(lane), 1)?.first()?;
-        let slots = self.ring.words(config.slots(lane) as usize, (config.lane_slots_bytes() / 8) as usize)?;
-        Some(if config.one_producer() {
-            spsc::Ring::attach(slots, config.capacity, config.inline_bytes)?.end(hint)
-        } else {
-            mpmc::Ring::attach(slots)?.end(hint)
-        })
-    }
-
     /// Notes how far its lanes have come. Returns the time.
     fn look(&mut self) -> u64 {
         let lanes = self.config.lanes as usize;
         let before_ns = monotonic_ns();
-        let ends: [Option<u64>; LANES_MAX] =
-            std::array::from_fn(|lane| (lane < lanes).then(|| self.end(lane)).flatten());
+        let ends: [Option<u64>; LANES_MAX] = std::array::from_fn(|lane| {
+            (lane < lanes).then(|| lane_end(&self.ring, &self.config, lane)).flatten()
+        });
         let now_ns = monotonic_ns();
         self.looked_ns = now_ns;
         // The ends are those of some moment in between. From here on it does not matter when the stores come.

@@ -6,6 +6,7 @@
 //! cleared by the next. Letting go is one compare-and-swap on the state word that was seen before the cursors: a publisher
 //! that waits for room does the same, and whoever joins meanwhile has changed the word.
 
+use super::lane_end;
 use super::role::BEAT;
 use super::watchlist::Watchlist;
 use crate::directory::BusDir;
@@ -23,7 +24,6 @@ use bus_core::layout::groups::{self, in_entry, in_lane, kind, stall, state};
 use bus_core::layout::ring::{self, Config};
 use bus_core::layout::{Mismatch, get_name, wake};
 use bus_core::limits::{GROUPS_MAX, LANES_MAX};
-use bus_core::ring::{mpmc, spsc};
 use bus_core::stall::{Found, Limits, Tracker};
 use bus_core::sync::{AtomicU64, Ordering};
 use std::os::unix::fs::MetadataExt;
@@ -238,18 +238,6 @@ impl Watched {
         used.min(self.backed)
     }
 
-    /// The lane's end, as `TopicCore::end` has it.
-    fn end(&self, lane: usize) -> Option<u64> {
-        let config = &self.config;
-        let hint = self.ring.words(ring::hint(lane), 1)?.first()?;
-        let slots = self.ring.words(config.slots(lane) as usize, (config.lane_slots_bytes() / 8) as usize)?;
-        Some(if config.one_producer() {
-            spsc::Ring::attach(slots, config.capacity, config.inline_bytes)?.end(hint)
-        } else {
-            mpmc::Ring::attach(slots)?.end(hint)
-        })
-    }
-
     /// Looks at its groups, and says when it wants to be looked at again.
     fn look(&mut self, now_ms: u64, around: &Around<'_>) {
         (self.looked_ms, self.rest_ms) = (now_ms, REST_MS_MAX);
@@ -277,7 +265,7 @@ impl Watched {
             for (lane, both) in lanes.iter_mut().enumerate().take(count) {
                 // The cursor first, so that it is not beyond the end for a message that has just come.
                 let low_water = self.number(groups::lane(entry, lane) + in_lane::LOW_WATER);
-                *both = (low_water, self.end(lane).unwrap_or(low_water));
+                *both = (low_water, lane_end(&self.ring, &self.config, lane).unwrap_or(low_water));
             }
             let limits = Limits::of(self.number(stall::after(entry)), self.number(stall::lag(entry)));
             let mut tracker = self.trackers[entry];
