@@ -136,10 +136,11 @@ fn one_producer_and_a_reader_that_looks_ahead() {
                 while !ring.has_room(sequence, &mut cached_gate, |s| recompute(gate, table, s)) {
                     std::thread::yield_now();
                 }
-                for word in &ring.begin(sequence)[4..] {
+                let slot = ring.begin(sequence);
+                for word in &slot.words[4..] {
                     word.store(sequence * 3, Ordering::Relaxed);
                 }
-                ring.commit(sequence, tail);
+                slot.publish(tail);
             }
         });
         let mut ahead = ReadAhead::new(0, u64::from(CAPACITY));

@@ -21,11 +21,31 @@ use crate::header::{HEADER_BYTES, WRITING};
 use crate::seq::distance;
 use crate::sync::{AtomicU64, Ordering, fence};
 
+/// A slot that its producer has begun to write. Dropped, it stays in [`WRITING`], which readers take for not yet published.
+pub struct Writing<'a> {
+    /// The whole slot: four words of header, the rest payload.
+    pub words: &'a [AtomicU64],
+    sequence: u64,
+}
+
+impl Writing<'_> {
+    /// Publishes the slot, which is filled now.
+    #[inline]
+    pub fn publish(self, tail_hint: &AtomicU64) {
+        let next = self.sequence.wrapping_add(1);
+        // PUBLISH: pairs with OBSERVE in `slot`.
+        self.words[0].store(next, Ordering::Release);
+        // Relaxed: advice, may lag when the producer dies right here. `end` checks it against the slots.
+        tail_hint.store(next, Ordering::Relaxed);
+    }
+}
+
 /// A view of the slots of one lane.
 #[derive(Clone, Copy)]
 pub struct Ring<'a> {
     words: &'a [AtomicU64],
-    capacity_log2: u32,
+    /// Capacity less one.
+    mask: u64,
     slot_words: usize,
 }
 
@@ -45,7 +65,7 @@ impl<'a> Ring<'a> {
         let slot_words = Self::slot_bytes(inline_bytes) as usize / 8;
         (capacity.is_power_of_two() && words.len() == slot_words * capacity as usize).then(|| Self {
             words,
-            capacity_log2: capacity.trailing_zeros(),
+            mask: u64::from(capacity) - 1,
             slot_words,
         })
     }
@@ -53,7 +73,7 @@ impl<'a> Ring<'a> {
     /// Number of slots.
     #[inline]
     pub fn capacity(&self) -> u64 {
-        1 << self.capacity_log2
+        self.mask + 1
     }
 
     /// Payload bytes that fit into a slot.
@@ -65,7 +85,7 @@ impl<'a> Ring<'a> {
     /// The words of the slot of `sequence`: four of header, the rest payload.
     #[inline]
     pub fn slot_words(&self, sequence: u64) -> &'a [AtomicU64] {
-        let first = (sequence & (self.capacity() - 1)) as usize * self.slot_words;
+        let first = (sequence & self.mask) as usize * self.slot_words;
         &self.words[first..first + self.slot_words]
     }
 
@@ -73,7 +93,7 @@ impl<'a> Ring<'a> {
     #[inline]
     pub fn slot(&self, sequence: u64) -> Slot<&'a [AtomicU64]> {
         let words = self.slot_words(sequence);
-        // OBSERVE: pairs with PUBLISH in `commit`.
+        // OBSERVE: pairs with PUBLISH in `Writing::publish`.
         let publication = words[0].load(Ordering::Acquire);
         if publication == sequence.wrapping_add(1) {
             Slot::Filled(words)
@@ -98,10 +118,9 @@ impl<'a> Ring<'a> {
         distance(sequence, *cached_gate) < self.capacity() as i64
     }
 
-    /// Marks the slot of `sequence` as being written and returns its words. The caller is the only producer and
-    /// has checked [`Ring::has_room`].
+    /// Marks the slot of `sequence` as being written. The caller is the only producer and has checked [`Ring::has_room`].
     #[inline]
-    pub fn begin(&self, sequence: u64) -> &'a [AtomicU64] {
+    pub fn begin(&self, sequence: u64) -> Writing<'a> {
         let words = self.slot_words(sequence);
         // WRITE: pairs with RECHECK in `still`.
         words[0].store(WRITING, Ordering::Relaxed);
@@ -109,16 +128,7 @@ impl<'a> Ring<'a> {
             words[0].store(sequence.wrapping_add(1), Ordering::Relaxed);
         }
         fence(Ordering::Release);
-        words
-    }
-
-    /// Publishes the slot of `sequence`, which [`Ring::begin`] returned and which is filled now.
-    #[inline]
-    pub fn commit(&self, sequence: u64, tail_hint: &AtomicU64) {
-        // PUBLISH: pairs with OBSERVE in `slot`.
-        self.slot_words(sequence)[0].store(sequence.wrapping_add(1), Ordering::Release);
-        // Relaxed: advice, may lag when the producer dies right here. `end` checks it against the slots.
-        tail_hint.store(sequence.wrapping_add(1), Ordering::Relaxed);
+        Writing { words, sequence }
     }
 
     /// After copying from the slot: was it this message all the while?
@@ -191,8 +201,7 @@ mod tests {
         let ring = Ring::attach(&memory, 8, 96).unwrap();
         let tail = AtomicU64::new(0);
         for s in 0..3 {
-            ring.begin(s);
-            ring.commit(s, &tail);
+            ring.begin(s).publish(&tail);
         }
         ring.begin(3);
         assert!(matches!(ring.slot(3), Slot::Empty));
@@ -214,8 +223,7 @@ mod tests {
                 {
                     assert_eq!(ring.end(&AtomicU64::new(bad)), end, "{bad}");
                 }
-                ring.begin(end);
-                ring.commit(end, &AtomicU64::new(0));
+                ring.begin(end).publish(&AtomicU64::new(0));
             }
         }
     }
@@ -244,8 +252,9 @@ mod tests {
                     let room = ring.has_room(written, &mut gate, |_| read);
                     prop_assert_eq!(room, written - read < 16);
                     if room {
-                        ring.begin(written)[4].store(written * 3, Ordering::Relaxed);
-                        ring.commit(written, &tail);
+                        let slot = ring.begin(written);
+                        slot.words[4].store(written * 3, Ordering::Relaxed);
+                        slot.publish(&tail);
                         written += 1;
                     }
                 } else if read < written {

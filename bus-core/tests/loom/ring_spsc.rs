@@ -32,9 +32,10 @@ impl Lane {
     }
 
     fn publish(&self, sequence: u64) {
-        self.ring().begin(sequence);
+        let ring = self.ring();
+        let slot = ring.begin(sequence);
         self.payloads[sequence as usize].write(10 + sequence);
-        self.ring().commit(sequence, &self.tail);
+        slot.publish(&self.tail);
     }
 
     fn look(&self, sequence: u64) -> bool {
@@ -169,8 +170,9 @@ fn lossy_copy() {
             thread::spawn(move || {
                 let (ring, tail) = (lossy_ring(&memory), AtomicU64::new(0));
                 for sequence in 0..2 {
-                    fill(ring.begin(sequence), sequence + 1);
-                    ring.commit(sequence, &tail);
+                    let slot = ring.begin(sequence);
+                    fill(slot.words, sequence + 1);
+                    slot.publish(&tail);
                 }
             })
         };

@@ -19,8 +19,11 @@ const PAUSE_MAX: Duration = Duration::from_millis(20);
 const TRY_EVERY: u32 = 8;
 
 impl RawPublisher {
-    /// Is there room in the lane? Refusals are not counted.
+    /// Is there room in the lane, or something that publishing would say? Refusals are not counted.
     fn has_room_now(&mut self, lane: usize) -> bool {
+        if self.fork.is_child() {
+            return true;
+        }
         let Some(this) = self.lanes.get(lane) else { return true };
         let end = this.ring.end(this.hint);
         self.has_room(lane, end, |publisher, s| publisher.core.recompute_gate_at(lane, s))

@@ -114,9 +114,10 @@ impl RawPublisher {
         cell.draft.address(sequence);
         let (reference, filled) = (u64::from(cell.draft.cell), Header::load(cell.draft.header));
         let header = Header { flags: filled.flags | flags::ARENA, reference, ..filled };
-        header.store(ring.begin(sequence));
+        let slot = ring.begin(sequence);
+        header.store(slot.words);
         let lane = &mut self.lanes[lane];
-        ring.commit(sequence, lane.hint);
+        slot.publish(lane.hint);
         lane.next = sequence.wrapping_add(1);
         // Back to the slot once messages fit again.
         if cell.draft.body_bytes <= ring.inline_bytes() {

@@ -38,7 +38,10 @@ use bus_core::lane::Lane;
 use bus_core::layout::wake::state::is_closed;
 use bus_core::layout::{EXTENSION_BYTES, groups, ring, wake};
 use bus_core::limits::LANES_MAX;
-use bus_core::ring::mpmc::{self, CellName, Refused};
+use bus_core::ring::{
+    mpmc::{self, CellName, Refused},
+    spsc,
+};
 use bus_core::seq::distance;
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering, spin_pause};
 use guard::Guard;
@@ -466,7 +469,7 @@ impl RawPublisher {
                 Some(sequence) => Ok(sequence),
                 None => self.publish_slowly(lane, source, stamp_ns, deadline),
             },
-            LaneRing::Spsc(_) => self.publish_slot(lane, source, stamp_ns, deadline),
+            LaneRing::Spsc(ring) => self.publish_slot(lane, ring, source, stamp_ns, deadline),
         };
         let sequence = match published {
             Ok(sequence) => sequence,
@@ -550,11 +553,11 @@ impl RawPublisher {
     fn publish_slot<S: Source>(
         &mut self,
         lane: usize,
+        ring: spsc::Ring<'static>,
         source: &S,
         stamp_ns: u64,
         deadline: Duration,
     ) -> Result<u64, Failure> {
-        let LaneRing::Spsc(ring) = self.lanes[lane].ring else { unreachable!("the caller has matched it") };
         let sequence = self.lanes[lane].next;
         let mut since = None;
         while !self.has_room(lane, sequence, |publisher, s| gate_with_room(&publisher.core, lane, s)) {
@@ -564,7 +567,8 @@ impl RawPublisher {
         let fits = S::EXTENSION_BYTES + least_bytes <= ring.inline_bytes();
         let header = Header { stamp_ns, ..self.header };
         if fits {
-            let words = ring.begin(sequence);
+            let slot = ring.begin(sequence);
+            let words = slot.words;
             let body = &words[HEADER_WORDS + S::EXTENSION_BYTES / 8..];
             // SAFETY: the slot is marked WRITING and lies above the gate, so no reader looks at its body; this handle is
             // the lane's only producer. The words are atomics, that is, interior mutable memory.
@@ -583,7 +587,7 @@ impl RawPublisher {
                 }
                 Header { len_bytes: len as u32, ..header }.store(words);
                 let lane = &mut self.lanes[lane];
-                ring.commit(sequence, lane.hint);
+                slot.publish(lane.hint);
                 lane.next = sequence.wrapping_add(1);
                 return Ok(sequence);
             }

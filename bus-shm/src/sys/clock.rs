@@ -199,11 +199,8 @@ impl Clock {
     #[inline(always)]
     #[must_use]
     pub fn now_ns(&mut self) -> u64 {
-        if self.rebase_ticks == 0 {
-            return self.by_call();
-        }
         let ticks = rdtsc().wrapping_sub(self.base_ticks);
-        // A counter behind the base wraps to a large number and lands here as well.
+        // A counter behind the base wraps to a large number and lands here as well, and so does any where there is no rate.
         if ticks >= self.rebase_ticks {
             return self.rebase();
         }
@@ -219,13 +216,10 @@ impl Clock {
 
     #[cold]
     #[inline(never)]
-    fn by_call(&mut self) -> u64 {
-        self.answer(monotonic_ns())
-    }
-
-    #[cold]
-    #[inline(never)]
     fn rebase(&mut self) -> u64 {
+        if self.rebase_ticks == 0 {
+            return self.answer(monotonic_ns());
+        }
         let reading = Reading::tightest(REBASE_READINGS);
         let base = Reading { ticks: self.base_ticks, ns: self.base_ns, width_ticks: 0 };
         let rate = Calibration::between(base, reading).map_or(0, |found| found.ns_per_tick_q32);
