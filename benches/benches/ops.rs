@@ -3,11 +3,12 @@
 
 use std::hint::black_box;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bus_bench::content::fill;
 use bus_core::limits::PATTERNS_MAX;
-use bus_shm::{Bus, ManySubscriber, Publisher, Subscriber, Topic};
+use bus_shm::{Bus, ManySubscriber, Publisher, Subscriber, Topic, Wait};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
@@ -132,6 +133,97 @@ fn batches(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Receiving by windows: what a message costs where so many may be in hand and are acknowledged together.
+fn windows(criterion: &mut Criterion) {
+    let bus = bus();
+    let mut group = criterion.benchmark_group("receive by windows");
+    group.throughput(Throughput::Elements(1));
+    let topic = bus.topic_builder::<Small>("windows").capacity(1_024).open().expect("a topic");
+    let (mut publisher, mut subscriber) = pair(&topic);
+    let value = Small { words: [7; 8] };
+    for window in [1_usize, 16, 64, 256] {
+        group.bench_function(BenchmarkId::from_parameter(window), |bencher| {
+            bencher.iter_custom(|count| {
+                let mut spent = Duration::ZERO;
+                let mut left = count;
+                while left > 0 {
+                    let run = left.min(512);
+                    for _ in 0..run {
+                        publisher.publish(&value).expect("room");
+                    }
+                    let begun = Instant::now();
+                    let mut to_come = run as usize;
+                    while to_come > 0 {
+                        let want = window.min(to_come);
+                        let mut batch =
+                            subscriber.receive_batch(want, want, Duration::from_secs(1)).expect("a batch");
+                        while let Some(message) = batch.next_message().expect("a message") {
+                            black_box(message.value().expect("a valid archive").words[0]);
+                            to_come -= 1;
+                        }
+                        batch.ack().expect("its own");
+                    }
+                    spent += begun.elapsed();
+                    left -= run;
+                }
+                spent
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Publishing bursts to a reader that sleeps between them, by how many messages it is woken for at once: what the publisher
+/// spends on a message.
+fn lingering(criterion: &mut Criterion) {
+    let bus = bus();
+    let mut group = criterion.benchmark_group("publish to a sleeper");
+    group.throughput(Throughput::Elements(1));
+    let topic = bus.topic::<Small>("lingering").expect("a topic");
+    let mut publisher = topic.publisher().expect("a publisher");
+    let lane = publisher.default_lane();
+    let mut subscriber = topic.subscriber().wait(Wait::Park).join().expect("a subscriber");
+    let interrupter = subscriber.interrupter();
+    let read = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while let Ok(message) = subscriber.receive() {
+                message.ack().expect("its own");
+                read.fetch_add(1, Ordering::Release);
+            }
+        });
+        let value = Small { words: [7; 8] };
+        let mut sent = 0;
+        for linger in [1_u32, 16, 64] {
+            group.bench_function(BenchmarkId::from_parameter(linger), |bencher| {
+                bencher.iter_custom(|count| {
+                    let mut spent = Duration::ZERO;
+                    let mut left = count;
+                    while left > 0 {
+                        let run = left.min(BATCH);
+                        let begun = Instant::now();
+                        let mut lingering = publisher.lingering(linger, Duration::from_millis(1));
+                        for _ in 0..run {
+                            lingering.publish(lane, &value).expect("room");
+                        }
+                        drop(lingering);
+                        spent += begun.elapsed();
+                        (sent, left) = (sent + run, left - run);
+                        // The reader goes to sleep again.
+                        while read.load(Ordering::Acquire) < sent {
+                            std::thread::yield_now();
+                        }
+                        std::thread::sleep(Duration::from_micros(100));
+                    }
+                    spent
+                });
+            });
+        }
+        interrupter.interrupt();
+    });
+    group.finish();
+}
+
 fn empty(criterion: &mut Criterion) {
     let bus = bus();
     let (_publisher, mut subscriber) = pair(&bus.topic::<Small>("empty").expect("a topic"));
@@ -241,5 +333,5 @@ fn await_message(many: &mut ManySubscriber<Small>) -> u64 {
     }
 }
 
-criterion_group!(benches, one_at_a_time, receive, batches, empty, patterns, descriptor);
+criterion_group!(benches, one_at_a_time, receive, batches, windows, lingering, empty, patterns, descriptor);
 criterion_main!(benches);

@@ -149,6 +149,12 @@ impl BusDir {
         names.sort();
         names
     }
+
+    /// The same; `None` if the directory cannot be read, for want of a descriptor for example.
+    pub(crate) fn topics_if_readable(&self) -> Option<Vec<String>> {
+        std::fs::read_dir(self.topics()).ok()?;
+        Some(self.topic_names())
+    }
 }
 
 /// Names in a directory that do not begin with a dot.

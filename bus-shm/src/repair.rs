@@ -3,6 +3,7 @@
 
 use crate::aside::AsideFile;
 use crate::directory::BusDir;
+use crate::error::{RegionError, TopicError};
 use crate::lease::Participants;
 use crate::listeners::{Listeners, wake_readers_after_repair};
 use crate::region::{Access, Region};
@@ -20,7 +21,7 @@ use bus_core::sync::{AtomicU64, Ordering};
 use std::path::Path;
 
 /// Lets go of whatever `dead` held in `topics`: those that it has noted with its lease, or all. `goes_on` is asked before each: false if another has the role now, then the
-/// rest is left to that one, and the answer is false. `is_its` says whether the number is still the dead one's: a claim that
+/// rest is left to that one, and the answer is false; so it is where descriptors or memory are wanting, and then it is to be tried again. `is_its` says whether the number is still the dead one's: a claim that
 /// was seen before carries no incarnation. `unannounced` becomes true if a topic has dead letters that nobody was told of:
 /// members announce what they make, and this one may have ended first.
 pub(crate) fn sweep(
@@ -32,18 +33,27 @@ pub(crate) fn sweep(
     unannounced: &mut bool,
 ) -> bool {
     let listeners = Listeners::attach(dir.path()).ok();
+    let mut is_short = false;
     for name in topics {
         if !goes_on() {
             return false;
         }
-        // A topic that cannot be attached is reported to whoever wants to use it.
-        if let Ok(topic) = TopicCore::attach(dir, name, Role::Publisher) {
-            if let (Some(listeners), Some(table)) = (&listeners, topic.listener_table()) {
-                table.clear(|ticket| listeners.is_of(ticket, dead));
+        match TopicCore::attach(dir, name, Role::Publisher) {
+            Ok(topic) => {
+                if let (Some(listeners), Some(table)) = (&listeners, topic.listener_table()) {
+                    table.clear(|ticket| listeners.is_of(ticket, dead));
+                }
+                sweep_topic(&topic, dead, is_its);
+                *unannounced |= has_unannounced(&topic);
             }
-            sweep_topic(&topic, dead, is_its);
-            *unannounced |= has_unannounced(&topic);
+            // What the dead one holds there would be taken for that of the number's next owner.
+            Err(TopicError::Region(RegionError::System(error))) if error.is_shortage() => is_short = true,
+            // One that is damaged is reported to whoever wants to use it.
+            Err(_) => {}
         }
+    }
+    if is_short {
+        return false;
     }
     if let Some(listeners) = listeners {
         listeners.release_dead(dead);

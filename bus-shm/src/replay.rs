@@ -145,7 +145,7 @@ pub fn replay(
     if window.until_ns.is_some_and(|until_ns| until_ns <= begin_ns) {
         return Err(ReplayWindowError::Empty { topic: from.to_owned() });
     }
-    let kinds = kinds(&source, &target)?;
+    let mut known = kinds(&source, &target)?;
     let mut reader = Reader::new(&source, window)?;
     let mut publisher = Republisher::attach(&target)?;
     let begun = Instant::now();
@@ -161,7 +161,13 @@ pub fn replay(
         }
         let kind = match found.header.kind {
             TYPE_BYTES => TYPE_BYTES,
-            kind => kinds.get(usize::from(kind)).copied().flatten().unwrap_or(TYPE_BYTES),
+            kind => {
+                if usize::from(kind) >= known.len() {
+                    // It has been added since.
+                    known = kinds(&open(from)?, &open(to)?)?;
+                }
+                known.get(usize::from(kind)).copied().flatten().unwrap_or(TYPE_BYTES)
+            }
         };
         let flags = found.header.flags & flags::TOMBSTONE | flags::REPLAYED;
         // Somebody has asked for it: its time is not over.

@@ -18,7 +18,7 @@ use bus_core::gate::{self, Cursors};
 use bus_core::layout::{get_name, groups, owners, ring, wake};
 use bus_core::limits;
 use bus_core::listener::Table;
-use bus_core::ring::{mpmc, spsc};
+use bus_core::ring::{Slot, mpmc, spsc};
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -46,6 +46,14 @@ impl<'a> LaneRing<'a> {
         match self {
             LaneRing::Mpmc(ring) => ring.end(hint),
             LaneRing::Spsc(ring) => ring.end(hint),
+        }
+    }
+
+    /// Is this sequence, which was the lane's end once, its end still?
+    pub(crate) fn is_still_end(&self, sequence: u64) -> bool {
+        match self {
+            LaneRing::Mpmc(ring) => matches!(ring.slot(sequence), Slot::Empty),
+            LaneRing::Spsc(ring) => matches!(ring.slot(sequence), Slot::Empty),
         }
     }
 }

@@ -55,6 +55,13 @@ fn guest(mut role: Role) {
                 bus.topic::<Words>("t").unwrap().subscribe().unwrap().close();
                 role.parent.tell("joined");
             }
+            "claim" => {
+                let mut subscriber = bus.topic::<Words>("t").unwrap().group("g").shared().join().unwrap();
+                let _message = subscriber.receive_timeout(Duration::from_secs(10)).unwrap().unwrap();
+                role.parent.tell("claimed");
+                role.parent.try_hear();
+                return;
+            }
             name => {
                 let made = bus.topic_builder::<Bytes>(name).capacity(1 << 20).lanes(4).open();
                 role.parent.tell(made.map_or_else(|error| error.to_string(), |_| "made".into()));
@@ -236,6 +243,43 @@ fn a_dedicated_supervisor_supersedes_a_stopped_one_without_being_told_to_replace
     // And one that is in order keeps it.
     let error = Supervisor::take(&BusDir::new(&test.name, None).unwrap(), false).unwrap_err();
     assert!(error.to_string().contains("--replace"), "{error}");
+}
+
+/// Where the topics of the dead cannot be opened, their number is not anybody else's: a claim carries the number only.
+#[test]
+fn a_supervisor_without_descriptors_sweeps_when_it_has_some() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let test = TestBus::new("no-descriptors");
+    let mut chief = spawn("supervisor", &test, "");
+    chief.line.expect("serving");
+    let bus = test.builder().temporary(false).open().unwrap();
+    let topic = bus.topic_builder::<Words>("t").with_shared_group("g").open().unwrap();
+    let sequence = topic.publisher().unwrap().publish(&Words::numbered(7)).unwrap();
+    let mut victim = spawn("guest", &test, "");
+    victim.line.expect("false");
+    victim.line.tell("claim");
+    victim.line.expect("claimed");
+
+    // Descriptors below the first free one are in use.
+    let open = std::fs::read_dir(format!("/proc/{}/fd", chief.pid())).unwrap();
+    let numbers: Vec<u64> =
+        open.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok()).collect();
+    let free = (0..).find(|number| !numbers.contains(number)).unwrap();
+    let pid = Pid::from_raw(chief.pid() as i32);
+    let before = prlimit(pid, Resource::Nofile, Rlimit { current: Some(free), maximum: None }).unwrap();
+    let view = BusView::open(&test.name, None).unwrap();
+    let dead = victim.pid();
+    victim.kill();
+    eventually("noticed", || view.participants().iter().all(|info| info.pid != dead));
+    let mut newcomer = spawn("guest", &test, "");
+    newcomer.line.expect("false");
+    prlimit(pid, Resource::Nofile, before).unwrap();
+    let mut survivor = topic.group("g").shared().join().unwrap();
+    let message = survivor.receive_timeout(Duration::from_secs(10)).unwrap().expect("what the dead one held");
+    assert_eq!((message.sequence(), message.attempts()), (sequence, 2));
+    message.ack().unwrap();
+    newcomer.line.tell("leave");
+    newcomer.join();
 }
 
 #[test]

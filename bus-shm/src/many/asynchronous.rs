@@ -58,6 +58,10 @@ impl<T: Speak> ManyBuilder<T> {
     ///
     /// # Errors
     /// As [`ManyBuilder::join`]; [`ManyError::NoRuntime`].
+    ///
+    /// # Panics
+    /// In tokio, where the runtime was made without input and output (`enable_io`); without time (`enable_time`), as soon as
+    /// something has to be waited for by the clock.
     pub fn join_async(self) -> Result<AsyncSubscriber<T>, ManyError> {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ManyError::NoRuntime);

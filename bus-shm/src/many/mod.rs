@@ -70,6 +70,8 @@ enum Step {
 /// Reads many topics. Belongs to one thread at a time.
 pub struct ManySubscriber<T> {
     slots: Vec<Slot<T>>,
+    /// Slots that have no topic any more.
+    vacant: Vec<usize>,
     active: Vec<usize>,
     /// Topics that rest, and where something is due at some time.
     timed: Vec<usize>,
@@ -174,6 +176,7 @@ impl<T: Speak> ManySubscriber<T> {
         let Some(listener) = (unsafe { listeners.held(entry) }) else { return Err(limit()) };
         let mut this = Self {
             slots: Vec::new(),
+            vacant: Vec::new(),
             active: Vec::new(),
             timed: Vec::new(),
             reports: VecDeque::new(),
@@ -269,7 +272,8 @@ impl<T: Speak> ManySubscriber<T> {
 
     /// The subscriber of one topic, for what concerns that topic alone. Messages may be received through it as well.
     pub fn subscriber(&mut self, topic: &str) -> Option<&mut Subscriber<T>> {
-        self.slots.iter_mut().find(|slot| &*slot.name == topic)?.subscriber.as_mut()
+        let slot = self.slots.iter_mut().find(|slot| &*slot.name == topic && slot.subscriber.is_some());
+        slot?.subscriber.as_mut()
     }
 
     /// A descriptor that becomes readable when something may have come: for `poll`, epoll and the loops made of them. Before each
@@ -339,6 +343,9 @@ impl<T: Speak> ManySubscriber<T> {
 
     /// How long to wait on the descriptor at most: until a message is to be tried again, or for a second.
     pub fn wait_at_most(&mut self) -> Duration {
+        if self.bus.is_forked() {
+            return Duration::ZERO;
+        }
         let now = Instant::now();
         self.due().map_or(PARK_CEILING, |due| due.saturating_duration_since(now).min(PARK_CEILING))
     }
@@ -435,6 +442,8 @@ impl<T: Speak> ManySubscriber<T> {
             }
             slot.is_active = false;
             self.active.retain(|&active| active != index);
+            self.timed.retain(|&timed| timed != index);
+            self.vacant.push(index);
             self.topics.give_up(self.slots[index].name.to_string());
         }
         error.into()

@@ -110,7 +110,7 @@ impl<T: Speak> ManySubscriber<T> {
     }
 
     fn join_topic(&mut self, name: &str, is_late: bool) -> Result<(), ManyError> {
-        let index = self.slots.len();
+        let index = self.vacant.last().copied().unwrap_or(self.slots.len());
         if index >= LISTENER_TOPICS_MAX as usize {
             return Err(ManyError::TopicLimit { topic: name.to_owned(), max: LISTENER_TOPICS_MAX });
         }
@@ -143,14 +143,19 @@ impl<T: Speak> ManySubscriber<T> {
             }
         };
         self.is_watching |= subscriber.has_ack_wait();
-        self.slots.push(Slot {
+        let slot = Slot {
             subscriber: Some(subscriber),
             name: name.into(),
             is_active: false,
             is_timed: false,
             served: 0,
             place,
-        });
+        };
+        // A late ring for the topic that was there before is one look too many.
+        match self.vacant.pop() {
+            Some(index) => self.slots[index] = slot,
+            None => self.slots.push(slot),
+        }
         self.activate(index);
         Ok(())
     }

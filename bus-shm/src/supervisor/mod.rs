@@ -99,6 +99,8 @@ pub struct Supervisor {
     stalls: Stalls,
     /// When they were last given a turn.
     turn_ns: u64,
+    /// Did a sweep end early? It is tried again with the next turn.
+    unswept: Cell<bool>,
     /// Are there dead letters that nobody was told of?
     unannounced: Cell<bool>,
     /// When somebody was last sent to do that, and whether it is being done.
@@ -175,6 +177,7 @@ impl Supervisor {
             events: Events::new(dir.clone()),
             stalls: Stalls::new(dir.clone()),
             turn_ns: 0,
+            unswept: Cell::new(false),
             unannounced: Cell::new(false),
             announcing: (None, Arc::default()),
         };
@@ -348,7 +351,9 @@ impl Supervisor {
         let dead = Holder::new(number, u64::from(seen.tag));
         let mut unannounced = false;
         let noted = attached::topics_of(&self.dir.lease(number, seen.tag));
-        let topics = noted.unwrap_or_else(|| self.dir.topic_names());
+        let Some(topics) = noted.or_else(|| self.dir.topics_if_readable()) else {
+            return self.unswept.set(true);
+        };
         let goes_on = || self.role.beat();
         let is_complete = repair::sweep(&self.dir, &topics, dead, &goes_on, &is_its, &mut unannounced);
         self.watchlist.borrow_mut().left(topics);
@@ -356,6 +361,7 @@ impl Supervisor {
             self.unannounced.set(true);
         }
         if !is_complete {
+            self.unswept.set(true);
             return;
         }
         if let Ok((spin, _)) = Region::attach(&self.dir.spin(), superblock::spin::MAGIC, Access::Write, None)
@@ -454,6 +460,9 @@ impl Supervisor {
             return;
         }
         self.turn_ns = now_ns;
+        if self.unswept.take() {
+            (0..self.participants.reserved()).for_each(|number| self.finish_sweep(number));
+        }
         let watchlist = self.watchlist.get_mut();
         watchlist.refresh(self.watched.iter().map(|(info, _)| info));
         self.sampler.turn(watchlist);
@@ -790,11 +799,15 @@ impl Supervisor {
     }
 }
 
-/// A lane's end, as `TopicCore::end` has it, of a topic of which only the ring is mapped.
-fn lane_end(map: &Map, config: &ring::Config, lane: usize) -> Option<u64> {
-    let hint = map.words(ring::hint(lane), 1)?.first()?;
+/// A lane's end, as `TopicCore::end` has it, of a topic of which only the ring is mapped. `known` is what was found the last
+/// time: where nothing has come since, a look at one word tells.
+fn lane_end(map: &Map, config: &ring::Config, lane: usize, known: Option<u64>) -> Option<u64> {
     let slots = map.words(config.slots(lane) as usize, (config.lane_slots_bytes() / 8) as usize)?;
-    Some(LaneRing::attach(slots, config)?.end(hint))
+    let ring = LaneRing::attach(slots, config)?;
+    if let Some(known) = known.filter(|&known| ring.is_still_end(known)) {
+        return Some(known);
+    }
+    Some(ring.end(map.words(ring::hint(lane), 1)?.first()?))
 }
 
 /// One step, on the value seen.

@@ -77,7 +77,7 @@ struct Sampled {
     samples: Map,
     lanes: [Recorder; LANES_MAX],
     /// What the last look found.
-    ends: [u64; LANES_MAX],
+    ends: [Option<u64>; LANES_MAX],
     /// Can anything happen in it?
     is_attached: bool,
     /// It has been looked at since nothing can.
@@ -148,7 +148,7 @@ impl Sampler {
             }
             self.active = (0..self.topics.len()).filter(|&index| !self.topics[index].is_settled).collect();
         }
-        let (count, mut now_ns) = (self.active.len(), begun_ns);
+        let (count, mut now_ns) = (self.active.len(), monotonic_ns());
         self.is_busy = false;
         for _ in 0..count {
             if is_over(now_ns) {
@@ -164,7 +164,7 @@ impl Sampler {
             self.is_busy |= is_awake;
             let rest_ns = (begun_ns.saturating_sub(topic.moved_ns) / REST_SHARE).clamp(REST_NS, REST_NS_MAX);
             if is_awake || !topic.is_attached || begun_ns >= topic.looked_ns + rest_ns {
-                now_ns = topic.look();
+                now_ns = topic.look(now_ns);
                 topic.is_settled = !topic.is_attached;
             }
         }
@@ -229,7 +229,7 @@ impl Sampled {
             ring: of_ring.into_map(),
             samples: of_samples.into_map(),
             lanes: [Recorder::default(); LANES_MAX],
-            ends: [0; LANES_MAX],
+            ends: [None; LANES_MAX],
             is_attached: true,
             is_settled: false,
             looked_ns: 0,
@@ -257,17 +257,16 @@ impl Sampled {
         // Nobody was there before, so the ends were then what they had been at the last look.
         let before_ns = watchlist.before_ns();
         if before_ns > self.looked_ns {
-            self.record(before_ns, self.ends.map(Some));
+            self.record(before_ns, self.ends);
         }
         self.looked_ns = 0;
     }
 
-    /// Notes how far its lanes have come. Returns the time.
-    fn look(&mut self) -> u64 {
+    /// Notes how far its lanes have come. Takes the time, and returns it.
+    fn look(&mut self, before_ns: u64) -> u64 {
         let lanes = self.config.lanes as usize;
-        let before_ns = monotonic_ns();
         let ends: [Option<u64>; LANES_MAX] = std::array::from_fn(|lane| {
-            (lane < lanes).then(|| lane_end(&self.ring, &self.config, lane)).flatten()
+            (lane < lanes).then(|| lane_end(&self.ring, &self.config, lane, self.ends[lane])).flatten()
         });
         let now_ns = monotonic_ns();
         self.looked_ns = now_ns;
@@ -282,7 +281,7 @@ impl Sampled {
     fn record(&mut self, at_ns: u64, ends: [Option<u64>; LANES_MAX]) {
         for (lane, end) in ends.into_iter().take(self.config.lanes as usize).enumerate() {
             if let (Some(end), Some(history)) = (end, history(&self.samples, lane)) {
-                self.ends[lane] = end;
+                self.ends[lane] = Some(end);
                 if self.lanes[lane].record(&history, at_ns, end) {
                     self.moved_ns = at_ns;
                 }

@@ -2,7 +2,7 @@
 //! group table which groups have not moved for longer than they may, and lets those go that have agreed to it.
 //!
 //! A topic is looked at with every turn where a group has something to read, and else as often as the shortest limit of
-//! its groups needs, at most every two seconds. A mark is a hint, set and cleared by compare-and-swap, and a late one of a superseded holder is
+//! its groups needs, at least every two and a half seconds. A mark is a hint, set and cleared by compare-and-swap, and a late one of a superseded holder is
 //! cleared by the next. Letting go is one compare-and-swap on the state word that was seen before the cursors: a publisher
 //! that waits for room does the same, and whoever joins meanwhile has changed the word.
 
@@ -32,7 +32,7 @@ use std::time::Duration;
 /// From one turn to the next while a group has something to read.
 const TURN: Duration = Duration::from_millis(100);
 /// Longest rest of a topic whose groups have nothing to read.
-const REST_MS_MAX: u64 = 2_000;
+const REST_MS_MAX: u64 = 2_500;
 /// A limit is passed by at most this share of it.
 const REST_SHARE: u64 = 4;
 /// What a turn may take.
@@ -265,7 +265,8 @@ impl Watched {
             for (lane, both) in lanes.iter_mut().enumerate().take(count) {
                 // The cursor first, so that it is not beyond the end for a message that has just come.
                 let low_water = self.number(groups::lane(entry, lane) + in_lane::LOW_WATER);
-                *both = (low_water, lane_end(&self.ring, &self.config, lane).unwrap_or(low_water));
+                let end = |known| lane_end(&self.ring, &self.config, lane, Some(known));
+                *both = (low_water, end(low_water).unwrap_or(low_water));
             }
             let limits = Limits::of(self.number(stall::after(entry)), self.number(stall::lag(entry)));
             let mut tracker = self.trackers[entry];

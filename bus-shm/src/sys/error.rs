@@ -43,6 +43,11 @@ impl SysError {
     pub fn is(&self, errno: Errno) -> bool {
         self.errno == errno
     }
+
+    /// Was something wanting that may be there later: descriptors, mappings or memory?
+    pub(crate) fn is_shortage(&self) -> bool {
+        matches!(self.errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
+    }
 }
 
 #[cfg(test)]
@@ -53,7 +58,8 @@ mod tests {
     fn message_names_call_subject_and_reason() {
         let error = SysError::new("fallocate", "/dev/shm/x", Errno::NOSPC);
         assert_eq!(error.to_string(), "fallocate /dev/shm/x: No space left on device (os error 28)");
-        assert!(error.is(Errno::NOSPC) && !error.is(Errno::INTR));
+        assert!(error.is(Errno::NOSPC) && !error.is(Errno::INTR) && !error.is_shortage());
+        assert!(SysError::new("open", "/dev/shm/x", Errno::MFILE).is_shortage());
     }
 
     #[test]
