@@ -668,7 +668,8 @@ pub(crate) fn unread(dir: &BusDir) -> Vec<String> {
     let Ok(view) = BusView::open(dir.name(), dir.base().parent()) else { return Vec::new() };
     let mut lines = Vec::new();
     for (name, brief) in view.briefs() {
-        if brief.is_ok_and(|brief| brief.unread_count == 0) {
+        // Answers wait for a process that is attached, and is named as such.
+        if name.starts_with(bus_core::name::REPLY_TOPICS) || brief.is_ok_and(|brief| brief.unread_count == 0) {
             continue;
         }
         let Ok(mut topic) = view.topic(&name) else { continue };
