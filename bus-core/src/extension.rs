@@ -100,6 +100,12 @@ impl Extension {
         self.reply = reply.pack();
     }
 
+    /// The same, but for how many causes lie behind it.
+    #[must_use]
+    pub const fn with_hops(self, hops: u16) -> Self {
+        Self { hops, ..self }
+    }
+
     /// The same, but for when its time is over.
     #[must_use]
     pub const fn with_expiry_ns(self, expiry_ns: u64) -> Self {

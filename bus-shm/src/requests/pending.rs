@@ -14,7 +14,7 @@ use bus_core::extension::{MessageId, Reply};
 use bus_core::lane::Lane;
 use std::collections::HashMap;
 use std::marker::PhantomData;
-use std::sync::{Arc, Condvar};
+use std::sync::{Arc, Condvar, Weak};
 use std::time::{Duration, Instant};
 
 /// A request that was sent. Dropped, its answers are late ones.
@@ -105,7 +105,11 @@ impl<A: Speak> Pending<A> {
         }
     }
 
-    /// When its time is over. `None` for one that has more than there is.
+    /// Can no answer come any more, since its time is over or as many have come as were asked for?
+    pub fn is_over(&self) -> bool {
+        self.taken >= self.most || Instant::now() >= self.deadline()
+    }
+
     fn deadline(&self) -> Instant {
         // A century, which `Instant` has room for.
         let most = Duration::from_secs(100 * 365 * 86_400);
@@ -193,8 +197,8 @@ impl<A: Speak> Pending<A> {
         }
         Ok(Answer {
             letter,
-            target: self.target.clone(),
-            bus: self.desk.bus().clone(),
+            topic: self.target.shown().clone(),
+            bus: Arc::downgrade(self.desk.bus()),
             speaks: PhantomData,
         })
     }
@@ -223,8 +227,10 @@ fn type_name<A: Speak>() -> String {
 /// An answer, in memory of its own.
 pub struct Answer<A> {
     letter: Letter,
-    target: Arc<Target>,
-    bus: Arc<BusInner>,
+    /// Name of the topic that it was asked in.
+    topic: Arc<str>,
+    /// An answer that is kept keeps nobody on the bus.
+    bus: Weak<BusInner>,
     speaks: PhantomData<fn() -> A>,
 }
 
@@ -240,10 +246,10 @@ impl<A> Answer<A> {
         self.letter.payload()
     }
 
-    /// Who answered, as long as nobody else has got its number.
+    /// Who answered, as long as nobody else has got its number and this process takes part.
     pub fn origin(&self) -> Option<Origin> {
         let from = self.letter.from;
-        let (pid, service) = self.bus.participants().describe_last(from)?;
+        let (pid, service) = self.bus.upgrade()?.participants().describe_last(from)?;
         Some(Origin { participant: from.participant, pid, service })
     }
 }
@@ -255,7 +261,7 @@ impl<A: Message> Answer<A> {
     /// [`RequestError::Invalid`].
     pub fn value(&self) -> Result<&A::Archived, RequestError> {
         access::<A>(self.payload()).ok_or_else(|| RequestError::Invalid {
-            topic: self.target.name(),
+            topic: self.topic.to_string(),
             expected: type_name::<A>(),
             len: self.payload().len(),
         })

@@ -59,6 +59,7 @@ impl Fate {
 
 /// Where requests of one type in one topic go.
 pub(super) struct Target {
+    shown: Arc<str>,
     core: Arc<TopicCore>,
     bus: Arc<BusInner>,
     attach: Box<dyn Fn() -> Result<Addressed, AttachError> + Send + Sync>,
@@ -80,7 +81,14 @@ impl Target {
         };
         let core = topic.core.clone();
         let attach = Box::new(move || Addressed::attach(&topic));
-        Ok(Self { core, bus: bus.clone(), attach, idle: Mutex::default(), remembered: Mutex::default() })
+        Ok(Self {
+            shown: mailbox::display(core.name()).into(),
+            core,
+            bus: bus.clone(),
+            attach,
+            idle: Mutex::default(),
+            remembered: Mutex::default(),
+        })
     }
 
     pub(super) fn core(&self) -> &TopicCore {
@@ -89,7 +97,11 @@ impl Target {
 
     /// As it is shown: a mailbox with its `@`.
     pub(super) fn name(&self) -> String {
-        mailbox::display(self.core.name()).into_owned()
+        self.shown.to_string()
+    }
+
+    pub(super) fn shown(&self) -> &Arc<str> {
+        &self.shown
     }
 
     fn remembered(&self) -> MutexGuard<'_, Remembered> {

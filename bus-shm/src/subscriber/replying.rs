@@ -15,8 +15,7 @@ fn address(raw: &RawSubscriber, delivery: &Delivery, flags: u8) -> Option<(Reply
         lane: delivery.lane as u8,
         sequence: delivery.found.sequence,
     };
-    let mut extension = Extension::default();
-    extension.hops = asked.hops.saturating_add(1);
+    let mut extension = Extension::default().with_hops(asked.hops.saturating_add(1));
     extension.set_cause(id);
     extension.set_correlation(asked.correlation().unwrap_or(id.as_correlation()));
     extension.set_reply(Reply { process: raw.bus.me(), flags: Reply::ANSWER | flags, serial: to.serial });
@@ -68,6 +67,23 @@ macro_rules! replying {
             /// As `reply`.
             pub fn reply_bytes(&self, payload: &[u8]) -> Result<(), ReplyError> {
                 answer(&self.subscriber.raw, self.handed(), &payload, |_| 0, 0)
+            }
+
+            /// Answers with what a piece of work came to: its output, or why it failed. `Ok(false)` where nobody waits, or nobody is left to be
+            /// answered.
+            ///
+            /// # Errors
+            /// As `reply`, but for those two.
+            pub fn reply_outcome(&self, outcome: Result<&[u8], &str>) -> Result<bool, ReplyError> {
+                let sent = match outcome {
+                    Ok(payload) => self.reply_bytes(payload),
+                    Err(why) => self.reply_error(why),
+                };
+                match sent {
+                    Ok(()) => Ok(true),
+                    Err(ReplyError::NotARequest { .. } | ReplyError::Gone { .. }) => Ok(false),
+                    Err(error) => Err(error),
+                }
             }
 
             /// Answers that there is no answer, and why: who asked gets [`RequestError::Replied`](crate::RequestError::Replied).
