@@ -137,7 +137,8 @@ mod tests {
     fn a_reply_topic_has_one_name() {
         assert_eq!(reply_topic_of("_reply.7.12"), Some((7, 12)));
         assert_eq!(reply_topic_of("_reply.0.4294967295"), Some((0, u32::MAX)));
-        for name in ["_reply", "_reply.7", "_reply.07.1", "_reply.7.1.2", "_reply.+7.1", "_reply.x.1", "reply.7.1"]
+        for name in
+            ["_reply", "_reply.7", "_reply.07.1", "_reply.7.1.2", "_reply.+7.1", "_reply.x.1", "reply.7.1"]
         {
             assert_eq!(reply_topic_of(name), None, "{name}");
         }

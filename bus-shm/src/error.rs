@@ -488,13 +488,9 @@ impl std::fmt::Display for MailboxOwner {
             MailboxOwner::There => write!(f, "its owner is there"),
             MailboxOwner::None => write!(f, "it has never had an owner"),
             MailboxOwner::AwaySince(since_ns) => {
-                let away = crate::sys::clock::realtime_ns().saturating_sub(*since_ns);
-                let since = Duration::from_nanos(*since_ns).as_secs();
-                write!(
-                    f,
-                    "its owner is away since {:.1} s (unix time {since})",
-                    Duration::from_nanos(away).as_secs_f64()
-                )
+                let away_ns = crate::sys::clock::realtime_ns().saturating_sub(*since_ns);
+                let away_s = Duration::from_nanos(away_ns).as_secs_f64();
+                write!(f, "its owner has been away for {away_s:.1} s")
             }
         }
     }

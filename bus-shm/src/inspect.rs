@@ -675,7 +675,8 @@ pub(crate) fn unread(dir: &BusDir) -> Vec<String> {
     let mut lines = Vec::new();
     for (name, brief) in view.briefs() {
         // Answers wait for a process that is attached, and is named as such.
-        if name.starts_with(bus_core::name::REPLY_TOPICS) || brief.is_ok_and(|brief| brief.unread_count == 0) {
+        if name.starts_with(bus_core::name::REPLY_TOPICS) || brief.is_ok_and(|brief| brief.unread_count == 0)
+        {
             continue;
         }
         let Ok(mut topic) = view.topic(&name) else { continue };

@@ -64,7 +64,8 @@ pub use bus::{Bus, BusBuilder};
 pub use bus_core::extension::MessageId;
 pub use bus_core::lane::Lane;
 pub use error::{
-    AttachError, BreakerReason, BusError, MailboxOwner, NotOwner, PublishError, ReceiveError, RegionError, TopicError,
+    AttachError, BreakerReason, BusError, MailboxOwner, NotOwner, PublishError, ReceiveError, RegionError,
+    TopicError,
 };
 pub use lease::ParticipantInfo;
 pub use mailbox::{Mailbox, MailboxError};

@@ -32,7 +32,9 @@ pub enum MailboxError {
         why: NameError,
     },
     /// Another process, or another handle of this one, owns it.
-    #[error("mailbox @{mailbox} is owned by pid {pid} ({service}); one at a time can, the next one when that one ends")]
+    #[error(
+        "mailbox @{mailbox} is owned by pid {pid} ({service}); one at a time can, the next one when that one ends"
+    )]
     Owned {
         /// The mailbox.
         mailbox: String,

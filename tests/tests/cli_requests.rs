@@ -61,7 +61,9 @@ fn a_request_without_an_answer_says_why_and_how_soon() {
     let cli = CliBus::new("cli-unanswered");
     cli.run(&["request", "ask", "x"]).expect(3).says("no bus");
     cli.run(&["up"]).expect(0);
-    cli.run(&["request", "ask", "x"]).expect(3).says("topic \"ask\": nobody can answer: there is no such topic");
+    cli.run(&["request", "ask", "x"])
+        .expect(3)
+        .says("topic \"ask\": nobody can answer: there is no such topic");
     cli.run(&["create", "ask", "--group", "g"]).expect(0);
     let begun = Instant::now();
     cli.run(&["request", "ask", "x", "--timeout", "1m"]).expect(3).says("no member of its groups is alive");
@@ -105,7 +107,8 @@ fn a_mailbox_is_a_name_with_an_at_everywhere() {
     // Looking takes nothing away.
     let ran = cli.run(&["sub", "@reasoner", "--tap", "--from", "oldest", "-n", "3"]).expect(0);
     assert_eq!(ran.out, "first\nsecond\nthird\n");
-    let mut owner = Running::spawn(cli.command(&["sub", "@reasoner", "--service", "one"]).stdin(Stdio::null()));
+    let mut owner =
+        Running::spawn(cli.command(&["sub", "@reasoner", "--service", "one"]).stdin(Stdio::null()));
     assert_eq!([owner.line(), owner.line(), owner.line()], ["first", "second", "third"]);
     cli.run(&["sub", "@reasoner"]).expect(6).says("mailbox @reasoner is owned by pid").says("(one)");
     cli.run(&["sub", "@reasoner", "--group", "g"]).expect(2).says("a mailbox has one group");
@@ -113,14 +116,14 @@ fn a_mailbox_is_a_name_with_an_at_everywhere() {
     owner.signal(Signal::INT);
     owner.finish().expect(0);
     let info = cli.run(&["info", "@reasoner"]).expect(0).out;
-    assert!(info.contains("its owner is away since"), "{info}");
+    assert!(info.contains("its owner has been away for"), "{info}");
     // A full one.
     let filler = (0..256).map(|number| format!("{number}\n")).collect::<String>();
     cli.run_with(&["pub", "@reasoner"], filler.as_bytes()).expect(0);
     cli.run(&["pub", "@reasoner", "one too many", "--timeout", "10ms"])
         .expect(4)
         .says("mailbox @reasoner is full")
-        .says("its owner is away since");
+        .says("its owner has been away for");
     // Its dead letters are found under its name, and told of.
     {
         let bus = Bus::builder(&cli.bus.name).service("owner").open().unwrap();

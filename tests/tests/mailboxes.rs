@@ -114,7 +114,7 @@ fn a_full_mailbox_says_so_and_since_when_its_owner_is_away() {
     drop(owner);
     let full = fill(&mut publisher);
     assert!(matches!(full.owner, Some(MailboxOwner::AwaySince(since)) if since > 0), "{full:?}");
-    assert!(full.to_string().contains("is away since"), "{full}");
+    assert!(full.to_string().contains("has been away for"), "{full}");
 }
 
 #[test]

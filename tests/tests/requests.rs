@@ -529,8 +529,7 @@ fn hostile_bytes_where_the_address_stands_are_an_error() {
     let reply_topic = bus.topic_builder::<Bytes>(&reply_topics(&test)[0]).create(false).open().unwrap();
     let mut stranger = reply_topic.publisher().unwrap();
     stranger.publish(b"not an answer").unwrap();
-    let pending: Pending<Bytes> =
-        client.send_bytes::<Bytes, _>("ask", b"?", &Ask::within(LONG)).unwrap();
+    let pending: Pending<Bytes> = client.send_bytes::<Bytes, _>("ask", b"?", &Ask::within(LONG)).unwrap();
     let message = subscriber.receive_timeout(LONG).unwrap().expect("a message");
     message.reply_bytes(b"!").unwrap();
     message.ack().unwrap();

@@ -99,6 +99,8 @@ pub(super) struct State {
     reader: Option<Box<Subscriber<Bytes>>>,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Counts requests.
+    sent: u32,
     /// Threads that sleep, the one that sleeps longest first.
     parked: VecDeque<Arc<Condvar>>,
 }
@@ -279,8 +281,12 @@ impl Desk {
 
     /// A place for a request. Its serial is never that of another request of this process that could still be answered.
     pub(super) fn open_slot(&self, most: u32) -> Option<u32> {
-        let opened = self.lock().open(most);
-        if opened.is_none_or(|serial| (serial >> PLACE_BITS).wrapping_add(serial).is_multiple_of(DRAIN_EVERY)) {
+        let mut state = self.lock();
+        state.sent = state.sent.wrapping_add(1);
+        let is_due = state.sent.is_multiple_of(DRAIN_EVERY);
+        let opened = state.open(most);
+        drop(state);
+        if is_due {
             self.drain();
         }
         opened

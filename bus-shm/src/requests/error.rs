@@ -17,9 +17,9 @@ pub enum Nobody {
 impl std::fmt::Display for Nobody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Nobody::NoTopic => "there is no such topic",
-            Nobody::NoGroup => "no group reads it; taps do not count",
-            Nobody::NoMember => "no member of its groups is alive",
+            Nobody::NoTopic => "there is no such topic; start a replier, which makes it",
+            Nobody::NoGroup => "no group reads it, and taps do not count; start a replier",
+            Nobody::NoMember => "no member of its groups is alive; start a replier, or leave the request to those groups (`even_if_away`)",
         })
     }
 }
@@ -29,9 +29,7 @@ impl std::fmt::Display for Nobody {
 #[non_exhaustive]
 pub enum RequestError {
     /// Nobody is there who could answer. Nothing was published.
-    #[error(
-        "topic {topic:?}: nobody can answer: {why}. Start a replier; `Ask::even_if_away` leaves the request to a group that keeps its messages"
-    )]
+    #[error("topic {topic:?}: nobody can answer: {why}")]
     NoReplier {
         /// The topic, or the mailbox with its `@`.
         topic: String,
@@ -151,7 +149,9 @@ pub enum ReplyError {
         sequence: u64,
     },
     /// Whoever asked has ended since.
-    #[error("topic {topic:?}: whoever asked message {sequence} takes part no more; nobody is left to be answered")]
+    #[error(
+        "topic {topic:?}: whoever asked message {sequence} takes part no more; nobody is left to be answered"
+    )]
     Gone {
         /// The topic.
         topic: String,

@@ -98,11 +98,7 @@ impl<A: Speak> Pending<A> {
 
     /// The request's identity.
     pub fn id(&self) -> MessageId {
-        MessageId {
-            topic_epoch: self.target.core().epoch(),
-            lane: self.lane.0,
-            sequence: self.sequence,
-        }
+        MessageId { topic_epoch: self.target.core().epoch(), lane: self.lane.0, sequence: self.sequence }
     }
 
     /// Can no answer come any more, since its time is over or as many have come as were asked for?

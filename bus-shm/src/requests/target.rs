@@ -181,12 +181,15 @@ impl Target {
                 }
                 groups::state::ACTIVE | groups::state::HELD => {
                     why = Nobody::NoMember;
-                    let Some(region) = is_shared.then(|| self.core.attach_owners(entry).ok()).flatten() else {
+                    let Some(region) = is_shared.then(|| self.core.attach_owners(entry).ok()).flatten()
+                    else {
                         continue;
                     };
                     let alive = (0..participants.reserved())
                         .filter(|&number| count_in(&region, number) > 0)
-                        .find_map(|number| participants.live(number).filter(|info| !participants.is_gone(info)));
+                        .find_map(|number| {
+                            participants.live(number).filter(|info| !participants.is_gone(info))
+                        });
                     if let Some(info) = alive {
                         let member = info.holder();
                         return (Some(Known { entry, member, owners: Some(region), proven }), why);

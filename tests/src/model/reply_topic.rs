@@ -138,16 +138,17 @@ impl ReplyTopic {
                 for who in 0..2_u8 {
                     let life = state.processes[usize::from(who)];
                     // Served by whoever has the request, be it the newest or not, and its sender alive or not.
-                    let was_asked = matches!(life, Life::Asked | Life::Dead) && state.there[self.name(who)].is_none();
+                    let was_asked =
+                        matches!(life, Life::Asked | Life::Dead) && state.there[self.name(who)].is_none();
                     // A holder that was superseded may serve what it had before.
                     let serves = h == 0 || state.newest == 1;
-                    if serves && was_asked && (state.is_registered(who) || self.variant == Variant::NotLooked) {
+                    if serves && was_asked && (state.is_registered(who) || self.variant == Variant::NotLooked)
+                    {
                         push("is asked for a topic, and sees the entry", who, &|n| {
                             n.holders[h] = At::Looked(who);
                         });
                     }
-                    let is_due =
-                        life == Life::Dead && state.incarnation == who && state.mark != Mark::Free;
+                    let is_due = life == Life::Dead && state.incarnation == who && state.mark != Mark::Free;
                     if is_due && is_newest {
                         push("begins to sweep", who, &|n| {
                             n.mark = Mark::Sweeping;
