@@ -223,6 +223,7 @@ fn without_a_live_replier_the_error_comes_at_once() {
     let answer = ask(&client, 5, LONG).unwrap().wait().unwrap();
     assert_eq!(answer.value().unwrap().number(), 5);
     agent.kill();
+    eventually("its death is known", || bus.participants().len() == 1);
     nobody(Nobody::NoMember);
     drop(topic.group("one").join().unwrap());
     nobody(Nobody::NoMember);

@@ -126,6 +126,15 @@ impl State {
         Some(slot.generation << PLACE_BITS | place)
     }
 
+    /// Frees the place of a request. How many of its answers nobody has taken.
+    fn close(&mut self, serial: u32) -> usize {
+        let Some(slot) = self.slot(serial) else { return 0 };
+        let untaken = slot.letters.len();
+        *slot = Slot { generation: slot.generation, ..Slot::default() };
+        self.free.push(serial % REQUESTS_MAX);
+        untaken
+    }
+
     /// False if nobody waits for it.
     fn deliver(&mut self, serial: u32, letter: Letter) -> bool {
         let Some(slot) = self.slot(serial) else { return false };
@@ -308,12 +317,7 @@ impl Desk {
 
     /// Nobody waits for this request any more.
     pub(super) fn close_slot(&self, serial: u32) {
-        let mut state = self.lock();
-        let Some(slot) = state.slot(serial) else { return };
-        let untaken = slot.letters.len();
-        *slot = Slot { generation: slot.generation, ..Slot::default() };
-        state.free.push(serial % REQUESTS_MAX);
-        drop(state);
+        let untaken = self.lock().close(serial);
         if untaken > 0 {
             self.late.fetch_add(untaken as u64, Ordering::Relaxed);
         }
@@ -429,5 +433,58 @@ impl Desk {
                 look_at = now + LOOK;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(sequence: u64) -> MessageId {
+        MessageId { topic_epoch: 7, lane: 0, sequence }
+    }
+
+    fn letter(cause: Option<MessageId>) -> Letter {
+        let from = Holder { participant: 1, incarnation: 1 };
+        Letter { words: Vec::new(), len_bytes: 0, kind: 0, is_error: false, from, cause }
+    }
+
+    #[test]
+    fn an_answer_reaches_its_request_and_no_later_one_in_its_place() {
+        let mut state = State::default();
+        let first = state.open(1).unwrap();
+        assert!(state.deliver(first, letter(Some(id(1)))));
+        assert!(!state.deliver(first, letter(Some(id(1)))), "one was asked for");
+        assert_eq!(state.close(first), 1, "nobody took it");
+        let second = state.open(1).unwrap();
+        assert_eq!(second % REQUESTS_MAX, first % REQUESTS_MAX, "the same place");
+        assert!(!state.deliver(first, letter(Some(id(1)))));
+        assert_eq!(state.close(first), 0, "it is closed already");
+        assert!(state.deliver(second, letter(Some(id(2)))));
+        assert!(state.take(second).is_some() && state.take(second).is_none());
+    }
+
+    #[test]
+    fn an_answer_to_another_message_is_none_whatever_its_serial() {
+        let mut state = State::default();
+        let serial = state.open(2).unwrap();
+        state.slot(serial).unwrap().id = Some(id(5));
+        for cause in [None, Some(id(6)), Some(MessageId { topic_epoch: 8, ..id(5) })] {
+            assert!(!state.deliver(serial, letter(cause)));
+        }
+        assert!(state.deliver(serial, letter(Some(id(5)))));
+        for stranger in [serial ^ 1, serial.wrapping_add(1 << PLACE_BITS), u32::MAX, 0] {
+            assert!(!state.deliver(stranger, letter(Some(id(5)))));
+        }
+    }
+
+    #[test]
+    fn there_are_as_many_places_as_slots_in_the_lane() {
+        let mut state = State::default();
+        let serials: Vec<u32> = (0..REQUESTS_MAX).map(|_| state.open(1).unwrap()).collect();
+        assert!(state.open(1).is_none());
+        state.close(serials[17]);
+        let again = state.open(1).unwrap();
+        assert!(!serials.contains(&again));
     }
 }
