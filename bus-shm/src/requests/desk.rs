@@ -185,12 +185,16 @@ impl State {
     }
 }
 
+/// A target and the type of its requests.
+type Known = (TypeId, Arc<Target>);
+
 /// Where a process is answered.
 pub(crate) struct Desk {
     bus: Arc<BusInner>,
     state: Mutex<State>,
     late: AtomicU64,
-    targets: Mutex<HashMap<String, Vec<(TypeId, Arc<Target>)>>>,
+    /// Topics that were asked in, each once a type.
+    targets: Mutex<HashMap<String, Vec<Known>>>,
 }
 
 impl std::fmt::Debug for Desk {

@@ -202,7 +202,7 @@ impl<A: Speak> Pending<A> {
     fn timed_out(&self) -> RequestError {
         let fate = self.target.fate(self.lane.index(), self.sequence);
         let (groups, got) = (fate.groups, fate.got);
-        match fate.is_dead() {
+        match fate.into_dead() {
             Some((group, error)) => RequestError::DeadLetter { topic: self.target.name(), group, error },
             None => RequestError::Timeout { topic: self.target.name(), waited: self.timeout, groups, got },
         }
@@ -210,7 +210,7 @@ impl<A: Speak> Pending<A> {
 }
 
 fn check_fate(target: &Target, lane: Lane, sequence: u64) -> Result<(), RequestError> {
-    match target.fate(lane.index(), sequence).is_dead() {
+    match target.fate(lane.index(), sequence).into_dead() {
         Some((group, error)) => Err(RequestError::DeadLetter { topic: target.name(), group, error }),
         None => Ok(()),
     }

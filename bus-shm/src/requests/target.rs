@@ -52,7 +52,7 @@ pub(super) struct Fate {
 
 impl Fate {
     /// Group and reason, if no answer can come any more.
-    pub(super) fn is_dead(self) -> Option<(String, String)> {
+    pub(super) fn into_dead(self) -> Option<(String, String)> {
         self.letter.filter(|_| self.dead == self.groups)
     }
 }

@@ -117,12 +117,12 @@ impl Model for Mailbox {
     }
 
     fn successors(&self, state: &State, out: &mut Successors<State>) {
-        for who in 0..NAMES.len() {
+        for (who, name) in NAMES.iter().enumerate() {
             self.step(state, who, out);
             if state.kills < self.kills && state.at[who] != At::Dead {
                 let mut next = *state;
                 (next.at[who], next.kills) = (At::Dead, state.kills + 1);
-                out.push((Step::kill(NAMES[who]), next));
+                out.push((Step::kill(name), next));
             }
         }
     }

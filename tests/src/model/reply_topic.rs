@@ -256,18 +256,18 @@ impl Model for ReplyTopic {
                 out.push((Step::kill("H0"), next));
             }
         }
-        for who in 0..2 {
+        for (who, name) in PROCESSES.iter().enumerate() {
             let life = state.processes[who];
             if life == Life::In {
                 let mut next = *state;
                 next.processes[who] = Life::Asked;
-                out.push((Step::new(PROCESSES[who], "asks for its topic"), next));
+                out.push((Step::new(name, "asks for its topic"), next));
             }
             if matches!(life, Life::In | Life::Asked) {
                 let mut next = *state;
                 next.processes[who] = Life::Dead;
                 // Its end is the goal of the run, and no fault.
-                out.push((Step::new(PROCESSES[who], "ends"), next));
+                out.push((Step::new(name, "ends"), next));
             }
         }
         self.answer(state, out);
