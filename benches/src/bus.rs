@@ -2,10 +2,10 @@
 //! row changes from the defaults is in its [`Settings`].
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bus_shm::payload::Fingerprint;
-use bus_shm::{Bus, Lane, PublishError, Wait};
+use bus_shm::{Ask, Bus, Lane, PublishError, RequestError, Wait};
 
 use crate::content::check;
 use crate::error::{BenchError, Result};
@@ -78,6 +78,17 @@ impl Connection {
             .open()
             .map_err(|error| refused("opening the bus", &error))?;
         Ok(Self { bus })
+    }
+
+    /// Asks in a topic.
+    pub(crate) fn requester<const WORDS: usize>(
+        &self,
+        topic: &str,
+        wait: WaitMode,
+    ) -> Result<Requester<WORDS>> {
+        let mut client = self.bus.requester().map_err(|error| refused("opening a requester", &error))?;
+        client.set_wait(wait_of(wait));
+        Ok(Requester { client, topic: topic.to_owned(), ask: Ask::within(DEADLINE) })
     }
 
     /// Opens a topic, creating it if it is not there.
@@ -163,6 +174,31 @@ impl<const WORDS: usize> Publisher<WORDS> {
     }
 }
 
+/// Asks, and waits for the answer.
+#[derive(Debug)]
+pub(crate) struct Requester<const WORDS: usize> {
+    client: bus_shm::Requester,
+    topic: String,
+    ask: Ask,
+}
+
+impl<const WORDS: usize> Requester<WORDS> {
+    /// The content of the answer.
+    #[inline(always)]
+    pub(crate) fn ask(&mut self, block: &Block<WORDS>) -> Result<Option<(u64, u64)>> {
+        // The replier may not have joined yet, as a subscriber of the ping-pong may not have.
+        let begun = Instant::now();
+        let pending = loop {
+            match self.client.send::<_, Block<WORDS>>(&self.topic, block, &self.ask) {
+                Err(RequestError::NoReplier { .. }) if begun.elapsed() < DEADLINE => std::thread::yield_now(),
+                sent => break sent.map_err(|error| refused("asking", &error))?,
+            }
+        };
+        let answer = pending.wait().map_err(|error| refused("waiting for an answer", &error))?;
+        Ok(answer.value().ok().and_then(content))
+    }
+}
+
 /// Reads messages.
 #[derive(Debug)]
 pub(crate) struct Subscriber<const WORDS: usize>(bus_shm::Subscriber<Block<WORDS>>);
@@ -222,6 +258,12 @@ impl<const WORDS: usize> Message<'_, WORDS> {
     #[inline(always)]
     pub(crate) fn content(&self) -> Option<(u64, u64)> {
         self.0.value().ok().and_then(content)
+    }
+
+    /// Answers it.
+    #[inline(always)]
+    pub(crate) fn reply(&self, block: &Block<WORDS>) -> Result<()> {
+        self.0.reply(block).map_err(|error| refused("answering", &error))
     }
 
     pub(crate) fn is_critical(&self) -> bool {

@@ -167,6 +167,25 @@ fn latency(row: &Row<'_>, rows: &[Row<'_>]) -> ScenarioReport {
         report.per_core =
             vec![row.per_core(0, "round trip / 2"), row.per_core(1, "round trip / 2, seen from the answer")];
     }
+    if row.spec.asks {
+        // Both are one way, half of a round trip.
+        let is_plain = |row: &&Row<'_>| {
+            let spec = row.spec;
+            !spec.asks && !spec.bare && !spec.one_producer && !spec.no_stamps
+        };
+        let p50 = |row: &Row<'_>| row.histogram(0).summary().p50 as f64;
+        let plain = rows.iter().find(is_plain).filter(|row| !row.measured.used.is_empty());
+        let ratio =
+            plain.map(|plain| p50(row) / p50(plain)).filter(|ratio| ratio.is_finite() && *ratio > 0.0);
+        let judged = row.judged() && plain.is_some_and(Row::judged);
+        report.target = Some(Target::at_most(
+            "round trip p50 to the ping-pong's",
+            targets::REQUEST_TO_PING_PONG,
+            ratio,
+            judged,
+        ));
+        return report;
+    }
     // Targets are for 64 bytes: the line floor carries no payload.
     if row.spec.payload_bytes == 64 && !row.spec.no_stamps {
         let limit = if row.spec.one_producer {
@@ -458,6 +477,20 @@ mod tests {
         assert!(rows[1].target.is_none() && rows[1].variant.as_deref() == Some("bare ring"));
         let target = build_on(&group, &all(45.0))[0].target.clone().unwrap();
         assert_eq!((target.value, target.met), (Some(3.0), Some(false)), "the line is slower: it counts");
+    }
+
+    #[test]
+    fn requests_are_judged_by_the_ping_pong_of_the_same_run() {
+        let spec = Spec::of(Scenario::Latency);
+        let group =
+            group(Scenario::Latency, FloorKind::Line, vec![spec.clone(), Spec { asks: true, ..spec }]);
+        let timed = |ns: f64| Measured {
+            used: (0..5).map(|round| slice(round, 50.0, vec![outcome(ns), outcome(ns)])).collect(),
+            ..Measured::default()
+        };
+        let target = |ns| build_on(&group, &[timed(100.0), timed(ns)])[1].target.clone().unwrap();
+        assert_eq!((target(200.0).value, target(200.0).met), (Some(2.0), Some(true)));
+        assert_eq!(target(300.0).met, Some(false));
     }
 
     #[test]

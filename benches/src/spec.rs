@@ -134,6 +134,8 @@ pub(crate) struct Spec {
     pub(crate) saturated: bool,
     /// Who sends the critical messages (priority).
     pub(crate) sender: Sender,
+    /// By request and reply instead of two topics (latency).
+    pub(crate) asks: bool,
     /// The same without the bus: handlers alone (pipeline), a bare ring (latency, throughput).
     pub(crate) bare: bool,
 }
@@ -157,6 +159,7 @@ impl Spec {
             rate_hz: 0,
             saturated: false,
             sender: Sender::Same,
+            asks: false,
             bare: false,
         }
     }
@@ -191,6 +194,7 @@ impl Spec {
                 Some(format!("{load} sender={sender}"))
             }
             Scenario::Paced => Some(format!("{}/s", self.rate_hz)),
+            Scenario::Latency if self.asks => Some("request and reply".into()),
             Scenario::Latency | Scenario::Throughput if self.bare => Some("bare ring".into()),
             _ => None,
         }

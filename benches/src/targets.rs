@@ -6,6 +6,8 @@ use crate::report::{ScenarioReport, Target, Verdict};
 pub(crate) const LATENCY_TO_LINE: f64 = 2.2;
 /// One way with `producers(1)`, to the line.
 pub(crate) const LATENCY_ONE_PRODUCER_TO_LINE: f64 = 1.5;
+/// Half of the round trips of requests, to half of those between two topics in the same run.
+pub(crate) const REQUEST_TO_PING_PONG: f64 = 2.5;
 /// Messages a second with default settings, to the ring.
 pub(crate) const THROUGHPUT_TO_RING: f64 = 0.2;
 /// Messages a second with `producers(1)`, to the ring.

@@ -1,7 +1,7 @@
 //! How a command ends: the message for the user and the exit code for the script.
 
 use bus_shm::dead_letters::{ReplayError, ReplayRefused};
-use bus_shm::{AttachError, BusError, PublishError, ReceiveError, RegionError, TopicError};
+use bus_shm::{AttachError, BusError, MailboxError, PublishError, ReceiveError, RegionError, TopicError};
 use rustix::io::Errno;
 use std::fmt::Display;
 use std::io;
@@ -125,6 +125,15 @@ fn code_of_attach(error: &AttachError) -> Code {
     }
 }
 
+fn code_of_mailbox(error: &MailboxError) -> Code {
+    match error {
+        MailboxError::Name { .. } => Code::Usage,
+        MailboxError::Owned { .. } => Code::Refused,
+        MailboxError::Attach(error) => code_of_attach(error),
+        _ => Code::Error,
+    }
+}
+
 fn code_of_publish(error: &PublishError) -> Code {
     match error {
         PublishError::Full(_) | PublishError::CircuitOpen { .. } | PublishError::Throttled { .. } => {
@@ -169,6 +178,7 @@ failure_from! {
     BusError => code_of_bus,
     TopicError => code_of_topic,
     AttachError => code_of_attach,
+    MailboxError => code_of_mailbox,
     PublishError => code_of_publish,
     ReceiveError => code_of_receive,
     ReplayError => code_of_replay,

@@ -45,6 +45,8 @@ pub(crate) enum Command {
     /// Publish a message, a file, or each line of standard input
     #[command(visible_alias = "publish")]
     Pub(cmd::publish::Args),
+    /// Ask a question in a topic or of a mailbox, and print the answer
+    Request(cmd::request::Args),
     /// Print the messages of one or more topics as they come
     #[command(visible_aliases = ["subscribe", "echo"])]
     Sub(cmd::subscribe::Args),

@@ -49,6 +49,7 @@ fn run(cli: &Cli) -> Outcome {
         Command::Ls(args) => cmd::ls::run(place, args),
         Command::Info(args) => cmd::info::run(place, args),
         Command::Pub(args) => cmd::publish::run(place, args),
+        Command::Request(args) => cmd::request::run(place, args),
         Command::Sub(args) => cmd::subscribe::run(place, args),
         Command::Dlq(args) => cmd::dlq::run(place, args),
         Command::Quota(args) => cmd::quota::run(place, args),

@@ -4,7 +4,7 @@ use crate::exit::Failure;
 use crate::output;
 use bus_shm::directory::BusDir;
 use bus_shm::inspect::BusView;
-use bus_shm::{Bus, BusBuilder};
+use bus_shm::{Bus, BusBuilder, mailbox};
 use std::fmt::Display;
 use std::path::PathBuf;
 
@@ -32,6 +32,22 @@ impl Place {
     pub(crate) fn check_topic(name: &str) -> Result<(), Failure> {
         bus_core::name::check_topic(name)
             .map_err(|why| bus_shm::TopicError::Name { name: name.to_owned(), why }.into())
+    }
+
+    /// The topic that a name means: `@name` is a mailbox. Others are taken as they are.
+    pub(crate) fn resolve(name: &str) -> Result<String, Failure> {
+        match name.strip_prefix('@') {
+            Some(mailbox) => Ok(mailbox::topic_of(mailbox)?),
+            None => Ok(name.to_owned()),
+        }
+    }
+
+    /// The same of a topic that is created if need be, or must not be one of the bus's own.
+    pub(crate) fn resolve_checked(name: &str) -> Result<String, Failure> {
+        if !name.starts_with('@') {
+            Self::check_topic(name)?;
+        }
+        Self::resolve(name)
     }
 
     /// Takes part in the bus under a service name, creating it if it is missing and `create`.

@@ -4,7 +4,7 @@
 //! byte  0..16   correlation: what belongs together, 0 none
 //!       16..24  cause: epoch of the topic, 0 none
 //!       24..32  cause: sequence (56 bits), lane (8 bits)
-//!       32..40  zero
+//!       32..40  reply: where to answer, or which request this answers; 0 neither
 //!       40..48  expiry, CLOCK_MONOTONIC ns, 0 never
 //!       48..50  hops: how many causes lie behind it
 //!       50..64  zero
@@ -12,6 +12,7 @@
 //!
 //! Written and read like a payload: by its producer before the message is published, by readers afterwards.
 
+use crate::holder::Holder;
 use crate::layout::EXTENSION_BYTES;
 use bytemuck::{Pod, Zeroable};
 
@@ -54,7 +55,8 @@ pub struct Extension {
     correlation: [u64; 2],
     cause_epoch: u64,
     cause_message: u64,
-    reserved_key: u64,
+    /// A [`Reply`], or 0.
+    reply: u64,
     /// CLOCK_MONOTONIC ns after which nobody wants it any more; 0 never.
     pub expiry_ns: u64,
     /// How many causes lie behind it; saturates.
@@ -88,6 +90,22 @@ impl Extension {
         (self.cause_epoch, self.cause_message) = (cause.topic_epoch, cause.packed());
     }
 
+    /// Where to answer, or what is answered. `None` also for what no process ever writes there.
+    pub const fn reply(&self) -> Option<Reply> {
+        Reply::unpack(self.reply)
+    }
+
+    /// Sets it.
+    pub const fn set_reply(&mut self, reply: Reply) {
+        self.reply = reply.pack();
+    }
+
+    /// The same, but for how many causes lie behind it.
+    #[must_use]
+    pub const fn with_hops(self, hops: u16) -> Self {
+        Self { hops, ..self }
+    }
+
     /// The same, but for when its time is over.
     #[must_use]
     pub const fn with_expiry_ns(self, expiry_ns: u64) -> Self {
@@ -95,7 +113,64 @@ impl Extension {
     }
 }
 
+/// What the word at 32 says: of a request where to answer, of an answer which request it answers and who does.
+///
+/// ```text
+/// bit   0..10         10..24                       24..32   32..64
+///       participant   incarnation of participant   flags    serial
+/// ```
+///
+/// The process is the one that asks in a request, and the one that answers in an answer. The serial is the requester's, and comes back
+/// with the answer. Whoever reads it checks who that is: any bit pattern may stand here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The process.
+    pub process: Holder,
+    /// One of [`Reply::WANTED`] and [`Reply::ANSWER`], and more.
+    pub flags: u8,
+    /// The requester's number for the request.
+    pub serial: u32,
+}
+
+impl Reply {
+    /// A request: somebody waits for an answer.
+    pub const WANTED: u8 = 1;
+    /// An answer.
+    pub const ANSWER: u8 = 2;
+    /// Of an answer: the payload says why there is none.
+    pub const ERROR: u8 = 4;
+
+    const fn pack(self) -> u64 {
+        self.process.participant as u64 & 0x3ff
+            | (self.process.incarnation as u64 & Holder::INCARNATION_MASK) << 10
+            | (self.flags as u64) << 24
+            | (self.serial as u64) << 32
+    }
+
+    const fn unpack(word: u64) -> Option<Self> {
+        let this = Self {
+            process: Holder {
+                participant: word as u16 & 0x3ff,
+                incarnation: (word >> 10 & Holder::INCARNATION_MASK) as u16,
+            },
+            flags: (word >> 24) as u8,
+            serial: (word >> 32) as u32,
+        };
+        match this.flags {
+            Self::WANTED | Self::ANSWER => Some(this),
+            flags if flags == Self::ANSWER | Self::ERROR => Some(this),
+            _ => None,
+        }
+    }
+
+    /// Does somebody wait for an answer?
+    pub const fn is_request(self) -> bool {
+        self.flags == Self::WANTED
+    }
+}
+
 const _: () = assert!(size_of::<Extension>() == EXTENSION_BYTES);
+const _: () = assert!(core::mem::offset_of!(Extension, reply) == 32);
 const _: () = assert!(core::mem::offset_of!(Extension, cause_epoch) == 16);
 const _: () = assert!(core::mem::offset_of!(Extension, cause_message) == 24);
 const _: () = assert!(core::mem::offset_of!(Extension, expiry_ns) == 40);
@@ -122,6 +197,23 @@ mod tests {
         let read: Extension = bytemuck::cast(words);
         assert_eq!((read.cause(), read.correlation(), read.hops), (Some(cause), Some(u128::MAX - 1), 64));
         assert_eq!(read.expiry_ns, 7);
+    }
+
+    #[test]
+    fn where_to_answer_survives_and_what_nobody_writes_is_nothing() {
+        let process = Holder { participant: 1_022, incarnation: 16_383 };
+        for flags in [Reply::WANTED, Reply::ANSWER, Reply::ANSWER | Reply::ERROR] {
+            let reply = Reply { process, flags, serial: u32::MAX };
+            let mut block = Extension::default();
+            assert_eq!(block.reply(), None);
+            block.set_reply(reply);
+            assert_eq!(block.reply(), Some(reply));
+            assert_eq!((block.expiry_ns, block.cause(), block.correlation()), (0, None, None));
+        }
+        for flags in [0_u64, 3, 4, 5, 7, 8, 9, 0xff] {
+            let word = u64::MAX & !(0xff << 24) | flags << 24;
+            assert_eq!(Extension { reply: word, ..Extension::default() }.reply(), None, "flags {flags}");
+        }
     }
 
     #[test]

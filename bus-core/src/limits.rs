@@ -78,3 +78,12 @@ pub const LISTENER_TOPICS_MAX: u32 = 32_768;
 pub const TOPIC_LISTENERS_MAX: u32 = 480;
 /// Patterns of one subscription.
 pub const PATTERNS_MAX: usize = 1_024;
+/// Requests of one process that may wait for answers: the low 11 bits of a serial name one, and the reply lane has as many slots,
+/// so that one answer to each always has room.
+pub const REQUESTS_MAX: u32 = 2_048;
+/// Publishers of a reply topic: processes, and threads of them, that answer one process at a time.
+pub const REPLY_PRODUCERS_MAX: u32 = 128;
+/// Messages that a mailbox holds for its owner.
+pub const MAILBOX_CAPACITY: u32 = 256;
+/// First segment of an arena of a reply topic or a mailbox: there are many of them, and most carry little.
+pub const SMALL_ARENA_FIRST_BYTES: u64 = 4 << 10;

@@ -64,6 +64,27 @@ pub fn check_topic(name: &str) -> Result<(), NameError> {
     if name.starts_with('_') { Err(NameError::Reserved) } else { Ok(()) }
 }
 
+/// What the names of the topics begin with that libraries ask for on their own account, each kind with a rule of its own.
+pub const BUS_TOPICS: &str = "_bus.";
+/// What the names of reply topics begin with: then come participant number, a dot, and its incarnation.
+pub const REPLY_TOPICS: &str = "_reply.";
+/// What the names of mailboxes' topics begin with: then comes the mailbox's name.
+pub const MAIL_TOPICS: &str = "_mail.";
+/// Bytes of a mailbox's name.
+pub const MAILBOX_NAME_BYTES_MAX: usize = crate::limits::TOPIC_NAME_BYTES_MAX - MAIL_TOPICS.len();
+
+/// The participant and its incarnation that the name of a reply topic names. `None` if it is not written as the bus writes it.
+pub fn reply_topic_of(name: &str) -> Option<(u16, u32)> {
+    let (participant, incarnation) = name.strip_prefix(REPLY_TOPICS)?.split_once('.')?;
+    let is_plain = |text: &str| {
+        text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'))
+    };
+    if !is_plain(participant) || !is_plain(incarnation) {
+        return None;
+    }
+    Some((participant.parse().ok()?, incarnation.parse().ok()?))
+}
+
 /// FNV-1a over bytes, continued from `state`. Stands for names in words and makes type fingerprints; it
 /// recognises accidents, it does not resist an attacker.
 pub const fn fnv1a(bytes: &[u8], mut state: u64) -> u64 {
@@ -110,6 +131,18 @@ mod tests {
         let long = "x".repeat(201);
         assert_eq!(check_topic(&long), Err(NameError::TooLong { len_bytes: 201, max_bytes: 200 }));
         assert!(check_topic(&long[1..]).is_ok());
+    }
+
+    #[test]
+    fn a_reply_topic_has_one_name() {
+        assert_eq!(reply_topic_of("_reply.7.12"), Some((7, 12)));
+        assert_eq!(reply_topic_of("_reply.0.4294967295"), Some((0, u32::MAX)));
+        for name in
+            ["_reply", "_reply.7", "_reply.07.1", "_reply.7.1.2", "_reply.+7.1", "_reply.x.1", "reply.7.1"]
+        {
+            assert_eq!(reply_topic_of(name), None, "{name}");
+        }
+        assert_eq!(reply_topic_of("_reply.70000.1"), None);
     }
 
     #[test]

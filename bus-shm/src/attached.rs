@@ -9,7 +9,7 @@
 use crate::error::RegionError;
 use crate::sys::error::SysError;
 use bus_core::limits::TOPIC_NAME_BYTES_MAX;
-use bus_core::name::check_dotted;
+use bus_core::name::{REPLY_TOPICS, check_dotted};
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -17,6 +17,15 @@ use std::path::Path;
 
 /// What a list begins with.
 const HEAD: &[u8] = b"topics\n";
+
+/// What stands for all reply topics in which a process answers: a line for each would never end. Whoever sweeps it looks into those of
+/// all who take part.
+pub(crate) const REPLIES: &str = "_reply";
+
+/// The line for a topic.
+pub(crate) fn line_of(topic: &str) -> &str {
+    if topic.starts_with(REPLY_TOPICS) { REPLIES } else { topic }
+}
 
 /// The list that this process keeps.
 #[derive(Debug, Default)]

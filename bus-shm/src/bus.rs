@@ -1,11 +1,14 @@
 //! A bus as a process sees it: opened by name, with a lease that shows that the process lives.
 
-use crate::directory::BusDir;
+use crate::attached;
+use crate::directory::{BusDir, reply_topic};
 use crate::error::{BusError, RegionError, TopicError};
 use crate::lease::{Lease, ParticipantInfo, Participants};
 use crate::listeners::{Listeners, OpenPipes};
-use crate::payload::{Bytes, Speak};
+use crate::mailbox::{Mailbox, MailboxError};
+use crate::payload::{Bytes, Message, Speak};
 use crate::region::{Access, Region};
+use crate::requests::{Answer, Ask, Desk, RequestError, Requester};
 use crate::supervisor::protocol::{Reply, Request};
 use crate::supervisor::role::{self, Role};
 use crate::supervisor::{Host, client, create};
@@ -17,11 +20,11 @@ use bus_core::doorbell::Barrier;
 use bus_core::holder::Holder;
 use bus_core::layout::superblock::{self, FLAG_MEMBARRIER, FLAG_TEMPORARY, at};
 use bus_core::limits::{PARTICIPANTS_MAX, SERVICE_NAME_BYTES_MAX};
-use bus_core::name::check_dotted;
+use bus_core::name::{REPLY_TOPICS, check_dotted};
 use bus_core::sync::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// How often a process registers anew because the supervisor died before it answered.
@@ -178,6 +181,35 @@ impl Bus {
         crate::supervisor::events::open(&self.inner)
     }
 
+    /// Asks questions: many at once, from any thread. All handles of a process share one place where its answers come in.
+    ///
+    /// # Errors
+    /// The place could not be made: see [`TopicBuilder::open`].
+    pub fn requester(&self) -> Result<Requester, RequestError> {
+        Requester::open(&self.inner)
+    }
+
+    /// Asks one question in a topic, and waits for the answer. Who asks more than once keeps a [`Bus::requester`].
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub fn request<Q: Message, A: Speak>(
+        &self,
+        topic: &str,
+        value: &Q,
+        timeout: Duration,
+    ) -> Result<Answer<A>, RequestError> {
+        self.requester()?.send(topic, value, &Ask::within(timeout))?.wait()
+    }
+
+    /// The mailbox of that name, made if there is none yet: a topic that keeps its owner's messages in order while it is away.
+    ///
+    /// # Errors
+    /// A name that is not allowed; as [`TopicBuilder::open`].
+    pub fn mailbox<T: Speak>(&self, name: &str) -> Result<Mailbox<T>, MailboxError> {
+        Mailbox::open(&self.inner, name)
+    }
+
     /// All options of a topic.
     pub fn topic_builder<T: Speak>(&self, name: &str) -> TopicBuilder<T> {
         TopicBuilder::new(self.inner.clone(), name)
@@ -250,6 +282,8 @@ pub(crate) struct BusInner {
     /// Mapped when first needed.
     listeners: OnceLock<Listeners>,
     open_pipes: OpenPipes,
+    /// Where this process is answered, while somebody asks.
+    desk: Mutex<Weak<Desk>>,
 }
 
 /// What a process maps of a bus before it takes part.
@@ -360,11 +394,22 @@ impl BusInner {
             unlinked_reported: AtomicBool::new(false),
             listeners: OnceLock::new(),
             open_pipes: OpenPipes::default(),
+            desk: Mutex::default(),
         })
     }
 
     fn lock_host(&self) -> std::sync::MutexGuard<'_, Option<Host>> {
         self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The desk of this process, for who opens it or asks there.
+    pub(crate) fn lock_desk(&self) -> MutexGuard<'_, Weak<Desk>> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Name of the topic on which this process is answered.
+    pub(crate) fn reply_topic(&self) -> String {
+        reply_topic(self.me.participant, self.tag)
     }
 
     pub(crate) fn dir(&self) -> &BusDir {
@@ -422,7 +467,7 @@ impl BusInner {
 
     /// Before anything is held in a topic: whoever sweeps this process walks the topics that it has noted.
     pub(crate) fn note_topic(&self, topic: &str) -> Result<(), RegionError> {
-        if self.lease.note(topic)?
+        if self.lease.note(attached::line_of(topic))?
             && let Some(count) = self.spin.look(superblock::spin::ATTACHED)
         {
             // Release: the holder of the role that sees it reads the list with this topic.
@@ -464,6 +509,10 @@ impl BusInner {
 
     /// Have the files of the bus, or of a topic, been deleted under it? Where they were; once.
     pub(crate) fn noticed_unlinked(&self, topic: &TopicCore) -> Option<PathBuf> {
+        if topic.name().starts_with(REPLY_TOPICS) {
+            // They go with their process.
+            return None;
+        }
         let path = match (self.superblock.is_unlinked(), topic.is_unlinked()) {
             (true, _) => self.dir.path(),
             (false, true) => &topic.dir().0,

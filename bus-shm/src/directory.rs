@@ -3,7 +3,7 @@
 use crate::error::BusError;
 use crate::sys::{file, socket, tmpfs};
 use bus_core::limits::BUS_NAME_BYTES_MAX;
-use bus_core::name::check_dotted;
+use bus_core::name::{REPLY_TOPICS, check_dotted};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -164,6 +164,11 @@ pub(crate) fn visible_names(dir: &Path) -> Vec<String> {
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| !name.starts_with('.'))
         .collect()
+}
+
+/// Name of the topic on which the participant of this number and incarnation is answered.
+pub(crate) fn reply_topic(participant: u16, tag: u32) -> String {
+    format!("{REPLY_TOPICS}{participant}.{tag}")
 }
 
 /// The directory of one topic.

@@ -467,12 +467,46 @@ pub struct Full {
     pub lag_count: u64,
     /// How long was waited.
     pub waited: Duration,
+    /// Of a mailbox, where its owner is.
+    pub owner: Option<MailboxOwner>,
+}
+
+/// Where the owner of a mailbox is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MailboxOwner {
+    /// It reads, or could.
+    There,
+    /// It left, or was found dead, at this CLOCK_REALTIME ns.
+    AwaySince(u64),
+    /// There has been none yet.
+    None,
+}
+
+impl std::fmt::Display for MailboxOwner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            MailboxOwner::There => write!(f, "its owner is there"),
+            MailboxOwner::None => write!(f, "it has never had an owner"),
+            MailboxOwner::AwaySince(since_ns) => {
+                let away_ns = crate::sys::clock::realtime_ns().saturating_sub(*since_ns);
+                let away_s = Duration::from_nanos(away_ns).as_secs_f64();
+                write!(f, "its owner has been away for {away_s:.1} s")
+            }
+        }
+    }
 }
 
 impl std::fmt::Display for Full {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Full { topic, lane, what, limit, group, lag_count, waited } = self;
+        let Full { topic, lane, what, limit, group, lag_count, waited, owner } = self;
         let unit = if *what == FullOf::Ring { "slots" } else { "bytes" };
+        if let Some(owner) = owner {
+            let mailbox = crate::mailbox::display(topic);
+            return write!(
+                f,
+                "mailbox {mailbox} is full: the {what} ({limit} {unit}) stayed full for {waited:?}, {lag_count} messages wait, and {owner}. Let it read (`shmbus sub {mailbox}`), or try again later"
+            );
+        }
         write!(f, "topic {topic:?}, lane {lane}: the {what} ({limit} {unit}) stayed full for {waited:?}")?;
         match group {
             Some(group) => write!(

@@ -530,7 +530,10 @@ fn leave(core: &TopicCore, joined: &Joined) {
     let Some(word) = core.group_word(joined.entry, in_entry::STATE) else { return };
     let ephemeral = core.group_number(joined.entry, in_entry::KIND) & kind::EPHEMERAL != 0;
     let next = if ephemeral { state::FREE } else { state::HELD };
-    if group::change(word, joined.word, joined.word.with_state(next)).is_none() {
+    let left = group::change(word, joined.word, joined.word.with_state(next));
+    if left.is_some() {
+        core.note_owner_left();
+    } else {
         // It was let go while it was held: the entry waits for its process to say so.
         let evicted = joined.word.with_state(state::EVICTED);
         let next = if ephemeral { state::FREE } else { state::DETACHED };

@@ -3,8 +3,9 @@
 
 use crate::aside::AsideFile;
 use crate::directory::{BusDir, visible_names};
-use crate::error::{BusError, TopicError};
+use crate::error::{BusError, MailboxOwner, TopicError};
 use crate::lease::{ParticipantInfo, Participants};
+use crate::mailbox;
 use crate::payload::TypeIdentity;
 use crate::quota::Quota;
 use crate::reader::LaneReader;
@@ -221,6 +222,8 @@ pub struct GroupState {
 pub struct TopicState {
     /// Its name.
     pub name: String,
+    /// Of a mailbox, where its owner is.
+    pub mailbox: Option<MailboxOwner>,
     /// CLOCK_MONOTONIC ns at which this was read.
     pub at_ns: u64,
     /// Memory of all its files in bytes.
@@ -419,7 +422,10 @@ impl TopicView {
             }
         }
         let publishers = self.publishers(at_ns);
+        let of_owner = groups.iter().find(|group| group.name == mailbox::OWNER).map(|group| group.state);
+        let owner_state = if of_owner == Some("held") { state::HELD } else { state::ACTIVE };
         TopicState {
+            mailbox: mailbox::owner_of(&self.core, owner_state),
             name: self.core.name().to_owned(),
             at_ns,
             memory_bytes: self.core.dir().memory_bytes(),
@@ -668,7 +674,9 @@ pub(crate) fn unread(dir: &BusDir) -> Vec<String> {
     let Ok(view) = BusView::open(dir.name(), dir.base().parent()) else { return Vec::new() };
     let mut lines = Vec::new();
     for (name, brief) in view.briefs() {
-        if brief.is_ok_and(|brief| brief.unread_count == 0) {
+        // Answers wait for a process that is attached, and is named as such.
+        if name.starts_with(bus_core::name::REPLY_TOPICS) || brief.is_ok_and(|brief| brief.unread_count == 0)
+        {
             continue;
         }
         let Ok(mut topic) = view.topic(&name) else { continue };

@@ -143,6 +143,25 @@ impl Participants {
         self.entry(participant, |word| word.state == participant::LIVE)
     }
 
+    /// Is `holder` registered? A look at one word: one that has just died may still be.
+    #[inline]
+    pub(crate) fn is_registered(&self, holder: Holder) -> bool {
+        self.tag_of(holder).is_some()
+    }
+
+    /// The full incarnation of a registered process.
+    #[inline]
+    pub(crate) fn tag_of(&self, holder: Holder) -> Option<u32> {
+        if holder.participant >= self.reserved() {
+            return None;
+        }
+        // Acquire: pairs with the Release that made it LIVE; the name of its reply topic is that of this incarnation.
+        let word = self.superblock.look(entry_offset(holder.participant) as usize)?.load(Ordering::Acquire);
+        let word = HolderWord::unpack(word);
+        (word.state == participant::LIVE && Holder::new(holder.participant, u64::from(word.tag)) == holder)
+            .then_some(word.tag)
+    }
+
     /// Process and name of `holder`, even if it has left, as long as nobody else has got its number.
     pub(crate) fn describe_last(&self, holder: Holder) -> Option<(u32, String)> {
         let is_its = |word: HolderWord| {

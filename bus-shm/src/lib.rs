@@ -41,6 +41,7 @@ pub mod handlers;
 pub mod inspect;
 mod lease;
 mod listeners;
+pub mod mailbox;
 pub mod many;
 pub mod metadata;
 mod observe;
@@ -51,6 +52,7 @@ mod reader;
 mod region;
 mod repair;
 pub mod replay;
+pub mod requests;
 pub mod subscriber;
 pub mod supervisor;
 #[doc(hidden)]
@@ -62,9 +64,11 @@ pub use bus::{Bus, BusBuilder};
 pub use bus_core::extension::MessageId;
 pub use bus_core::lane::Lane;
 pub use error::{
-    AttachError, BreakerReason, BusError, NotOwner, PublishError, ReceiveError, RegionError, TopicError,
+    AttachError, BreakerReason, BusError, MailboxOwner, NotOwner, PublishError, ReceiveError, RegionError,
+    TopicError,
 };
 pub use lease::ParticipantInfo;
+pub use mailbox::{Mailbox, MailboxError};
 #[cfg(feature = "tokio")]
 pub use many::{AsyncSubscriber, Messages, OwnedMessage};
 pub use many::{Incoming, ManyBuilder, ManyError, ManySubscriber};
@@ -75,6 +79,7 @@ pub use publisher::AsyncPublisher;
 pub use publisher::{Loan, Publisher};
 pub use quota::Quota;
 pub use repair::collect_garbage;
+pub use requests::{Answer, Ask, Gather, Pending, ReplyError, RequestError, Requester};
 pub use subscriber::{
     Batch, BatchItem, Expired, OtherTypes, Received, Stall, StallPolicy, Start, Subscriber, SubscriberBuilder,
 };

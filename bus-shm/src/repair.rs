@@ -2,18 +2,18 @@
 //! death; the supervisor only does it sooner. Every function here leaves a healthy topic as it was.
 
 use crate::aside::AsideFile;
-use crate::directory::BusDir;
 use crate::error::{RegionError, TopicError};
+use crate::directory::{BusDir, TEMPORARY, TopicDir, unique_name};
 use crate::lease::Participants;
 use crate::listeners::{Listeners, wake_readers_after_repair};
 use crate::region::{Access, Region};
 use crate::supervisor::role;
-use crate::sys::futex;
+use crate::sys::{file, futex};
 use crate::topic::{Role, TopicCore};
 use bus_core::aside::{AsideClaim, Counter, Table};
 use bus_core::group;
 use bus_core::holder::{Holder, HolderWord, producer};
-use bus_core::layout::{PAGE_BYTES, arena, groups, ring};
+use bus_core::layout::{PAGE_BYTES, arena, groups, ring, wake};
 use bus_core::limits::PARTICIPANTS_MAX;
 use bus_core::owner;
 use bus_core::seq::distance;
@@ -61,6 +61,25 @@ pub(crate) fn sweep(
     goes_on()
 }
 
+/// Removes the topic on which the dead `participant` of this incarnation was answered. The name goes first, in one step: nobody opens it
+/// any more. Then those who answer are told, and then the files go. No other registration ever has this name.
+pub(crate) fn remove_reply_topic(dir: &BusDir, participant: u16, tag: u32) {
+    let home = dir.topic(&crate::directory::reply_topic(participant, tag));
+    let doomed = TopicDir(dir.topics().join(unique_name(TEMPORARY)));
+    if file::rename_noreplace(&home.0, &doomed.0).is_err() {
+        return;
+    }
+    if let Ok((wake, _)) = Region::attach(&doomed.wake(), wake::MAGIC, Access::Write, None) {
+        if let Some(state) = wake.look32(wake::at::STATE) {
+            state.fetch_or(wake::state::CLOSED, Ordering::AcqRel);
+        }
+        if let Some(bell) = wake.look32(wake::at::SPACE_BELL) {
+            futex::wake_all(bell);
+        }
+    }
+    let _ = file::remove_tree(&doomed.0);
+}
+
 fn sweep_topic(topic: &TopicCore, dead: Holder, is_its: &dyn Fn() -> bool) {
     for entry in 0..topic.groups_used() {
         release_group(topic, entry, dead);
@@ -79,7 +98,7 @@ fn sweep_topic(topic: &TopicCore, dead: Holder, is_its: &dyn Fn() -> bool) {
 
 /// Has the topic dead letters that nobody was told of?
 pub(crate) fn has_unannounced(topic: &TopicCore) -> bool {
-    !topic.name().starts_with('_')
+    crate::dead_letters::are_announced(topic.name())
         && (0..topic.groups_used()).any(|entry| {
             let Some(file) = aside_of(topic, entry) else { return false };
             let has_dead = file.counter(Counter::Dead).load(Ordering::Relaxed) != 0;
@@ -130,6 +149,9 @@ pub(crate) fn release_group(topic: &TopicCore, entry: usize, dead: Holder) -> bo
             settle_one_member(topic, entry, dead);
         }
         if group::change(word, seen, seen.with_state(next)).is_some() {
+            if next == groups::state::HELD {
+                topic.note_owner_left();
+            }
             return true;
         }
     }

@@ -12,13 +12,14 @@ use crate::region::{Access, Region};
 use crate::subscriber::{Subscriber, SubscriberBuilder};
 use crate::supervisor::create;
 use crate::supervisor::protocol::{GroupSpec, Reply, Request, TopicSpec};
-use crate::sys::clock::monotonic_ns;
+use crate::sys::clock::{monotonic_ns, realtime_ns};
 use bus_core::doorbell::Doorbell;
 use bus_core::gate::{self, Cursors};
 use bus_core::layout::{get_name, groups, owners, ring, wake};
 use bus_core::limits;
 use bus_core::listener::Table;
 use bus_core::ring::{Slot, mpmc, spsc};
+use bus_core::name::MAIL_TOPICS;
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -389,6 +390,16 @@ impl TopicCore {
         self.wake.look(offset_bytes).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
+    /// The owner of this mailbox is gone from now on; nothing for other topics.
+    pub(crate) fn note_owner_left(&self) {
+        if self.name.starts_with(MAIL_TOPICS)
+            && let Some(word) = self.wake.look(wake::at::AWAY_SINCE)
+        {
+            // Relaxed: a time to show, complete in itself. By the maximum: whoever repairs may come late.
+            word.fetch_max(realtime_ns(), Ordering::Relaxed);
+        }
+    }
+
     /// A half word of the wake file.
     pub(crate) fn wake_half(&self, offset_bytes: usize) -> Option<&AtomicU32> {
         self.wake.look32(offset_bytes)
@@ -475,6 +486,7 @@ pub struct TopicBuilder<T> {
     inline_bytes: Option<u32>,
     message_bytes: Option<u64>,
     arena_bytes: Option<u64>,
+    arena_first_bytes: u64,
     stamps: Option<bool>,
     ttl: Option<Duration>,
     breakers: Option<bool>,
@@ -499,6 +511,7 @@ impl<T: Speak> TopicBuilder<T> {
             inline_bytes: None,
             message_bytes: None,
             arena_bytes: None,
+            arena_first_bytes: limits::ARENA_FIRST_BYTES,
             stamps: None,
             ttl: None,
             breakers: None,
@@ -519,6 +532,12 @@ impl<T: Speak> TopicBuilder<T> {
     /// The name may be one of those that the bus keeps for itself.
     pub(crate) fn for_the_bus(mut self) -> Self {
         self.reserved = true;
+        self
+    }
+
+    /// One of many topics that carry little: arenas begin small.
+    pub(crate) fn small_arenas(mut self) -> Self {
+        self.arena_first_bytes = limits::SMALL_ARENA_FIRST_BYTES;
         self
     }
 
@@ -635,7 +654,7 @@ impl<T: Speak> TopicBuilder<T> {
             producers: self.producers.unwrap_or(limits::PRODUCERS_DEFAULT),
             inline_bytes: self.inline_bytes.unwrap_or(limits::INLINE_BYTES_DEFAULT),
             message_bytes: self.message_bytes.unwrap_or(limits::MESSAGE_BYTES_DEFAULT),
-            arena_first_bytes: limits::ARENA_FIRST_BYTES,
+            arena_first_bytes: self.arena_first_bytes,
             arena_bound_bytes: self.arena_bytes.unwrap_or(limits::ARENA_BOUND_DEFAULT_BYTES),
             arena_history_bytes: limits::ARENA_HISTORY_BYTES,
             flags: stamps | breakers,

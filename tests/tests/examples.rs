@@ -468,3 +468,38 @@ fn what_keeps_the_newest_waits_for_nobody() {
     shelf.expect("keep_newest", &texts);
     shelf.assert_empty();
 }
+
+#[test]
+fn requests_are_answered_and_a_mailbox_waits_for_its_owner() {
+    let shelf = Shelf::new();
+    let program = |example: &str, words: &[&str]| {
+        let mut command = Command::new(examples().join(example));
+        command.env(bus_shm::directory::DIR_VARIABLE, &shelf.0).args(words);
+        Program::start(command)
+    };
+    let replier = program("request_reply", &["answer"]);
+    let has_group = || {
+        let view = BusView::open("demo", Some(&shelf.0)).ok();
+        let topic = view.and_then(|view| view.topic("squares").ok());
+        topic.is_some_and(|mut topic| topic.sample().groups.iter().any(|group| group.members > 0))
+    };
+    eventually("the replier is there", has_group);
+    let said = program("request_reply", &["ask", "12", "4294967296", "3"]).finish();
+    for line in [
+        "question 0: the square of 12 is 144",
+        "question 1: topic \"squares\": the replier answered with an error: the square is too large",
+        "question 2: the square of 3 is 9",
+    ] {
+        assert!(said.contains(line), "no {line:?} in:\n{said}");
+    }
+    replier.kill();
+    program("mailbox", &["reasoner", "first", "second"]).finish();
+    let bus = Bus::builder("demo").dir(&shelf.0).service("owner").open().unwrap();
+    let mut owner = bus.mailbox::<bus_shm::Bytes>("reasoner").unwrap().own().unwrap();
+    for text in ["first", "second"] {
+        let message = owner.receive_timeout(PATIENCE).unwrap().expect("a message");
+        assert_eq!(message.payload(), text.as_bytes());
+        message.ack().unwrap();
+    }
+    bus.down(true).unwrap();
+}

@@ -599,6 +599,12 @@ fn damages() -> Vec<Damage> {
         word("no lease", ParticipantLease, "bus", participant_at(5), |_| held(participant::LIVE, 1)),
         act("lease of nobody", &[LeaseStray], |bus| drop(File::create(bus.join("leases/3.7")).unwrap())),
         word("role", RoleEpoch, "bus", superblock::at::ROLE_EPOCH, |_| 0),
+        act("reply topic of nobody", &[ReplyTopic, FileName], |bus| {
+            std::fs::create_dir(bus.join("topics/_reply.3.7")).unwrap();
+            for file in std::fs::read_dir(bus.join("topics/many")).unwrap().flatten() {
+                let _ = std::fs::copy(file.path(), bus.join("topics/_reply.3.7").join(file.file_name()));
+            }
+        }),
         word("closed alone", WakeState, "topics/many/wake", 64, |word| word | 1 << 32),
         word("wake state", WakeState, "topics/many/wake", 64, |word| word | 5 << 32),
         word("breaker", WakeBreaker, "topics/many/wake", wake::at::BREAKER, |_| 3),

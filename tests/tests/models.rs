@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use tests::model::explorer::{Model, Verdict, explore};
 use tests::model::{
-    aside_due, aside_one, doorbell, gate, let_go, lossy, owner, publish, replay, role, single_producer,
-    takeover, two_phase,
+    aside_due, aside_one, doorbell, gate, let_go, lossy, mailbox, owner, publish, replay, reply_topic, role,
+    single_producer, takeover, two_phase,
 };
 
 /// No model may have more states than this: the tests are to stay quick and small.
@@ -195,6 +195,51 @@ mod let_go_groups {
             [Variant::DetachedAtOnce, Variant::FreedAfterDeath, Variant::CursorBeforeTold, Variant::NotSaved]
         {
             breaks(&format!("let go, {variant:?}"), &LetGo { variant, ..TWICE });
+        }
+    }
+}
+
+mod reply_topics {
+    use super::reply_topic::{ReplyTopic, Variant};
+    use super::*;
+
+    const STOPPED: ReplyTopic = ReplyTopic { variant: Variant::Correct, holder_dies: false };
+
+    #[test]
+    fn go_with_their_process_and_come_to_nobody_else() {
+        holds("reply topic, a stopped holder", &STOPPED);
+        holds("reply topic, a dead holder", &ReplyTopic { holder_dies: true, ..STOPPED });
+    }
+
+    #[test]
+    fn break_when_a_step_is_left_out() {
+        for variant in [
+            Variant::NameWithoutIncarnation,
+            Variant::NotLooked,
+            Variant::FreedFirst,
+            Variant::NotMoved,
+            Variant::NoBeat,
+        ] {
+            breaks(&format!("reply topic, {variant:?}"), &ReplyTopic { variant, ..STOPPED });
+        }
+    }
+}
+
+mod mailboxes {
+    use super::mailbox::{Mailbox, Variant};
+    use super::*;
+
+    const RACE: Mailbox = Mailbox { variant: Variant::Correct, kills: 2 };
+
+    #[test]
+    fn keep_what_was_accepted_whoever_makes_them() {
+        holds("mailbox", &RACE);
+    }
+
+    #[test]
+    fn break_when_they_are_made_in_two_steps_or_twice() {
+        for variant in [Variant::GroupAfterwards, Variant::Replaced] {
+            breaks(&format!("mailbox, {variant:?}"), &Mailbox { variant, ..RACE });
         }
     }
 }

@@ -10,6 +10,7 @@ mod mpmc;
 mod paced;
 mod pipeline;
 mod priority;
+mod request;
 mod throughput;
 mod wake;
 
@@ -66,6 +67,7 @@ pub(crate) fn open(host: &mut Host, spec: &Spec, role: usize) -> Result<Box<dyn 
 
 fn open_sized<const WORDS: usize>(bus: &Connection, spec: &Spec, role: usize) -> Result<Box<dyn Part>> {
     match spec.scenario {
+        Scenario::Latency if spec.asks => request::open::<WORDS>(bus, spec, role),
         Scenario::Latency => latency::open::<WORDS>(bus, spec, role),
         Scenario::Paced => paced::open::<WORDS>(bus, spec, role),
         Scenario::Throughput => throughput::open::<WORDS>(bus, spec, role),

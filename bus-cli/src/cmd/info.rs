@@ -8,7 +8,7 @@ use crate::table::columns;
 use crate::units::{self, facts};
 use crate::watch::{Sample, Watch, is_present, members_text, stalled_text, total_lag};
 use bus_shm::inspect::{BreakerState, BusView, ProcessInfo, PublisherState, TopicSettings, TopicState};
-use bus_shm::{Overflow, ParticipantInfo};
+use bus_shm::{Overflow, ParticipantInfo, mailbox};
 use serde_json::{Value, json};
 
 /// Flags of `info`.
@@ -22,7 +22,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
-    let mut watch = Watch::new(place.view()?, args.topic.as_deref());
+    let topic = args.topic.as_deref().map(Place::resolve).transpose()?;
+    let mut watch = Watch::new(place.view()?, topic.as_deref());
     let samples = watch.sample()?;
     match (&args.topic, samples.first()) {
         (Some(_), Some(sample)) if args.json => output::print_json(&topic_json(place, sample)),
@@ -39,7 +40,10 @@ fn topic_text(sample: &Sample) -> String {
         types => types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     };
     let mut text = facts(&[
-        ("topic", state.name.clone()),
+        match &state.mailbox {
+            Some(owner) => ("mailbox", format!("{}; {owner}", mailbox::display(&state.name))),
+            None => ("topic", state.name.clone()),
+        },
         ("carries", types),
         ("created", format!("{} ago by {}", units::ago(settings.created_ns), settings.creator)),
         ("memory", units::bytes(state.memory_bytes)),

@@ -8,6 +8,7 @@ use crate::table::columns;
 use crate::units;
 use crate::watch::{Sample, Watch, is_present, members_text, stalled_text, total_lag};
 use bus_shm::inspect::GroupState;
+use bus_shm::mailbox;
 use serde_json::json;
 use std::time::Duration;
 
@@ -31,7 +32,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
-    let mut watch = Watch::new(place.view()?, args.topic.as_deref());
+    let topic = args.topic.as_deref().map(Place::resolve).transpose()?;
+    let mut watch = Watch::new(place.view()?, topic.as_deref());
     let samples = watch.sample()?;
     watch.complain();
     let wanted =
@@ -85,7 +87,7 @@ fn table(groups: &[(&Sample, &GroupState)]) -> String {
         });
         for position in shown {
             let mut cells = vec![
-                sample.state.name.clone(),
+                mailbox::display(&sample.state.name).into_owned(),
                 group.name.clone(),
                 position.lane.name(lanes).to_owned(),
                 units::count(position.lag_count),
@@ -119,7 +121,7 @@ fn print_json(place: &Place, groups: &[(&Sample, &GroupState)]) -> Outcome {
 fn check(args: &Args, groups: &[(&Sample, &GroupState)]) -> Outcome {
     for (sample, group) in groups {
         let (count, _, age) = total_lag(group);
-        let who = format!("topic {:?}, group {:?}", sample.state.name, group.name);
+        let who = format!("topic {:?}, group {:?}", mailbox::display(&sample.state.name), group.name);
         if let Some(max) = args.max.filter(|&max| count > max) {
             let message =
                 format!("{who}: {} messages behind, more than {}", units::count(count), units::count(max));

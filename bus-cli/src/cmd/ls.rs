@@ -9,7 +9,7 @@ use crate::units;
 use crate::watch::types_text;
 use bus_shm::brief::TopicBrief;
 use bus_shm::inspect::BusView;
-use bus_shm::{BusError, TopicError};
+use bus_shm::{BusError, TopicError, mailbox};
 use serde_json::json;
 
 /// Flags of `ls`.
@@ -58,7 +58,7 @@ fn topics(place: &Place, args: &Args) -> Outcome {
         columns(&["TOPIC", "TYPE", ">LANES", ">GROUPS", ">PUBLISHERS", ">MESSAGES", ">UNREAD", ">MEMORY"]);
     for brief in &briefs {
         table.row([
-            brief.name.clone(),
+            mailbox::display(&brief.name).into_owned(),
             types_text(&brief.settings),
             brief.settings.lanes.to_string(),
             brief.groups.to_string(),

@@ -13,6 +13,7 @@ pub(crate) mod ls;
 pub(crate) mod publish;
 pub(crate) mod quota;
 pub(crate) mod replay;
+pub(crate) mod request;
 pub(crate) mod subscribe;
 pub(crate) mod top;
 pub(crate) mod up;

@@ -5,7 +5,7 @@ use crate::place::Place;
 use crate::signals::Signals;
 use crate::units;
 use crate::watch;
-use bus_shm::{Bytes, Lane, Meta, Overflow, PublishError, Publisher, Topic};
+use bus_shm::{Bytes, Lane, Meta, Overflow, PublishError, Publisher, Topic, mailbox};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ const SLICE: Duration = Duration::from_secs(1);
 /// Flags of `pub`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Topic; created for plain bytes if there is none
+    /// Topic, or a mailbox: @NAME; created for plain bytes if there is none
     topic: String,
     /// The message; left out, each line of standard input is one
     #[arg(allow_negative_numbers = true)]
@@ -74,17 +74,22 @@ fn meta(args: &Args) -> Meta {
 }
 
 pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
-    Place::check_topic(&args.topic)?;
+    let name = Place::resolve_checked(&args.topic)?;
     let signals = Signals::catch()?;
     // Read before anything is created: a file that is not there leaves nothing behind.
     let file = args.file.as_deref().map(|path| read_file(path, &signals)).transpose()?;
     let bus = place.join(&args.service, true)?;
-    let existed = place.view()?.topic_names().contains(&args.topic);
-    let topic = bus.topic::<Bytes>(&args.topic)?;
-    if !existed {
-        place.note(format_args!("created topic {:?} for plain bytes", args.topic));
+    let existed = place.view()?.topic_names().contains(&name);
+    let topic = match mailbox::mailbox_of(&name) {
+        Some(mailbox) => bus.mailbox::<Bytes>(mailbox)?.topic().clone(),
+        None => bus.topic::<Bytes>(&name)?,
+    };
+    if !existed && args.topic.starts_with('@') {
+        place.note(format_args!("created mailbox {}", args.topic));
+    } else if !existed {
+        place.note(format_args!("created topic {name:?} for plain bytes"));
     }
-    check_bytes(place, &args.topic)?;
+    check_bytes(place, &name)?;
     let lane = lane(&topic, args.lane.as_deref())?;
     let mut publisher = topic.publisher()?;
     publisher.set_deadline(args.timeout.min(SLICE));
@@ -116,7 +121,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     outcome
 }
 
-fn read_file(path: &Path, signals: &Signals) -> Result<Vec<u8>, Failure> {
+pub(super) fn read_file(path: &Path, signals: &Signals) -> Result<Vec<u8>, Failure> {
     if path == Path::new("-") {
         let mut bytes = Vec::new();
         let mut input = Interruptible { signals, stdin: std::io::stdin().lock() };
@@ -127,7 +132,7 @@ fn read_file(path: &Path, signals: &Signals) -> Result<Vec<u8>, Failure> {
 }
 
 /// Text on a topic of archives would be read as a broken archive.
-fn check_bytes(place: &Place, topic: &str) -> Outcome {
+pub(super) fn check_bytes(place: &Place, topic: &str) -> Outcome {
     let settings = place.view()?.topic(topic)?.settings()?;
     if settings.types.is_empty() {
         return Ok(());
@@ -141,10 +146,14 @@ fn check_bytes(place: &Place, topic: &str) -> Outcome {
     ))
 }
 
-/// The lane of that name or number.
+/// The lane that was asked for, if one was.
 pub(crate) fn lane(topic: &Topic<Bytes>, text: Option<&str>) -> Result<Option<Lane>, Failure> {
-    let Some(text) = text else { return Ok(None) };
-    Lane::parse(text, topic.lanes()).map(Some).ok_or_else(|| {
+    text.map(|text| lane_named(topic, text)).transpose()
+}
+
+/// The lane of that name or number.
+pub(crate) fn lane_named(topic: &Topic<Bytes>, text: &str) -> Result<Lane, Failure> {
+    Lane::parse(text, topic.lanes()).ok_or_else(|| {
         let names: Vec<_> = (0..topic.lanes()).map(|lane| Lane(lane as u8).name(topic.lanes())).collect();
         let message = format!(
             "topic {:?} has no lane {text:?}; it has {} (0 to {})",

@@ -55,7 +55,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
         (quota, _) => quota,
     };
     let bus = place.join("shmbus-quota", false)?;
-    let topic = bus.topic_builder::<Bytes>(&args.topic).create(false).open()?;
+    let topic = bus.topic_builder::<Bytes>(&Place::resolve(&args.topic)?).create(false).open()?;
     topic.set_quota(args.service.as_deref(), quota)?;
     place.note(format_args!(
         "topic {}, {}: {}",
@@ -71,7 +71,7 @@ fn of_whom(service: Option<&str>) -> String {
 }
 
 fn list(place: &Place, args: &Args) -> Outcome {
-    let state = place.view()?.topic(&args.topic)?.sample();
+    let state = place.view()?.topic(&Place::resolve(&args.topic)?)?.sample();
     if args.json {
         return output::print_json(&report::quotas(&state));
     }

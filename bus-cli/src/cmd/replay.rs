@@ -50,9 +50,7 @@ fn begin(text: &str) -> Result<Begin, String> {
 }
 
 pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
-    for name in [&args.topic, &args.to] {
-        Place::check_topic(name)?;
-    }
+    let (from, to) = (Place::resolve_checked(&args.topic)?, Place::resolve_checked(&args.to)?);
     let window = Window {
         from: match args.from {
             Begin::Oldest => Start::Oldest,
@@ -64,7 +62,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     };
     let signals = Signals::catch()?;
     let bus = place.join(&args.service, false)?;
-    let outcome = replay::replay(&bus, &args.topic, &args.to, &window, &mut |_| !signals.raised());
+    let outcome = replay::replay(&bus, &from, &to, &window, &mut |_| !signals.raised());
     let done = outcome.map_err(failure)?;
     if args.json {
         output::print_json(&json!({

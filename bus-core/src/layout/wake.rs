@@ -20,6 +20,9 @@ pub mod at {
     pub const SPACE_BELL: usize = 128;
     /// Entries of the table of listeners that were ever used. Grows.
     pub const LISTENERS_USED: usize = 192;
+    /// Of a mailbox: CLOCK_REALTIME ns of the moment when its last owner left, or was found dead; 0: it never had one. Raised
+    /// by the maximum, by who leaves and by who repairs; says nothing while there is an owner.
+    pub const AWAY_SINCE: usize = 208;
     /// The table of listeners, one [`crate::listener::Ticket`] an entry; read by who rings an armed bell.
     pub const LISTENERS: usize = 256;
 }

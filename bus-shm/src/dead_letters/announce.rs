@@ -44,7 +44,7 @@ impl Announcer {
     /// Announces whatever has not been. Returns at once.
     pub(crate) fn announce(&self) {
         // Dead letters of announcements are not announced.
-        if self.core.name().starts_with('_') {
+        if !super::are_announced(self.core.name()) {
             return;
         }
         self.again.store(true, Ordering::SeqCst);

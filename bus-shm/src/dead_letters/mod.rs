@@ -64,6 +64,11 @@ const PREFIX: &str = "_bus.dlq.";
 /// Slots of such a topic.
 const CAPACITY: u32 = 256;
 
+/// Is somebody told of this topic's dead letters? Not of announcements, nor of answers.
+pub(crate) fn are_announced(topic: &str) -> bool {
+    !topic.starts_with('_') || topic.starts_with(bus_core::name::MAIL_TOPICS)
+}
+
 /// The topic on which the dead letters of `topic` are announced, made if need be.
 pub(crate) fn notices(bus: Arc<BusInner>, topic: &str) -> Result<Topic<DeadLetterNotice>, TopicError> {
     TopicBuilder::new(bus, &format!("{PREFIX}{topic}")).capacity(CAPACITY).lanes(1).for_the_bus().open()

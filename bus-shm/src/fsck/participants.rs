@@ -131,6 +131,27 @@ pub(super) fn check(look: &mut Look<'_>) {
         );
     }
     check_stray_leases(look);
+    check_reply_topics(look);
+}
+
+/// Topics of requesters that take part no more. A sweep removes the topic before it frees the entry.
+fn check_reply_topics(look: &mut Look<'_>) {
+    for name in crate::directory::visible_names(&look.dir.topics()) {
+        let Some((number, tag)) = bus_core::name::reply_topic_of(&name) else { continue };
+        let entry = look.roll.entry(number);
+        let is_its = entry.is_some_and(|word| {
+            word.tag == tag && matches!(word.state, participant::LIVE | participant::SWEEPING)
+        });
+        // The name last, as above.
+        if !is_its && look.dir.topics().join(&name).exists() {
+            let witness = [bus_core::name::key(&name), entry.map_or(0, HolderWord::pack)];
+            let found = entry.map_or("no participant of that number".into(), |word| {
+                format!("participant at incarnation {}, state {}", word.tag, word.state)
+            });
+            let place = Place::bus().file(format!("topics/{name}"));
+            look.suspect(Invariant::ReplyTopic, place, witness, found, "the participant of that incarnation");
+        }
+    }
 }
 
 fn check_table(look: &mut Look<'_>) {

@@ -100,6 +100,7 @@ invariants! {
     ParticipantTable "participant.table" Anew "The participant table has no more entries than are allowed and backed by memory.";
     ParticipantLease "participant.lease" Anew "The lease file of a participant is the one that it registered with.";
     LeaseStray "lease.stray" Delete "Every lease file belongs to a participant.";
+    ReplyTopic "reply.topic" Delete "A topic for answers is there while the process that it is named after takes part, or is being swept.";
     RoleEpoch "role.epoch" Anew "The supervisor's role has been taken if anybody ever registered.";
     WakeState "wake.state" Anew "A topic is open, or closed with its bus.";
     WakeBreaker "wake.breaker" Harmless "The breaker of a topic is in a state that exists.";

@@ -2,14 +2,16 @@
 
 use super::{Publisher, RawPublisher};
 use crate::arena::Source;
-use crate::error::PublishError;
+use crate::error::{AttachError, PublishError};
 use crate::metadata::Meta;
 use crate::payload::{Message, Speak};
 use crate::sys::clock::monotonic_ns;
+use crate::topic::Topic;
 use bus_core::extension::Extension;
 use bus_core::header::{Header, flags};
 use bus_core::lane::Lane;
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 /// A payload and the extension block before it.
 struct Extended<'s, S> {
@@ -47,6 +49,34 @@ struct Described<'p> {
 impl Drop for Described<'_> {
     fn drop(&mut self) {
         self.publisher.header = self.plain;
+    }
+}
+
+/// Publishes requests and answers: messages whose extension says where to answer, or what is answered.
+pub(crate) struct Addressed(RawPublisher);
+
+impl Addressed {
+    pub(crate) fn attach<T: Speak>(topic: &Topic<T>) -> Result<Self, AttachError> {
+        RawPublisher::attach(topic).map(Self)
+    }
+
+    pub(crate) fn default_lane(&self) -> Lane {
+        Lane(self.0.default_lane as u8)
+    }
+
+    pub(crate) fn publish<S: Source>(
+        &mut self,
+        lane: Lane,
+        source: &S,
+        key: u64,
+        extension: Extension,
+        deadline: Duration,
+    ) -> Result<u64, PublishError> {
+        let Self(raw) = self;
+        if !raw.guard.fails_at_once() {
+            raw.deadline = deadline;
+        }
+        raw.publish_described(lane, source, (0, key), Some(extension))
     }
 }
 

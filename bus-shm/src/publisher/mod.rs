@@ -9,18 +9,20 @@
 mod asynchronous;
 mod entry;
 mod extended;
+mod full;
 mod guard;
 mod linger;
 mod loan;
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::{AsyncPublisher, Payload};
+pub(crate) use extended::Addressed;
 pub use linger::Lingering;
 pub use loan::Loan;
 
 use crate::arena::{Cell, NoRoom, ProducerArena, Source};
 use crate::bus::BusInner;
-use crate::error::{AttachError, BatchError, Full, FullOf, PublishError};
+use crate::error::{AttachError, BatchError, FullOf, PublishError};
 use crate::listeners::wake_readers;
 use crate::payload::{Bytes, Message, Speak, encode, encoded_bytes};
 use crate::repair::{self, Keep};
@@ -918,25 +920,6 @@ impl RawPublisher {
             let low_water = self.core.group_lane_number(entry, lane, groups::in_lane::LOW_WATER);
             (groups::state::holds_gate(seen.state) && low_water == gate).then_some((entry, word, seen, kind))
         })
-    }
-
-    #[cold]
-    fn full(&self, lane: usize, what: FullOf, gate: u64, waited: Duration) -> PublishError {
-        self.lanes[lane].refused.fetch_add(1, Ordering::Relaxed);
-        let end = self.core.end(lane);
-        let holder = self.holders(lane, gate).next();
-        PublishError::Full(Box::new(Full {
-            topic: self.core.name().to_owned(),
-            lane: lane as u8,
-            what,
-            limit: match what {
-                FullOf::Ring => u64::from(self.core.config().capacity),
-                FullOf::Arena => self.core.config().arena_bound_bytes,
-            },
-            group: holder.map(|(entry, ..)| crate::group::display_name(&self.core, entry)),
-            lag_count: end.wrapping_sub(gate),
-            waited,
-        }))
     }
 
     fn flush(&mut self, timeout: Duration) -> bool {

@@ -15,6 +15,7 @@ mod late;
 mod many;
 mod options;
 mod received;
+mod replying;
 mod screen;
 mod shared;
 mod stall;
@@ -35,6 +36,7 @@ use crate::payload::{Bytes, Speak, TypeIdentity};
 use crate::reader::{Finding, Found, LaneReader};
 use crate::region::Region;
 use crate::repair;
+use crate::requests::Replies;
 use crate::sys::futex;
 use crate::sys::process::ForkMark;
 use crate::topic::{Kinds, Topic, TopicCore};
@@ -51,7 +53,7 @@ use bus_core::ring::Poll;
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
 use late::{Late, Settings, Verdict};
 use screen::Screen;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -175,6 +177,8 @@ struct RawSubscriber {
     until_look: u32,
     /// After so many messages that were left out one look for a message ends.
     left_out_most: u32,
+    /// Publishers for those who asked.
+    replies: RefCell<Option<Box<Replies>>>,
     /// Set by who wants it to wait no more.
     interrupted: Option<Arc<AtomicBool>>,
     /// The message that was handed out last.
@@ -334,6 +338,7 @@ impl RawSubscriber {
             asked: Instant::now(),
             until_look: LOOK_PERIOD_CLAIMS,
             left_out_most: u32::MAX,
+            replies: RefCell::new(None),
             interrupted: None,
             current: Delivery::NONE,
             participant: bus.me().participant,
@@ -678,6 +683,9 @@ impl RawSubscriber {
         self.check()?;
         self.look_after_store();
         self.observe_claims();
+        if let Some(replies) = self.replies.get_mut() {
+            replies.drop_gone(&self.bus);
+        }
         if let Some(path) = self.bus.noticed_unlinked(&self.core) {
             return Err(ReceiveError::BusUnlinked { topic: self.core.name().to_owned(), path });
         }

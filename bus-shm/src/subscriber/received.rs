@@ -6,6 +6,7 @@ use super::{Delivery, LaneReader, Membership, Proof, Subscriber};
 use crate::error::{NotOwner, ReceiveError};
 use crate::metadata::Metadata;
 use crate::payload::{Message, Speak, access, access_unchecked};
+use bus_core::extension::Extension;
 use bus_core::header::producer_entry;
 use bus_core::lane::Lane;
 use bus_core::limits::LANES_MAX;
@@ -47,6 +48,16 @@ fn metadata<'m>(raw: &'m super::RawSubscriber, delivery: &'m Delivery) -> Metada
 }
 
 impl<T> Received<'_, T> {
+    /// What was handed out.
+    pub(super) fn handed(&self) -> &Delivery {
+        &self.subscriber.raw.current
+    }
+
+    /// The extension block before its payload.
+    pub(crate) fn extension(&self) -> Option<Extension> {
+        self.delivery().found.extension()
+    }
+
     /// Stays as it is while this borrow of the subscriber lasts.
     #[inline]
     fn delivery(&self) -> &Delivery {
@@ -387,7 +398,7 @@ impl<T> Drop for Batch<'_, T> {
 
 /// A message of a [`Batch`].
 pub struct BatchItem<'b, T> {
-    subscriber: &'b mut Subscriber<T>,
+    pub(super) subscriber: &'b mut Subscriber<T>,
     delivery: Delivery,
 }
 
@@ -398,6 +409,11 @@ impl<T> std::fmt::Debug for BatchItem<'_, T> {
 }
 
 impl<T> BatchItem<'_, T> {
+    /// What was handed out.
+    pub(super) fn handed(&self) -> &Delivery {
+        &self.delivery
+    }
+
     /// Its number in its lane.
     #[inline]
     pub fn sequence(&self) -> u64 {

@@ -19,7 +19,7 @@ mod watchlist;
 
 use crate::attached;
 use crate::dead_letters;
-use crate::directory::{BusDir, TEMPORARY, unique_name};
+use crate::directory::{BusDir, TEMPORARY, reply_topic, unique_name};
 use crate::error::{BusError, RegionError, TopicError};
 use crate::lease::{ParticipantInfo, Participants, entry_offset};
 use crate::region::{Access, Region, reserve};
@@ -36,6 +36,7 @@ use bus_core::layout::put_name;
 use bus_core::layout::ring;
 use bus_core::layout::superblock::{self, PARTICIPANT_BYTES, Participant, at};
 use bus_core::limits::{PARTICIPANTS_MAX, TOPIC_NAME_BYTES_MAX};
+use bus_core::name::{BUS_TOPICS, MAIL_TOPICS, REPLY_TOPICS};
 use bus_core::sync::{AtomicU64, Ordering};
 use events::Events;
 use protocol::{Garbled, Reply, Request};
@@ -49,9 +50,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use watchlist::Watchlist;
-
-/// What the names of the bus's own topics begin with.
-const BUS_TOPICS: &str = "_bus.";
 
 /// Tells a serving supervisor to stop; any number of times, from anywhere.
 #[derive(Clone, Debug)]
@@ -355,7 +353,11 @@ impl Supervisor {
             return self.unswept.set(true);
         };
         let goes_on = || self.role.beat();
-        let is_complete = repair::sweep(&self.dir, &topics, dead, &goes_on, &is_its, &mut unannounced);
+        let mut walked = topics.clone();
+        if topics.iter().any(|topic| topic == attached::REPLIES) {
+            walked.extend(self.reply_topics());
+        }
+        let is_complete = repair::sweep(&self.dir, &walked, dead, &goes_on, &is_its, &mut unannounced);
         self.watchlist.borrow_mut().left(topics);
         if unannounced {
             self.unannounced.set(true);
@@ -364,6 +366,8 @@ impl Supervisor {
             self.unswept.set(true);
             return;
         }
+        // Before the number is free: as long as the topic is there, its process takes part or is being swept.
+        repair::remove_reply_topic(&self.dir, number, seen.tag);
         if let Ok((spin, _)) = Region::attach(&self.dir.spin(), superblock::spin::MAGIC, Access::Write, None)
             && is_its()
         {
@@ -372,6 +376,33 @@ impl Supervisor {
         // No other registration ever has this name.
         let _ = std::fs::remove_file(self.dir.lease(number, seen.tag));
         change(word, seen, seen.with_state(participant::FREE));
+    }
+
+    /// The reply topics of those who take part.
+    fn reply_topics(&self) -> impl Iterator<Item = String> + use<'_> {
+        (0..self.participants.reserved()).filter_map(|number| {
+            let (_, word) = self.entry_word(number)?;
+            let name = reply_topic(number, word.tag);
+            (word.state == participant::LIVE && self.dir.topic(&name).0.exists()).then_some(name)
+        })
+    }
+
+    /// May this process have a topic of this name made? Those of the bus are asked for by the library; one on which a process is answered by
+    /// that process, while it takes part: whoever buries it removes the topic, once.
+    fn check_name(&self, asker_pid: u32, name: &str) -> Result<(), TopicError> {
+        let is_its_own = || {
+            let (number, tag) = bus_core::name::reply_topic_of(name)?;
+            self.participants.live(number).filter(|info| info.tag == tag && info.pid == asker_pid)
+        };
+        let checked = if name.starts_with(BUS_TOPICS)
+            || name.starts_with(MAIL_TOPICS)
+            || name.starts_with(REPLY_TOPICS) && is_its_own().is_some()
+        {
+            bus_core::name::check_dotted(name, TOPIC_NAME_BYTES_MAX)
+        } else {
+            bus_core::name::check_topic(name)
+        };
+        checked.map_err(|why| TopicError::Name { name: name.to_owned(), why })
     }
 
     /// Has dead letters announced whose members ended before they did it. By a thread that takes part like any other process: it
@@ -579,7 +610,9 @@ impl Supervisor {
                 }
                 Ok(Reply::Done)
             }
-            Request::CreateTopic { participant, spec } => self.create_topic(participant, &spec),
+            Request::CreateTopic { participant, spec } => {
+                self.check_name(peer.pid, &spec.name).and_then(|()| self.create_topic(participant, &spec))
+            }
             Request::AddTypes { topic, types } => {
                 let maker = create::Maker { mark: self.role.mark(), beat: &|| self.role.beat() };
                 create::extend_types(&self.dir, &topic, &types, &maker).map(|()| Reply::Done)
@@ -719,12 +752,6 @@ impl Supervisor {
     }
 
     fn create_topic(&mut self, participant: u16, spec: &protocol::TopicSpec) -> Result<Reply, TopicError> {
-        let checked = match spec.name.strip_prefix(BUS_TOPICS) {
-            // Libraries ask for these on their own account.
-            Some(_) => bus_core::name::check_dotted(&spec.name, TOPIC_NAME_BYTES_MAX),
-            None => bus_core::name::check_topic(&spec.name),
-        };
-        checked.map_err(|why| TopicError::Name { name: spec.name.clone(), why })?;
         let creator = self.participants.live(participant);
         let (pid, service) =
             creator.as_ref().map_or((0, "unknown"), |info| (info.pid, info.service.as_str()));

@@ -91,6 +91,8 @@ impl Watchlist {
         self.is_all = self.lists.values().any(|list| list.topics.is_none());
         self.topics =
             self.lists.values().filter_map(|list| list.topics.as_ref()).flatten().cloned().collect();
+        // No topic: a requester that stands still is no business of the bus.
+        self.topics.remove(crate::attached::REPLIES);
         self.version += 1;
     }
 

@@ -22,6 +22,8 @@
 //! | [`aside_due`] | whether an entry that waits is ever forgotten |
 //! | [`replay`] | dead letters published again and purged, by several at once |
 //! | [`doorbell`] | parking and waking under total store order |
+//! | [`reply_topic`] | the topic on which a process is answered, and who gets its number next |
+//! | [`mailbox`] | a mailbox that is made by whoever comes first |
 //! | [`role`] | the supervisor's role: taken over from a stopped holder, whose late acts change nothing |
 
 pub mod aside_due;
@@ -31,9 +33,11 @@ pub mod explorer;
 pub mod gate;
 pub mod let_go;
 pub mod lossy;
+pub mod mailbox;
 pub mod owner;
 pub mod publish;
 pub mod replay;
+pub mod reply_topic;
 pub mod role;
 pub mod single_producer;
 pub mod takeover;

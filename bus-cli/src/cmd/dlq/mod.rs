@@ -8,6 +8,7 @@ use crate::place::Place;
 use crate::table::columns;
 use crate::units;
 use bus_shm::dead_letters::{self, DeadLetter, Filter, LetterId};
+use bus_shm::mailbox;
 use serde_json::json;
 use show::{as_json, escaped};
 use std::collections::HashSet;
@@ -115,7 +116,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
 
 fn list(place: &Place, args: &LsArgs) -> Outcome {
     let filter = Filter {
-        topic: args.topic.clone(),
+        topic: args.topic.as_deref().map(Place::resolve).transpose()?,
         group: args.group.clone(),
         error: args.error.clone(),
         ids: Vec::new(),
@@ -150,7 +151,7 @@ fn table(letters: &[DeadLetter]) -> String {
     for letter in letters {
         table.row([
             letter.id.to_string(),
-            letter.topic.clone(),
+            mailbox::display(&letter.topic).into_owned(),
             letter.group.clone(),
             letter.lane_name.to_owned(),
             units::count(letter.sequence),
@@ -168,7 +169,7 @@ fn table(letters: &[DeadLetter]) -> String {
 /// The letters that are meant, looked up before anything is done. One that was named and is not there is an error.
 fn choose(place: &Place, which: &Which) -> Result<Vec<DeadLetter>, Failure> {
     let filter = Filter {
-        topic: which.topic.clone(),
+        topic: which.topic.as_deref().map(Place::resolve).transpose()?,
         group: which.group.clone(),
         error: which.error.clone(),
         ids: which.ids.clone(),
@@ -197,15 +198,13 @@ fn exactly(letters: &[DeadLetter]) -> Filter {
 }
 
 fn replay(place: &Place, args: &ReplayArgs) -> Outcome {
-    if let Some(to) = &args.to {
-        Place::check_topic(to)?;
-    }
+    let target = args.to.as_deref().map(Place::resolve_checked).transpose()?;
     let letters = choose(place, &args.which)?;
     let replayed = if letters.is_empty() {
         0
     } else {
         let bus = place.join(&args.service, false)?;
-        dead_letters::replay(&bus, &exactly(&letters), args.to.as_deref())?
+        dead_letters::replay(&bus, &exactly(&letters), target.as_deref())?
     };
     if args.json {
         return output::print_json(&json!({ "bus": place.bus, "replayed": replayed, "to": args.to }));

@@ -6,6 +6,7 @@ use crate::place::Place;
 use crate::text;
 use crate::units;
 use bus_shm::dead_letters::{self, DeadLetter, LetterId};
+use bus_shm::mailbox;
 use serde_json::{Value, json};
 
 /// Flags of `dlq show`.
@@ -56,7 +57,7 @@ fn facts(letter: &DeadLetter) -> String {
     };
     units::facts(&[
         ("dead letter", letter.id.to_string()),
-        ("topic", letter.topic.clone()),
+        ("topic", mailbox::display(&letter.topic).into_owned()),
         ("group", letter.group.clone()),
         ("lane", letter.lane_name.to_owned()),
         ("sequence", units::count(letter.sequence)),

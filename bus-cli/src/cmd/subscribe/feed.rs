@@ -6,7 +6,7 @@ use crate::exit::{Code, Failure, Outcome};
 use crate::output;
 use crate::signals::{self, Signals};
 use crate::units;
-use bus_shm::{Bytes, ManyError, ManySubscriber, ReceiveError, Subscriber};
+use bus_shm::{Bytes, MailboxError, ManyError, ManySubscriber, ReceiveError, Subscriber, mailbox};
 use std::collections::HashMap;
 use std::io::{self, BufWriter, Stdout, Write};
 use std::time::{Duration, Instant};
@@ -203,6 +203,12 @@ impl<'a> Feed<'a> {
 /// A topic that a pattern found and that cannot be joined is reported, and the others go on; what was named must be there.
 fn go_on_after(error: ManyError, names: &[String]) -> Outcome {
     match error {
+        ManyError::Join { topic, source: bus_shm::AttachError::GroupBusy { pid, service, .. } }
+            if mailbox::mailbox_of(&topic).is_some() =>
+        {
+            let mailbox = mailbox::mailbox_of(&topic).unwrap_or_default().to_owned();
+            Err(MailboxError::Owned { mailbox, pid, service }.into())
+        }
         ManyError::Join { topic, source } if names.iter().any(|name| !is_pattern(name) && *name == topic) => {
             Err(source.into())
         }

@@ -4,7 +4,7 @@ use crate::exit::Failure;
 use crate::place::Place;
 use crate::text;
 use crate::units;
-use bus_shm::{Lane, Metadata};
+use bus_shm::{Lane, Metadata, mailbox};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -134,7 +134,7 @@ pub(super) fn write(
         Format::Text { with_topic } => {
             let mut line = Vec::with_capacity(facts.payload.len() + 64);
             if with_topic {
-                line.extend_from_slice(facts.topic.as_bytes());
+                line.extend_from_slice(mailbox::display(facts.topic).as_bytes());
                 line.extend_from_slice(b": ");
             }
             push_text(&mut line, facts, types);

@@ -10,7 +10,7 @@ use crate::time::{self, Moment};
 use crate::units;
 use bus_core::pattern::Pattern;
 use bus_shm::supervisor::events::EVENTS_TOPIC;
-use bus_shm::{Bytes, Lane, Start, Topic};
+use bus_shm::{Bytes, Lane, Start, Topic, mailbox};
 use feed::Feed;
 use line::Format;
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Flags of `sub`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Topics, or patterns: '+' is one token, '*' one inside and one or more at the end; quote them. A topic that is named and does
+    /// Topics, or patterns, or mailboxes, which this command owns while it runs: @NAME. In patterns '+' is one token, '*' one inside and one or more at the end; quote them. A topic that is named and does
     /// not exist is created for plain bytes; what a pattern matches joins when it is created
     #[arg(required_unless_present = "all", value_name = "PATTERN")]
     topics: Vec<String>,
@@ -138,7 +138,14 @@ fn is_pattern(text: &str) -> bool {
 
 pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     let all = [String::from("*")];
-    let patterns = if args.all { &all[..] } else { &args.topics[..] };
+    let named = if args.all { &all[..] } else { &args.topics[..] };
+    let mailboxes = named.iter().filter(|name| name.starts_with('@')).count();
+    if mailboxes > 0 {
+        check_mailboxes(args, named, mailboxes)?;
+    }
+    // A tap looks into a mailbox without owning it.
+    let owns = mailboxes > 0 && !args.tap;
+    let patterns = &named.iter().map(|name| Place::resolve(name)).collect::<Result<Vec<_>, _>>()?[..];
     for (index, name) in patterns.iter().enumerate() {
         if is_pattern(name) {
             Pattern::parse(name).map_err(|why| {
@@ -147,7 +154,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
             if matches!(args.from, From::Sequence(..)) {
                 return Err(Failure::new(Code::Usage, "--from SEQUENCE wants topics by name, not patterns"));
             }
-        } else if !is_of_the_bus(name) {
+        } else if mailboxes == 0 && !is_of_the_bus(name) {
             // Those of the bus are made by the bus, and anybody may read them.
             Place::check_topic(name)?;
         }
@@ -162,9 +169,14 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
         let existed = place.view()?.topic_names().contains(name);
         let topic = match name.as_str() {
             EVENTS_TOPIC if !args.existing => bus.events()?,
+            _ if mailboxes > 0 && !args.existing => {
+                bus.mailbox::<Bytes>(mailbox::mailbox_of(name).unwrap_or_default())?.topic().clone()
+            }
             _ => bus.topic_builder::<Bytes>(name).create(!args.existing && !is_of_the_bus(name)).open()?,
         };
-        if !existed {
+        if !existed && mailboxes > 0 {
+            place.note(format_args!("created mailbox {}; waiting for messages", mailbox::display(name)));
+        } else if !existed {
             place.note(format_args!("created topic {name:?} for plain bytes; waiting for messages"));
         }
         note_group(place, args, name)?;
@@ -177,7 +189,9 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
         From::Latest | From::Sequence(..) => Start::Latest,
     };
     let mut builder = bus.subscribe_patterns::<Bytes>(patterns).from(by_pattern);
-    if let Some(name) = &args.group {
+    if owns {
+        builder = builder.group(mailbox::OWNER);
+    } else if let Some(name) = &args.group {
         builder = builder.group(name);
         if args.shared {
             builder = builder.shared();
@@ -187,7 +201,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     } else if !args.hold {
         builder = builder.yield_after(args.stall);
     }
-    let (or_oldest, has_group) = (args.or_oldest, args.group.is_some());
+    let (or_oldest, has_group) = (args.or_oldest, owns || args.group.is_some());
     let is_time = matches!(args.from, From::Time(_));
     let (key, sample, max_age, lanes) = (args.key.clone(), args.sample, args.max_age, args.only_lane.clone());
     let many = builder.each(move |mut one| {
@@ -223,6 +237,18 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     }
     let limits = (args.count, args.timeout);
     Feed::new(place, &signals, args.format(), limits, args.shared).run(many, patterns)
+}
+
+/// A mailbox has one group, which is joined as it stands.
+fn check_mailboxes(args: &Args, named: &[String], mailboxes: usize) -> Outcome {
+    let why = if args.group.is_some() || args.hold {
+        "a mailbox has one group, its owner's; leave --group and --hold out, or look with --tap"
+    } else if mailboxes < named.len() {
+        "mailboxes are read by themselves; run another `shmbus sub` for the topics"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(Code::Usage, why))
 }
 
 fn is_of_the_bus(topic: &str) -> bool {

@@ -7,6 +7,7 @@ use crate::report;
 use crate::table::columns;
 use crate::units;
 use crate::watch::members_text;
+use bus_shm::mailbox;
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -49,7 +50,7 @@ impl Cells {
             count => format!(", {} dead", units::count(count)),
         };
         Self {
-            topic: row.topic.clone(),
+            topic: mailbox::display(&row.topic).into_owned(),
             lane: row.lane.to_owned(),
             group: of_group(&|group| group.state.name.clone()),
             rate_in: units::rate(row.rate_in),
