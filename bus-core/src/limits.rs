@@ -78,3 +78,9 @@ pub const LISTENER_TOPICS_MAX: u32 = 32_768;
 pub const TOPIC_LISTENERS_MAX: u32 = 480;
 /// Patterns of one subscription.
 pub const PATTERNS_MAX: usize = 1_024;
+/// Causes that may lie behind a message, unless set: no sensible conversation is as deep, and a loop is cut soon.
+pub const HOPS_MAX_DEFAULT: u16 = 64;
+/// Loops that two topics may run into within ten seconds before what is caused across them is refused at once.
+pub const LOOP_HITS_MAX: u8 = 3;
+/// Pairs of topics that one process remembers for that.
+pub const LOOP_PAIRS_MAX: usize = 256;

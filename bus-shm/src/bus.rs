@@ -5,6 +5,7 @@ use crate::error::{BusError, RegionError, TopicError};
 use crate::lease::{Lease, ParticipantInfo, Participants};
 use crate::listeners::{Listeners, OpenPipes};
 use crate::payload::{Bytes, Speak};
+use crate::publisher::Pairs;
 use crate::region::{Access, Region};
 use crate::supervisor::protocol::{Reply, Request};
 use crate::supervisor::role::{self, Role};
@@ -250,6 +251,7 @@ pub(crate) struct BusInner {
     /// Mapped when first needed.
     listeners: OnceLock<Listeners>,
     open_pipes: OpenPipes,
+    pub(crate) pairs: Pairs,
 }
 
 /// What a process maps of a bus before it takes part.
@@ -360,6 +362,7 @@ impl BusInner {
             unlinked_reported: AtomicBool::new(false),
             listeners: OnceLock::new(),
             open_pipes: OpenPipes::default(),
+            pairs: Pairs::default(),
         })
     }
 

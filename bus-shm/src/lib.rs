@@ -44,10 +44,12 @@ mod listeners;
 pub mod many;
 pub mod metadata;
 mod observe;
+mod outcomes;
 pub mod payload;
 pub mod publisher;
 pub mod quota;
 mod reader;
+pub mod receipts;
 mod region;
 mod repair;
 pub mod replay;
@@ -56,6 +58,7 @@ pub mod supervisor;
 #[doc(hidden)]
 pub mod sys;
 pub mod topic;
+pub mod trace;
 mod wait;
 
 pub use bus::{Bus, BusBuilder};
@@ -74,6 +77,7 @@ pub use payload::{Bytes, Message, Speak, TypeIdentity};
 pub use publisher::AsyncPublisher;
 pub use publisher::{Loan, Publisher};
 pub use quota::Quota;
+pub use receipts::{Outcome, Receipt, ReceiptError, ReceiptSet, Receipts};
 pub use repair::collect_garbage;
 pub use subscriber::{
     Batch, BatchItem, Expired, OtherTypes, Received, Stall, StallPolicy, Start, Subscriber, SubscriberBuilder,

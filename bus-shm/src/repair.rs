@@ -4,6 +4,7 @@
 use crate::aside::AsideFile;
 use crate::directory::BusDir;
 use crate::lease::Participants;
+use crate::publisher::is_refused;
 use crate::listeners::{Listeners, wake_readers_after_repair};
 use crate::region::{Access, Region};
 use crate::supervisor::role;
@@ -143,7 +144,9 @@ fn release_letters(topic: &TopicCore, entry: usize, dead: Holder) {
     }
     let Some(file) = aside_of(topic, entry) else { return };
     let Some(store) = file.store(topic, entry) else { return };
-    if store.settle_one_member(|holder| holder == dead, |_| None).any() {
+    // What a publisher was about to keep there has no cursor to compare with: it was not kept.
+    let passed = |_| is_refused(topic, entry).then_some(0);
+    if store.settle_one_member(|holder| holder == dead, passed).any() {
         store.census();
     }
 }

@@ -6,6 +6,7 @@
 use super::letter::{Filter, Letters, extension_in, find, payload_in, type_of};
 use crate::bus::Bus;
 use crate::error::{AttachError, BusError, PublishError, RegionError, TopicError};
+use crate::outcomes::note_gone;
 use crate::payload::{Bytes, TypeIdentity};
 use crate::publisher::Republisher;
 use crate::region::Access;
@@ -220,6 +221,8 @@ fn replay_group(
             store.put_back(held, seen.word.state == state::ANNOUNCED);
             return Err(error);
         }
+        // First: whoever follows the message finds either the letter or this.
+        note_gone(&letters.core, letters.entry, me, contents);
         // Not its holder any more: this process was thought dead, and the letter is there again.
         file.clear(store, held, me);
         *replayed += 1;

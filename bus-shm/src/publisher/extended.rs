@@ -77,6 +77,9 @@ impl<T: Speak> Publisher<T> {
 
 impl RawPublisher {
     fn publish_with<S: Source>(&mut self, lane: Lane, source: &S, meta: &Meta) -> Result<u64, PublishError> {
+        if let Some(cause) = meta.extension.cause().filter(|_| meta.is_extended) {
+            self.check_hops(lane.index(), source, meta, cause)?;
+        }
         let ttl_ns = meta.ttl.map(|ttl| ttl.as_nanos().min(u128::from(u64::MAX / 2)) as u64);
         let expiry_ns = ttl_ns.map_or(0, |ttl_ns| monotonic_ns() + ttl_ns);
         let extension = meta.is_extended.then_some(meta.extension.with_expiry_ns(expiry_ns));

@@ -12,17 +12,20 @@ mod extended;
 mod guard;
 mod linger;
 mod loan;
+mod loops;
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::{AsyncPublisher, Payload};
 pub use linger::Lingering;
 pub use loan::Loan;
+pub(crate) use loops::{Pairs, is_refused};
 
 use crate::arena::{Cell, NoRoom, ProducerArena, Source};
 use crate::bus::BusInner;
 use crate::error::{AttachError, BatchError, Full, FullOf, PublishError};
 use crate::listeners::wake_readers;
 use crate::payload::{Bytes, Message, Speak, encode, encoded_bytes};
+use crate::receipts::{ReceiptError, Receipts};
 use crate::repair::{self, Keep};
 use crate::sys::clock::Clock;
 use crate::sys::process::ForkMark;
@@ -209,6 +212,12 @@ impl<T: Speak> Publisher<T> {
         self.raw.set_breaker(breaker);
     }
 
+    /// How many causes may lie behind a publication ([`crate::Meta::caused_by`]): one with more is refused as
+    /// [`PublishError::Loop`]. Default 64.
+    pub fn set_hops_max(&mut self, hops: u16) {
+        self.raw.guard.loops.hops_max = hops;
+    }
+
     /// Lane that `publish` uses: normal.
     pub fn default_lane(&self) -> Lane {
         Lane(self.raw.default_lane as u8)
@@ -227,6 +236,14 @@ impl<T: Speak> Publisher<T> {
     /// Waits until every reliable group has finished what was published here, for at most `timeout`. True if they have.
     pub fn flush(&mut self, timeout: Duration) -> bool {
         self.raw.flush(timeout)
+    }
+
+    /// Follows publications of this topic to what becomes of them in a group: see [`Receipts`].
+    ///
+    /// # Errors
+    /// See [`ReceiptError`].
+    pub fn receipts(&self, group: &str) -> Result<Receipts, ReceiptError> {
+        Receipts::open(&self.raw.bus, &self.raw.core, group)
     }
 
     /// Leaves in good order: waits for the groups like [`Publisher::flush`], then gives the place back. True if they had
