@@ -533,8 +533,8 @@ impl Receipts {
         Some(None)
     }
 
-    /// Does anybody read for the group?
-    fn is_attended(&self) -> bool {
+    /// Does anybody read for the group at this moment?
+    pub fn is_attended(&self) -> bool {
         let seen = HolderWord::unpack(self.state.load(Ordering::Acquire));
         let participants = self.bus.participants();
         if !self.is_shared() {

@@ -98,7 +98,6 @@ enum At {
     HaveEntry,
     Amending,
     AmendedRecorded,
-    Out,
     Killed,
 }
 
@@ -191,7 +190,7 @@ impl Receipts {
             out.push((Step::new(name, what), next));
         };
         match at {
-            At::Killed | At::Out => return,
+            At::Killed => return,
             At::Idle => {
                 let may = if self.shared {
                     state.owner == Owner::Free && state.attempts < CLAIMS_MAX
