@@ -136,9 +136,7 @@ fn code_of_publish(error: &PublishError) -> Code {
         PublishError::Full(_)
         | PublishError::CircuitOpen { .. }
         | PublishError::PairCut { .. }
-        | PublishError::Throttled { .. } => {
-            Code::TimedOut
-        }
+        | PublishError::Throttled { .. } => Code::TimedOut,
         PublishError::Lane { .. } => Code::Usage,
         PublishError::TooLarge { .. } | PublishError::Loop(_) => Code::Refused,
         PublishError::BusClosed { .. } => Code::NotFound,

@@ -35,16 +35,6 @@ impl MessageId {
         (self.topic_epoch as u128) << 64 | self.packed() as u128
     }
 
-    /// The message whose identity this number is, if it is one.
-    pub const fn of_correlation(correlation: u128) -> Self {
-        let message = correlation as u64;
-        Self {
-            topic_epoch: (correlation >> 64) as u64,
-            lane: (message >> SEQUENCE_BITS) as u8,
-            sequence: message & ((1 << SEQUENCE_BITS) - 1),
-        }
-    }
-
     const fn packed(self) -> u64 {
         self.sequence & ((1 << SEQUENCE_BITS) - 1) | (self.lane as u64) << SEQUENCE_BITS
     }

@@ -184,7 +184,11 @@ mod tests {
         assert_eq!(records.look(5), Said::Nothing);
         records.record(5, SKIPPED, 1);
         records.clear_entry(5, 4);
-        assert_eq!(records.look(5), Said::Is { outcome: SKIPPED, attempts: 1 }, "a claim's is told by its attempts");
+        assert_eq!(
+            records.look(5),
+            Said::Is { outcome: SKIPPED, attempts: 1 },
+            "a claim's is told by its attempts"
+        );
     }
 
     #[test]

@@ -279,18 +279,18 @@ impl AsideFile {
         store.free(staged);
     }
 
-    /// Makes room for a dead letter by the oldest that there is. `gone` is told lane and sequence before that goes. False: there is none.
+    /// Makes room for a dead letter by the oldest that there is. `gone` is told what it is before that goes. False: there is none.
     pub(crate) fn drop_oldest_dead(
         &self,
         store: Store<'_, Self>,
         me: Holder,
-        gone: impl Fn(usize, u64),
+        gone: impl Fn(&Contents),
     ) -> bool {
         let tell = |index: usize| {
             if let Some((word, contents)) = store.read(index)
                 && state::is_dead(word.state)
             {
-                gone(usize::from(contents.lane), contents.sequence);
+                gone(&contents);
             }
         };
         let Some(taken) = store.take_oldest_dead(me, tell) else { return false };

@@ -94,6 +94,10 @@ fn join(bus: &BusInner, core: &TopicCore, wanted: &Wanted<'_>) -> Result<Taken, 
     if let Some(name) = wanted.name {
         check_dotted(name, GROUP_NAME_BYTES_MAX)
             .map_err(|why| AttachError::GroupName { name: name.into(), why })?;
+        if name == crate::publisher::REFUSED {
+            let theirs = "kept by the bus, for publications that were refused";
+            return Err(AttachError::GroupKind { topic: core.name().into(), group: name.into(), theirs });
+        }
     }
     let begun = Instant::now();
     loop {

@@ -4,8 +4,8 @@
 use crate::aside::AsideFile;
 use crate::directory::BusDir;
 use crate::lease::Participants;
-use crate::publisher::is_refused;
 use crate::listeners::{Listeners, wake_readers_after_repair};
+use crate::publisher::is_refused;
 use crate::region::{Access, Region};
 use crate::supervisor::role;
 use crate::sys::futex;

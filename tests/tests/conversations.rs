@@ -4,8 +4,9 @@ use bus_core::extension::Extension;
 use bus_shm::dead_letters::{self, Filter};
 use bus_shm::inspect::BusView;
 use bus_shm::trace::{self, Trace, TraceId};
-use bus_shm::{Bus, Bytes, Lane, Meta, MessageId, PublishError, Subscriber, Topic};
+use bus_shm::{Bus, Bytes, Lane, MessageId, Meta, PublishError, Subscriber, Topic};
 use std::time::{Duration, Instant};
+use tests::cli::CliBus;
 use tests::harness::{self, Agent, Role, TestBus, assert_clean};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,9 +49,8 @@ fn fan_out(bus: &Bus) -> (Vec<Topic<Bytes>>, MessageId) {
         .map(|name| bus.topic_builder(name).capacity(8).with_group("agent").open().unwrap())
         .into();
     topics[0].publisher().unwrap().publish(&[0]).unwrap();
-    let first = next(&mut topics[0].subscriber().from(bus_shm::Start::Oldest).tap().join().unwrap())
-        .metadata()
-        .id();
+    let first =
+        next(&mut topics[0].subscriber().from(bus_shm::Start::Oldest).tap().join().unwrap()).metadata().id();
     answer(&topics[0], &[&topics[1], &topics[2]]);
     answer(&topics[1], &[&topics[3], &topics[4]]);
     answer(&topics[2], &[&topics[4]]);
@@ -129,8 +129,12 @@ fn hostile_extensions_neither_loop_nor_break_anything() {
     let test = TestBus::new("trace-hostile");
     let bus = test.open("attacker");
     for producers in [1, 4] {
-        let topic =
-            bus.topic_builder::<Bytes>(&format!("t{producers}")).producers(producers).capacity(64).lanes(1).open();
+        let topic = bus
+            .topic_builder::<Bytes>(&format!("t{producers}"))
+            .producers(producers)
+            .capacity(64)
+            .lanes(1)
+            .open();
         let topic = topic.unwrap();
         let mut subscriber = topic.subscribe().unwrap();
         let mut publisher = topic.publisher().unwrap();
@@ -160,7 +164,10 @@ fn hostile_extensions_neither_loop_nor_break_anything() {
                     // Itself, a circle of two, anything, the other lane that is not there.
                     0 => block[..16].copy_from_slice(&cause(epoch, 0, number as u64)),
                     1 => block[..16].copy_from_slice(&cause(epoch, 0, (number ^ 3) as u64)),
-                    2 => block.iter_mut().enumerate().for_each(|(i, byte)| *byte = (random >> (i % 8 * 8)) as u8),
+                    2 => block
+                        .iter_mut()
+                        .enumerate()
+                        .for_each(|(i, byte)| *byte = (random >> (i % 8 * 8)) as u8),
                     _ => block[..16].copy_from_slice(&cause(epoch, 255, u64::MAX >> 8)),
                 }
                 block[32..34].copy_from_slice(&u16::MAX.to_le_bytes());
@@ -233,11 +240,10 @@ fn a_hop_too_many_is_refused_and_kept_with_its_chain() {
     assert_eq!(notice.value().unwrap().group, "_loops");
     drop(notice);
     // And it is part of the conversation.
-    let all = trace::trace(&view(&test), TraceId::Message(MessageId {
-        topic_epoch: trace_root(&test, &topics[0]),
-        lane: 2,
-        sequence: 0,
-    }))
+    let all = trace::trace(
+        &view(&test),
+        TraceId::Message(MessageId { topic_epoch: trace_root(&test, &topics[0]), lane: 2, sequence: 0 }),
+    )
     .unwrap();
     assert_eq!(all.messages.len(), 8);
     assert!(drawn(&all).last().unwrap().ends_with("c.d 4 dead in _loops"), "{:?}", drawn(&all));
@@ -328,11 +334,14 @@ fn two_agents_that_answer_each_other_for_ever_are_cut() {
             agents[0] = spawn("ping");
         }
     }
-    let letters = dead_letters::list(&view(&test), &Filter { group: Some("_loops".into()), ..Filter::default() });
+    let letters =
+        dead_letters::list(&view(&test), &Filter { group: Some("_loops".into()), ..Filter::default() });
     let letters = letters.unwrap();
     assert_eq!(letters.len(), 6);
     for letter in &letters {
-        assert!(letter.error.contains("ping -> pong -> ping") && letter.error.ends_with("(65 hops, 64 allowed)"));
+        assert!(
+            letter.error.contains("ping -> pong -> ping") && letter.error.ends_with("(65 hops, 64 allowed)")
+        );
         assert!(letter.len_bytes == 4 && letter.error.len() <= 96, "{}", letter.error);
     }
     // Both cuts are events.
@@ -355,4 +364,28 @@ fn two_agents_that_answer_each_other_for_ever_are_cut() {
     drop(cause);
     drop(agents);
     assert_clean(&test);
+}
+
+#[test]
+fn the_command_prints_the_tree() {
+    let cli = CliBus::new("trace-cli");
+    let bus = cli.bus.open("asker");
+    let (topics, first) = fan_out(&bus);
+    let mut subscriber = topics[4].group("agent").join().unwrap();
+    next(&mut subscriber).reject("cannot\nlog this").unwrap();
+    let ran = cli.run(&["trace", &first.to_string()]).expect(0);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert!(lines[0].starts_with("MESSAGE") && lines[0].ends_with("HOPS  DEAD LETTER"), "{}", ran.out);
+    let begins: Vec<&str> =
+        lines[1..].iter().map(|line| line.split_once(" normal").unwrap().0.trim_end()).collect();
+    assert_eq!(begins, ["ask", "  plan", "    act", "    log", "  look", "    log"]);
+    assert!(lines[4].ends_with("of agent: cannot log this"), "{}", lines[4]);
+    let told = cli.run(&["trace", &format!("{:x}", first.as_correlation()), "--json"]).expect(0).json();
+    assert_eq!(
+        (&told["messages"][0]["id"], &told["messages"][2]["depth"]),
+        (&first.to_string().into(), &2.into())
+    );
+    assert_eq!(told["messages"][3]["dead"][0]["error"], "cannot\nlog this");
+    cli.run(&["trace", "cafe"]).expect(3).says("nothing of correlation cafe");
+    cli.run(&["trace", "nonsense"]).expect(2).says("sub --json");
 }

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use tests::model::explorer::{Model, Verdict, explore};
 use tests::model::{
-    aside_due, aside_one, doorbell, gate, let_go, lossy, owner, publish, receipts, replay, role, single_producer,
-    takeover, two_phase,
+    aside_due, aside_one, doorbell, gate, let_go, lossy, owner, publish, receipts, replay, role,
+    single_producer, takeover, two_phase,
 };
 
 /// No model may have more states than this: the tests are to stay quick and small.
@@ -753,7 +753,8 @@ mod receipts_told {
             breaks("receipts, EntryNotCleared", &model(shared, Variant::EntryNotCleared));
         }
         breaks("receipts, shared, ClearsAll", &model(true, Variant::ClearsAll));
-        for variant in [Variant::NoAttempts, Variant::PlainStore, Variant::SkipClaimed, Variant::GoneNotFinal] {
+        for variant in [Variant::NoAttempts, Variant::PlainStore, Variant::SkipClaimed, Variant::GoneNotFinal]
+        {
             breaks(&format!("receipts, shared, {variant:?}"), &model(true, variant));
         }
     }

@@ -2,10 +2,13 @@
 
 use bus_shm::dead_letters::{self, Filter};
 use bus_shm::{
-    Bytes, Expired, Lane, Meta, Outcome, ReceiptError, Receipts, Stall, StallPolicy, Subscriber, SubscriberBuilder, Topic,
+    Bytes, Expired, Lane, Meta, Outcome, ReceiptError, Receipts, Stall, StallPolicy, Subscriber,
+    SubscriberBuilder, Topic,
 };
 use std::time::{Duration, Instant};
+use tests::cli::CliBus;
 use tests::harness::{self, Agent, Role, TestBus, Text, Words, assert_clean, eventually};
+use tests::memory::{mount_tmpfs, take_memory};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const AT_ONCE: Duration = Duration::ZERO;
@@ -44,7 +47,8 @@ fn each_end_of_a_message_is_told_in_both_kinds_of_group() {
     let bus = test.open("tester");
     for group in GROUPS {
         let topic = bus.topic::<Bytes>(group).unwrap();
-        let mut subscriber = builder(&topic, group).filter_bytes(|bytes| bytes != b"not this").join().unwrap();
+        let mut subscriber =
+            builder(&topic, group).filter_bytes(|bytes| bytes != b"not this").join().unwrap();
         let receipts = topic.receipts(group).unwrap();
         // Not published yet, published, in hand, handled.
         assert_eq!(look(&receipts, 0), Outcome::Pending);
@@ -57,8 +61,13 @@ fn each_end_of_a_message_is_told_in_both_kinds_of_group() {
         // Put aside it is finished for the ring, and not handled.
         let retried = publish(&topic, b"b");
         next(&mut subscriber).retry_after(Duration::from_millis(50), "not now").unwrap();
-        let Outcome::Retrying(failed) = look(&receipts, retried) else { panic!("{:?}", look(&receipts, retried)) };
-        assert_eq!((failed.error.as_str(), failed.attempts, failed.handler.as_str()), ("not now", 1, "handle"));
+        let Outcome::Retrying(failed) = look(&receipts, retried) else {
+            panic!("{:?}", look(&receipts, retried))
+        };
+        assert_eq!(
+            (failed.error.as_str(), failed.attempts, failed.handler.as_str()),
+            ("not now", 1, "handle")
+        );
         assert_eq!(failed.service, "tester");
         let message = next(&mut subscriber);
         assert!(matches!(look(&receipts, retried), Outcome::Retrying(_)));
@@ -70,7 +79,10 @@ fn each_end_of_a_message_is_told_in_both_kinds_of_group() {
         let short = Meta::new().ttl(Duration::from_nanos(1));
         let expired = publisher.publish_bytes_with(Lane::NORMAL, b"c", &short).unwrap();
         assert!(subscriber.try_receive().unwrap().is_none());
-        assert_eq!((look(&receipts, skipped), look(&receipts, expired)), (Outcome::Skipped, Outcome::Expired));
+        assert_eq!(
+            (look(&receipts, skipped), look(&receipts, expired)),
+            (Outcome::Skipped, Outcome::Expired)
+        );
         // A dead letter, and then that it was one.
         let mut letters = Vec::new();
         for error in ["rejected", "to be replayed"] {
@@ -337,7 +349,10 @@ fn a_consumer_killed_before_and_after_it_acknowledges() {
         assert_eq!(agent.line.hear_number(), rejected);
         agent.line.tell("reject");
         let told = settled(&receipts, rejected);
-        assert!(matches!(&told, Outcome::DeadLettered(Some(failed)) if failed.error == "because"), "{told:?}");
+        assert!(
+            matches!(&told, Outcome::DeadLettered(Some(failed)) if failed.error == "because"),
+            "{told:?}"
+        );
         agent.line.expect("done");
         agent.kill();
         assert_clean(&test);
@@ -408,7 +423,9 @@ fn work(mut role: Role) {
     let number = |bytes: &[u8]| u64::from_le_bytes(bytes[..8].try_into().unwrap());
     let mut subscriber = builder(&topic, &role.argument)
         .attempts(250)
-        .filter_bytes(move |bytes| !matches!(number(bytes) % 5, 1) && !(number(bytes) % 5 == 4 && bytes[8] == 1))
+        .filter_bytes(move |bytes| {
+            !matches!(number(bytes) % 5, 1) && !(number(bytes) % 5 == 4 && bytes[8] == 1)
+        })
         .join()
         .unwrap();
     role.parent.tell("ready");
@@ -457,7 +474,10 @@ fn what_is_told_is_true_whoever_is_killed() {
             // Asked all the time, whatever is going on, and what is final stays.
             let earlier = number / 2;
             let outcome = look(&receipts, earlier);
-            assert!(!outcome.is_settled() || outcome.name() == fate(earlier), "message {earlier}: {outcome:?}");
+            assert!(
+                !outcome.is_settled() || outcome.name() == fate(earlier),
+                "message {earlier}: {outcome:?}"
+            );
         }
         for number in 0..COUNT {
             let outcome = settled(&receipts, number);
@@ -467,4 +487,110 @@ fn what_is_told_is_true_whoever_is_killed() {
         eventually("the bus is clean", || true);
         assert_clean(&test);
     }
+}
+
+/// In 16 MiB of shared memory: what cannot be recorded is not settled, or not known afterwards, and never handled.
+fn no_memory(mut role: Role) {
+    let dir = std::path::PathBuf::from(&role.argument);
+    if !mount_tmpfs(&dir, "size=16m", 0) {
+        role.parent.tell("skipped");
+        return;
+    }
+    let bus = bus_shm::Bus::builder("b").dir(&dir).open().unwrap();
+    let topic = bus.topic::<Bytes>("t").unwrap();
+    let mut subscriber = topic.group("g").filter_bytes(|bytes| bytes == b"yes").join().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    for payload in [b"yes", b"no "] {
+        publisher.publish(payload).unwrap();
+    }
+    next(&mut subscriber).ack().unwrap();
+    // Not even a page: the message stays the next one.
+    let ballast = take_memory(&dir, 0);
+    for _ in 0..3 {
+        let error = subscriber.try_receive().unwrap_err();
+        assert!(error.to_string().contains("--shm-size"), "{error}");
+    }
+    assert!(matches!(topic.receipts("g"), Err(ReceiptError::Region(_))));
+    std::fs::remove_file(ballast).unwrap();
+    // A page, and no records: what became of it is not known.
+    let ballast = take_memory(&dir, 4_096);
+    assert!(subscriber.try_receive().unwrap().is_none());
+    let receipts = topic.receipts("g").unwrap();
+    assert_eq!((look(&receipts, 0), look(&receipts, 1)), (Outcome::Unknown, Outcome::Unknown));
+    std::fs::remove_file(ballast).unwrap();
+    // And known again of what comes then.
+    for payload in [b"yes", b"no "] {
+        publisher.publish(payload).unwrap();
+    }
+    next(&mut subscriber).ack().unwrap();
+    assert!(subscriber.try_receive().unwrap().is_none());
+    assert_eq!((look(&receipts, 1), look(&receipts, 2)), (Outcome::Unknown, Outcome::Handled));
+    assert_eq!(look(&receipts, 3), Outcome::Skipped);
+    role.parent.tell("done");
+}
+
+#[test]
+fn without_memory_for_records_nothing_is_said_that_is_not_known() {
+    if let Some(role) = harness::role() {
+        return no_memory(role);
+    }
+    let dir = std::path::Path::new("/dev/shm").join(format!("test-receipt-memory-{}", std::process::id()));
+    std::fs::create_dir(&dir).unwrap();
+    let name = "without_memory_for_records_nothing_is_said_that_is_not_known";
+    let mut agent = Agent::spawn(name, "tenant", "none", dir.display());
+    let heard = agent.line.try_hear();
+    agent.wait();
+    std::fs::remove_dir(&dir).unwrap();
+    match heard.as_deref() {
+        Some("done") => {}
+        Some("skipped") => println!("skipped: no memory of one's own may be mounted here"),
+        other => panic!("{other:?}"),
+    }
+}
+
+// ------------------------------------------------------------------ the command
+
+#[test]
+fn the_command_waits_and_its_code_tells_what_became_of_the_message() {
+    let cli = CliBus::new("receipt-cli");
+    let bus = cli.bus.open("tester");
+    let topic = bus.topic_builder::<Bytes>("t").with_group("idle").open().unwrap();
+    let mut subscriber = builder(&topic, "one").filter_bytes(|bytes| bytes != b"left out").join().unwrap();
+    let consumer = std::thread::spawn(move || {
+        loop {
+            let message = next(&mut subscriber);
+            match message.payload() {
+                b"end" => return message.ack().unwrap(),
+                b"bad" => message.reject("no such customer").unwrap(),
+                b"slow" => message.retry_after(Duration::from_secs(60), "come back later").unwrap(),
+                _ => message.ack().unwrap(),
+            }
+        }
+    });
+    let pub_ = |payload: &str, more: &[&str]| {
+        let mut arguments = vec!["pub", "t", payload, "--wait-for", "one"];
+        arguments.extend(more);
+        cli.run(&arguments)
+    };
+    pub_("good", &[]).expect(0).says("handled by one");
+    let told = pub_("good", &["--json"]).expect(0).json();
+    assert_eq!(
+        (&told["outcomes"][0]["outcome"], &told["outcomes"][0]["group"]),
+        (&"handled".into(), &"one".into())
+    );
+    let ran =
+        pub_("bad", &["--json"]).expect(7).says("no such customer").says("handler handle").says("dlq show");
+    let told = ran.json();
+    let letter = told["outcomes"][0]["letter"].as_str().expect("a letter").to_owned();
+    assert_eq!(told["outcomes"][0]["attempts"], 1);
+    cli.run(&["dlq", "show", &letter]).expect(0);
+    pub_("old", &["--ttl", "1us"]).expect(8).says("time to live");
+    pub_("left out", &[]).expect(9).says("passed it over");
+    pub_("slow", &["--timeout", "200ms"]).expect(4).says("come back later");
+    pub_("good", &["--wait-for", "idle", "--timeout", "100ms"]).expect(4).says("nobody reads for the group");
+    let ran = pub_("good", &["--wait-for", "nobody"]).expect(3).says("no group \"nobody\"; it has idle, one");
+    assert!(ran.out.is_empty());
+    pub_("end", &[]).expect(0);
+    consumer.join().unwrap();
+    assert_clean(&cli.bus);
 }

@@ -43,7 +43,8 @@ impl Follow {
                 "waited_ns": waited.as_nanos() as u64, "outcomes": outcomes,
             }))?;
         }
-        let worst = fates.iter().zip(self.receipts.groups()).map(|((_, fate), group)| (code_of(fate), fate, group));
+        let worst =
+            fates.iter().zip(self.receipts.groups()).map(|((_, fate), group)| (code_of(fate), fate, group));
         match worst.max_by_key(|(code, ..)| code.map_or(0, |code| code as u8)) {
             Some((Some(code), fate, group)) => {
                 let of = format!(
@@ -81,7 +82,11 @@ impl Follow {
                 "a dead letter after {}, by {}{}: {}; {}",
                 units::counted(failed.attempts.into(), "attempt"),
                 failed.service,
-                if failed.handler.is_empty() { String::new() } else { format!(", handler {}", failed.handler) },
+                if failed.handler.is_empty() {
+                    String::new()
+                } else {
+                    format!(", handler {}", failed.handler)
+                },
                 failed.error,
                 match failed.letter {
                     Some(letter) => format!("`shmbus dlq show {letter}` shows everything about it"),

@@ -26,7 +26,10 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     let view = place.view()?;
     let not_found = |what: &str| {
         let hint = "rings hold a topic's last messages only, and dead letters stay";
-        Failure::new(Code::NotFound, format_args!("nothing {what} {} on bus {:?}: {hint}", args.id, place.bus))
+        Failure::new(
+            Code::NotFound,
+            format_args!("nothing {what} {} on bus {:?}: {hint}", args.id, place.bus),
+        )
     };
     let found = match trace::trace(&view, args.id) {
         Some(found) if !found.messages.is_empty() => found,
@@ -54,13 +57,15 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
 }
 
 fn as_text(found: &Trace) -> String {
-    let headings =
-        ["MESSAGE", "LANE", ">SEQUENCE", ">AGE", "FROM", "TYPE", ">SIZE", ">HOPS", "DEAD LETTER"];
-    let has_marks = found.tree.iter().any(|place| place.in_circle || !found.messages[place.index].dead.is_empty());
+    let headings = ["MESSAGE", "LANE", ">SEQUENCE", ">AGE", "FROM", "TYPE", ">SIZE", ">HOPS", "DEAD LETTER"];
+    let has_marks =
+        found.tree.iter().any(|place| place.in_circle || !found.messages[place.index].dead.is_empty());
     let mut table = columns(&headings[..if has_marks { 9 } else { 8 }]);
     for place in &found.tree {
         let message = &found.messages[place.index];
-        if place.cause_is_gone && let Some(cause) = message.cause {
+        if place.cause_is_gone
+            && let Some(cause) = message.cause
+        {
             let mut row = vec![format!("(gone: {cause})")];
             row.resize(8, String::new());
             table.row(row);

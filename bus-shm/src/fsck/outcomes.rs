@@ -7,7 +7,7 @@ use crate::region::Access;
 use crate::topic::TopicCore;
 use bus_core::layout::outcomes::{footprint_bytes, mark};
 use bus_core::layout::{PAGE_BYTES, outcomes as layout};
-use bus_core::outcome::{EXPIRED, FINAL, GONE, MISSED, NONE, Said, SKIPPED};
+use bus_core::outcome::{EXPIRED, FINAL, GONE, MISSED, NONE, SKIPPED, Said};
 
 pub(super) fn check(look: &mut Look<'_>, core: &TopicCore, ends: &[Option<u64>]) {
     for group in 0..core.groups_reserved() {

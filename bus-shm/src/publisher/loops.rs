@@ -9,11 +9,11 @@
 #![allow(unsafe_code)]
 
 use super::RawPublisher;
+use crate::arena::Source;
 use crate::aside::{AsideFile, Note};
 use crate::bus::BusInner;
 use crate::dead_letters::{self, Announcer, LetterId};
 use crate::error::{Looped, PublishError};
-use crate::arena::Source;
 use crate::group;
 use crate::metadata::Meta;
 use crate::supervisor::protocol::Request;

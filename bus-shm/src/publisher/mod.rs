@@ -16,16 +16,16 @@ mod loops;
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::{AsyncPublisher, Payload};
+pub(crate) use extended::Republisher;
 pub use linger::Lingering;
 pub use loan::Loan;
-pub(crate) use loops::{Pairs, is_refused};
+pub(crate) use loops::{Pairs, REFUSED, is_refused};
 
 use crate::arena::{Cell, NoRoom, ProducerArena, Source};
 use crate::bus::BusInner;
 use crate::error::{AttachError, BatchError, Full, FullOf, PublishError};
 use crate::listeners::wake_readers;
 use crate::payload::{Bytes, Message, Speak, encode, encoded_bytes};
-use crate::receipts::{ReceiptError, Receipts};
 use crate::repair::{self, Keep};
 use crate::sys::clock::Clock;
 use crate::sys::process::ForkMark;
@@ -33,7 +33,6 @@ use crate::topic::{LaneRing, Role, Topic, TopicCore};
 use crate::wait;
 use bus_core::arena::{Horizon, Shortage};
 use bus_core::doorbell::{Barrier, Doorbell};
-use bus_core::extension::Extension;
 use bus_core::group;
 use bus_core::header::{HEADER_WORDS, Header, TYPE_BYTES, producer_mark};
 use bus_core::holder::HolderWord;
@@ -212,12 +211,6 @@ impl<T: Speak> Publisher<T> {
         self.raw.set_breaker(breaker);
     }
 
-    /// How many causes may lie behind a publication ([`crate::Meta::caused_by`]): one with more is refused as
-    /// [`PublishError::Loop`]. Default 64.
-    pub fn set_hops_max(&mut self, hops: u16) {
-        self.raw.guard.loops.hops_max = hops;
-    }
-
     /// Lane that `publish` uses: normal.
     pub fn default_lane(&self) -> Lane {
         Lane(self.raw.default_lane as u8)
@@ -236,14 +229,6 @@ impl<T: Speak> Publisher<T> {
     /// Waits until every reliable group has finished what was published here, for at most `timeout`. True if they have.
     pub fn flush(&mut self, timeout: Duration) -> bool {
         self.raw.flush(timeout)
-    }
-
-    /// Follows publications of this topic to what becomes of them in a group: see [`Receipts`].
-    ///
-    /// # Errors
-    /// See [`ReceiptError`].
-    pub fn receipts(&self, group: &str) -> Result<Receipts, ReceiptError> {
-        Receipts::open(&self.raw.bus, &self.raw.core, group)
     }
 
     /// Leaves in good order: waits for the groups like [`Publisher::flush`], then gives the place back. True if they had
@@ -341,32 +326,6 @@ impl Publisher<Bytes> {
     pub fn publish(&mut self, payload: &[u8]) -> Result<u64, PublishError> {
         let (lane, deadline) = (self.raw.default_lane, self.raw.deadline);
         self.raw.publish(lane, &payload, deadline, true)
-    }
-}
-
-/// Publishes messages that come as bytes, with the number of their type and what else stood in their header: dead letters.
-pub(crate) struct Republisher(RawPublisher);
-
-impl Republisher {
-    pub(crate) fn attach(topic: &Topic<Bytes>) -> Result<Self, AttachError> {
-        RawPublisher::attach(topic).map(Self)
-    }
-
-    pub(crate) fn publish(
-        &mut self,
-        lane: Lane,
-        (kind, flags, key, extension): (u8, u8, u64, Option<Extension>),
-        payload: &[u8],
-    ) -> Result<u64, PublishError> {
-        let Self(raw) = self;
-        raw.header.kind = kind;
-        loop {
-            match raw.publish_described(lane, &payload, (flags, key), extension) {
-                // It has time.
-                Err(PublishError::Throttled { retry_after, .. }) => std::thread::sleep(retry_after),
-                done => return done,
-            }
-        }
     }
 }
 

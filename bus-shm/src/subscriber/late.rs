@@ -10,7 +10,7 @@ use crate::error::{AttachError, NotOwner, ReceiveError};
 use crate::group;
 use crate::listeners::wake_readers;
 use crate::observe::{Observer, Place};
-use crate::outcomes::OutcomesFile;
+use crate::outcomes::{OutcomesFile, note_gone};
 use crate::reader::Finding;
 use crate::subscriber::Failure;
 use crate::sys::clock::{monotonic_ns, realtime_ns};
@@ -224,13 +224,6 @@ impl Late {
         }
     }
 
-    /// A dead letter makes room for another: it is remembered that it was one.
-    fn note_gone(&self, core: &TopicCore, lane: usize, sequence: u64) {
-        if let Ok(outcomes) = self.make_outcomes(core) {
-            outcomes.record((lane, sequence), outcome::GONE, 0);
-        }
-    }
-
     fn note(&self, error: &str) -> Note {
         Note {
             service: self.service.clone(),
@@ -269,7 +262,7 @@ impl Late {
         if put.is_none()
             && kept.dead
             && self.settings.dead_full == DeadFull::DropOldest
-            && file.drop_oldest_dead(store, self.me, |lane, sequence| self.note_gone(core, lane, sequence))
+            && file.drop_oldest_dead(store, self.me, |gone| note_gone(core, self.entry, self.me, gone))
         {
             put = file.put(store, who, (&contents, &note), payload, &mut hint);
         }
@@ -448,8 +441,8 @@ impl RawSubscriber {
         let has_room = || {
             !store.has_dead_max()
                 || late.settings.dead_full == DeadFull::DropOldest
-                    && file.drop_oldest_dead(store, late.me, |lane, sequence| {
-                        late.note_gone(&self.core, lane, sequence);
+                    && file.drop_oldest_dead(store, late.me, |gone| {
+                        note_gone(&self.core, late.entry, late.me, gone);
                     })
         };
         if dead && has_room() {
@@ -476,9 +469,14 @@ impl RawSubscriber {
     }
 
     /// A claimed entry is done, without having been handled: nobody else may settle it between the record and the end.
-    pub(super) fn skip_entry(&self, held: Held, (lane, sequence): (usize, u64), said: u8) -> Result<(), ReceiveError> {
+    pub(super) fn skip_entry(
+        &self,
+        held: Held,
+        (lane, sequence): (usize, u64),
+        said: u8,
+    ) -> Result<(), ReceiveError> {
         let Some(late) = &self.late else { return Ok(()) };
-        let outcomes = late.make_outcomes(&self.core)?;
+        let outcomes = late.make_outcomes(&self.core).inspect_err(|_| self.release_entry(held))?;
         let Some((file, store)) = late.store(&self.core) else { return Ok(()) };
         // Lost: another member's affair.
         let Some(amending) = store.amend(held) else { return Ok(()) };

@@ -538,9 +538,6 @@ impl RawSubscriber {
         if let Proof::Entry(held) = delivery.proof {
             return self.skip_entry(held, (delivery.lane, delivery.found.sequence), outcome);
         }
-        if bus_core::is_broken("settle_before_record") {
-            self.acknowledge(delivery);
-        }
         self.record_outcome(delivery, outcome)?;
         if self.batch.is_empty() || !matches!(delivery.proof, Proof::Position) {
             self.acknowledge(delivery);

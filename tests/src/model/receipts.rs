@@ -205,7 +205,8 @@ impl Receipts {
                         }
                         let again = !self.shared && s.handed && self.variant != Variant::NotCleared;
                         s.handed = true;
-                        s.members[who] = Member { at: if again { At::Clear } else { At::Have }, attempts: s.attempts };
+                        s.members[who] =
+                            Member { at: if again { At::Clear } else { At::Have }, attempts: s.attempts };
                     });
                 }
                 let may_late = self.shared || state.office == me;
@@ -362,7 +363,8 @@ impl Receipts {
             }
             Mark::Amending(who) if is_dead(who) => go("releases the entry", &|s| s.mark = Mark::Waiting),
             Mark::Staged(who) if is_dead(who) => {
-                let is_committed = if self.shared { state.owner == Owner::Parked } else { state.owner == Owner::Done };
+                let is_committed =
+                    if self.shared { state.owner == Owner::Parked } else { state.owner == Owner::Done };
                 let is_claimed = self.shared && state.owner == Owner::Claimed(who);
                 if is_committed {
                     go("finishes the dead one's entry", &|s| finish(s));
@@ -473,7 +475,8 @@ impl Receipts {
                 to("looks into the store", told(answer(self.entry_says(state), record)));
             }
             (Look::Finished(_), _) => {
-                let entry = if self.variant == Variant::FinishedIsHandled { 0 } else { self.entry_says(state) };
+                let entry =
+                    if self.variant == Variant::FinishedIsHandled { 0 } else { self.entry_says(state) };
                 to("looks into the store", Look::Second(Some(entry)));
             }
             (Look::Second(entry), _) => {
@@ -528,7 +531,8 @@ impl Model for Receipts {
 
     fn violation(&self, state: &State) -> Option<String> {
         // A committed entry that is only staged, of a group of one, is a dead letter already.
-        let will_be_dead = matches!(state.mark, Mark::Staged(_)) && state.entry_dead && state.owner == Owner::Done;
+        let will_be_dead =
+            matches!(state.mark, Mark::Staged(_)) && state.entry_dead && state.owner == Owner::Done;
         match (state.follower, state.truth) {
             (Look::Told(End::Dead), None) if will_be_dead && !self.shared => None,
             (Look::Told(told), truth) if truth != Some(told) => {

@@ -13,9 +13,15 @@
 //! What is in none of them was handled. Read the other way round, a message could be put aside, or purged, between the two looks.
 #![allow(unsafe_code)]
 
+mod outcome;
+mod set;
+
+pub use outcome::{Failed, Outcome, ReceiptError};
+pub use set::ReceiptSet;
+
 use crate::aside::AsideFile;
 use crate::bus::BusInner;
-use crate::dead_letters::{self, LetterId};
+use crate::dead_letters;
 use crate::error::RegionError;
 use crate::group::{display_name, owners_of};
 use crate::outcomes::{OutcomesFile, is_of_former};
@@ -35,159 +41,17 @@ use bus_core::limits::PARTICIPANTS_MAX;
 use bus_core::outcome::{EXPIRED, FINAL, GONE, MISSED, SKIPPED, Said};
 use bus_core::owner;
 use bus_core::seq::distance;
-use bus_core::sync::{AtomicU64, Ordering, fence};
+use bus_core::sync::{AtomicU64, Ordering, fence, spin_pause};
 use std::cell::OnceCell;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Looks at a message whose group changes hands meanwhile.
 const LOOKS_MAX: usize = 8;
+/// Looks before a waiter does anything that takes longer.
+const QUICK_LOOKS: u32 = 128;
 /// A waiter looks round this often: a member may die between its last step and its ring, and a retry rings for others.
 const ROUND: Duration = Duration::from_millis(50);
-
-/// What has become of a message in a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// Not finished: the group has not come to it, or has it in hand.
-    Pending,
-    /// It failed, and waits for another attempt or is at it.
-    Retrying(Failed),
-    /// The group has acknowledged it.
-    Handled,
-    /// Its time to live was over.
-    Expired,
-    /// The group did not want it: its filter, its sample, or another type.
-    Skipped,
-    /// It is a dead letter of the group, or was one: without the letter, that has been purged, replayed, or has made room for another.
-    DeadLettered(Option<Failed>),
-    /// It was overwritten before the group came to it, or the group began after it.
-    Missed,
-    /// The group has let go of it, or is not there any more, and nothing keeps the message for it. A named group may come back, and find it all
-    /// the same.
-    LetGo,
-    /// The group is past it, and what became of it is no longer known: others have taken the place of its record, or there was no memory
-    /// for one, or it was published before the group last began.
-    Unknown,
-}
-
-impl Outcome {
-    /// Is it over, so that waiting for more is in vain?
-    pub const fn is_settled(&self) -> bool {
-        !matches!(self, Outcome::Pending | Outcome::Retrying(_))
-    }
-
-    /// In a word: `pending`, `retrying`, `handled`, `expired`, `skipped`, `dead-lettered`, `missed`, `let-go`, `unknown`.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Outcome::Pending => "pending",
-            Outcome::Retrying(_) => "retrying",
-            Outcome::Handled => "handled",
-            Outcome::Expired => "expired",
-            Outcome::Skipped => "skipped",
-            Outcome::DeadLettered(_) => "dead-lettered",
-            Outcome::Missed => "missed",
-            Outcome::LetGo => "let-go",
-            Outcome::Unknown => "unknown",
-        }
-    }
-
-    /// What is known of its last failure.
-    pub const fn failed(&self) -> Option<&Failed> {
-        match self {
-            Outcome::Retrying(failed) => Some(failed),
-            Outcome::DeadLettered(failed) => failed.as_ref(),
-            _ => None,
-        }
-    }
-}
-
-/// How a message failed last.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failed {
-    /// Why: the first 96 bytes.
-    pub error: String,
-    /// How often it has been handed out.
-    pub attempts: u8,
-    /// Service that failed.
-    pub service: String,
-    /// Its handler.
-    pub handler: String,
-    /// Of a dead letter: what it is named by.
-    pub letter: Option<LetterId>,
-}
-
-/// Why a message cannot be followed, or not any further.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReceiptError {
-    /// There is no such group.
-    #[error("topic {topic:?} has no group {group:?}; it has {}", if groups.is_empty() { "none" } else { groups.as_str() })]
-    NoGroup {
-        /// The topic.
-        topic: String,
-        /// What was asked for.
-        group: String,
-        /// The groups that there are.
-        groups: String,
-    },
-    /// A topic that keeps the newest has no groups that anything could be followed to.
-    #[error(
-        "topic {topic:?} keeps the newest messages: it has no groups, and nobody can tell who has had which message"
-    )]
-    KeepsNewest {
-        /// The topic.
-        topic: String,
-    },
-    /// There is no such lane.
-    #[error("topic {topic:?} has no lane {lane}, only 0 to {}", lanes - 1)]
-    Lane {
-        /// The topic.
-        topic: String,
-        /// What was asked for.
-        lane: u8,
-        /// Lanes that there are.
-        lanes: usize,
-    },
-    /// Nobody reads for the group, and the caller did not want to wait for somebody.
-    #[error(
-        "topic {topic:?}: nobody reads for group {group:?}, so message {sequence} of lane {lane} is not handled now; it is kept, and whoever joins gets it"
-    )]
-    Unattended {
-        /// The topic.
-        topic: String,
-        /// The group.
-        group: String,
-        /// The message's lane.
-        lane: u8,
-        /// Its number.
-        sequence: u64,
-    },
-    /// The bus has been taken down.
-    #[error("topic {topic:?}: the bus has been taken down")]
-    BusClosed {
-        /// The topic.
-        topic: String,
-    },
-    /// The files are gone.
-    #[error("topic {topic:?}: {} has been removed under the running bus", path.display())]
-    BusUnlinked {
-        /// The topic.
-        topic: String,
-        /// What has gone.
-        path: PathBuf,
-    },
-    /// This process was forked from the one that opened the bus.
-    #[error("topic {topic:?} is used in a process forked after the bus was opened; open the bus in the child")]
-    UsedAfterFork {
-        /// The topic.
-        topic: String,
-    },
-    /// A file of the group cannot be used, or made.
-    #[error(transparent)]
-    Region(#[from] RegionError),
-}
 
 /// Follows publications of one topic to what becomes of them in one group. Costs the group and the publishers nothing: open it once, and
 /// ask about as many messages as you like.
@@ -243,7 +107,11 @@ fn groups(core: &TopicCore) -> impl Iterator<Item = (usize, HolderWord)> + use<'
 }
 
 impl Receipts {
-    pub(crate) fn open(bus: &Arc<BusInner>, core: &Arc<TopicCore>, group: &str) -> Result<Self, ReceiptError> {
+    pub(crate) fn open(
+        bus: &Arc<BusInner>,
+        core: &Arc<TopicCore>,
+        group: &str,
+    ) -> Result<Self, ReceiptError> {
         let topic = || core.name().to_owned();
         if bus.is_forked() {
             return Err(ReceiptError::UsedAfterFork { topic: topic() });
@@ -254,7 +122,11 @@ impl Receipts {
         let found = groups(core).find(|&(entry, _)| display_name(core, entry) == group);
         let Some((entry, word)) = found else {
             let groups: Vec<_> = groups(core).map(|(entry, _)| display_name(core, entry)).collect();
-            return Err(ReceiptError::NoGroup { topic: topic(), group: group.into(), groups: groups.join(", ") });
+            return Err(ReceiptError::NoGroup {
+                topic: topic(),
+                group: group.into(),
+                groups: groups.join(", "),
+            });
         };
         Self::of_entry(bus, core, entry, word)
     }
@@ -337,7 +209,8 @@ impl Receipts {
             // FOLLOW: the looks come before this one; pairs with the fence before a joining member's cursors.
             fence(Ordering::Acquire);
             let after = HolderWord::unpack(self.state.load(Ordering::Relaxed));
-            if after.tag == before.tag && !state::is_joining(after.state) && !state::is_starting(after.state) {
+            if after.tag == before.tag && !state::is_joining(after.state) && !state::is_starting(after.state)
+            {
                 return outcome;
             }
         }
@@ -448,18 +321,23 @@ impl Receipts {
         Some(match said {
             Said::Is { outcome: GONE, .. } => Outcome::DeadLettered(None),
             Said::Is { outcome: MISSED, .. } => Outcome::Missed,
-            Said::Is { outcome, attempts } => match (outcome & !FINAL, self.is_record_of((lane, sequence), (outcome, attempts), is_shared)) {
-                // The word of its owner is in use again.
-                (_, None) => Outcome::Unknown,
-                // It was stored by one who had lost the message to another.
-                (_, Some(false)) => rest,
-                (EXPIRED, _) => Outcome::Expired,
-                (SKIPPED, _) => Outcome::Skipped,
-                // No bytes that anybody has stored.
-                _ => Outcome::Unknown,
-            },
+            Said::Is { outcome, attempts } => {
+                match (outcome & !FINAL, self.is_record_of((lane, sequence), (outcome, attempts), is_shared))
+                {
+                    // The word of its owner is in use again.
+                    (_, None) => Outcome::Unknown,
+                    // It was stored by one who had lost the message to another.
+                    (_, Some(false)) => rest,
+                    (EXPIRED, _) => Outcome::Expired,
+                    (SKIPPED, _) => Outcome::Skipped,
+                    // No bytes that anybody has stored.
+                    _ => Outcome::Unknown,
+                }
+            }
             Said::Later => Outcome::Unknown,
-            Said::Nothing if marks & mark::LOST != 0 && self.outcomes.is_lost(lane, sequence) => Outcome::Unknown,
+            Said::Nothing if marks & mark::LOST != 0 && self.outcomes.is_lost(lane, sequence) => {
+                Outcome::Unknown
+            }
             Said::Nothing => rest,
         })
     }
@@ -535,6 +413,9 @@ impl Receipts {
 
     /// Does anybody read for the group at this moment?
     pub fn is_attended(&self) -> bool {
+        if self.bus.is_forked() {
+            return false;
+        }
         let seen = HolderWord::unpack(self.state.load(Ordering::Acquire));
         let participants = self.bus.participants();
         if !self.is_shared() {
@@ -578,42 +459,64 @@ impl Receipts {
         self.core.wake_half(wake::at::STATE).is_none_or(|word| is_closed(word.load(Ordering::Relaxed)))
     }
 
-    /// Waits until `is_over`, or for as long as one sleep lasts; `is_quick` is a look that costs nothing, for spinning.
-    fn sleep(&self, deadline: Option<Instant>, is_quick: impl Fn() -> bool, is_over: impl Fn() -> bool) {
+    /// Looks for about as long as a message takes to be handled next door. What it costs is a load and a pause.
+    #[inline]
+    fn look_often(&self, is_over: impl Fn() -> bool) -> bool {
+        (0..QUICK_LOOKS).any(|_| {
+            let found = is_over();
+            if !found {
+                spin_pause();
+            }
+            found
+        })
+    }
+
+    /// Spins and then sleeps until `is_over`, for at most a round. `is_quick` is a look for spinning, if there is one.
+    fn sleep(
+        &self,
+        deadline: Option<Instant>,
+        is_quick: Option<&dyn Fn() -> bool>,
+        is_over: impl Fn() -> bool,
+    ) {
         let until = Instant::now() + ROUND;
         let until = deadline.map_or(until, |deadline| deadline.min(until));
-        let mut waiter = Waiter::new(Wait::Adaptive, self.bus.barrier(), self.bus.me().participant);
-        let ready = || is_quick() || self.is_closed();
-        if !waiter.spin(self.bus.spin(), Some(until), ready) {
-            let most = until.saturating_duration_since(Instant::now());
-            // Rung by whatever the group finishes, as for publishers that wait for room.
-            wait::park(self.core.space_bell(), self.bus.barrier(), most, || is_over() || self.is_closed());
+        if let Some(is_quick) = is_quick {
+            let mut waiter = Waiter::new(Wait::Adaptive, self.bus.barrier(), self.bus.me().participant);
+            if waiter.spin(self.bus.spin(), Some(until), || is_quick() || self.is_closed()) {
+                return;
+            }
         }
+        let most = until.saturating_duration_since(Instant::now());
+        // Rung by whatever the group finishes, as for publishers that wait for room.
+        wait::park(self.core.space_bell(), self.bus.barrier(), most, || is_over() || self.is_closed());
     }
 
     fn wait(&self, lane: Lane, sequence: u64, timeout: Duration) -> Result<Outcome, ReceiptError> {
+        if lane.index() >= self.lanes.len() || self.bus.is_forked() {
+            self.check(lane, sequence)?;
+        }
+        let is_past = || self.is_past(lane.index(), sequence);
+        let mut outcome = self.look(lane, sequence);
+        if outcome == Outcome::Pending && !timeout.is_zero() && self.look_often(is_past) {
+            outcome = self.look(lane, sequence);
+        }
         let deadline = Instant::now().checked_add(timeout);
-        if lane.index() < self.lanes.len() && !self.bus.is_forked() {
-            let outcome = self.look(lane, sequence);
+        loop {
             if outcome.is_settled() {
                 return Ok(outcome);
             }
-        }
-        loop {
             self.check(lane, sequence)?;
-            if self.is_past(lane.index(), sequence) {
-                // It has left the ring and waits in the store: another look there is no quick one.
-                self.sleep(deadline, || false, || self.look(lane, sequence).is_settled());
-            } else {
-                let is_quick = || self.is_past(lane.index(), sequence);
-                self.sleep(deadline, is_quick, || self.look(lane, sequence).is_settled());
-            }
-            let outcome = self.look(lane, sequence);
-            if outcome.is_settled() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(outcome);
             }
+            // What has left the ring and waits in the store takes more than a quick look.
+            let is_quick: Option<&dyn Fn() -> bool> = if is_past() { None } else { Some(&is_past) };
+            self.sleep(deadline, is_quick, || self.look(lane, sequence).is_settled());
             // Where no supervisor does it, and no publisher waits for room.
-            repair::release_dead_groups(&self.core, self.bus.participants());
+            if !is_past() {
+                repair::release_dead_groups(&self.core, self.bus.participants());
+            }
+            outcome = self.look(lane, sequence);
         }
     }
 
@@ -637,7 +540,7 @@ impl Receipts {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(false);
             }
-            self.sleep(deadline, is_past, is_past);
+            self.sleep(deadline, Some(&is_past), is_past);
             repair::release_dead_groups(&self.core, self.bus.participants());
         }
     }
@@ -663,49 +566,5 @@ impl Receipt<'_> {
     /// See [`ReceiptError`].
     pub fn wait(&self, timeout: Duration) -> Result<Outcome, ReceiptError> {
         self.receipts.wait(self.lane, self.sequence, timeout)
-    }
-}
-
-/// Follows publications of one topic to several groups.
-#[derive(Debug)]
-pub struct ReceiptSet(Vec<Receipts>);
-
-impl ReceiptSet {
-    pub(crate) fn open(bus: &Arc<BusInner>, core: &Arc<TopicCore>, groups: &[&str]) -> Result<Self, ReceiptError> {
-        groups.iter().map(|group| Receipts::open(bus, core, group)).collect::<Result<_, _>>().map(Self)
-    }
-
-    /// All groups that hold the topic's messages at this moment.
-    pub(crate) fn open_all(bus: &Arc<BusInner>, core: &Arc<TopicCore>) -> Result<Self, ReceiptError> {
-        let holding = groups(core).filter(|(_, word)| matches!(word.state, state::ACTIVE | state::HELD));
-        holding.map(|(entry, word)| Receipts::of_entry(bus, core, entry, word)).collect::<Result<_, _>>().map(Self)
-    }
-
-    /// The groups, one by one.
-    pub fn groups(&self) -> &[Receipts] {
-        &self.0
-    }
-
-    /// What has become of a message in each group by now.
-    pub fn look(&self, lane: Lane, sequence: u64) -> Vec<(&str, Outcome)> {
-        self.0.iter().map(|receipts| (receipts.group(), receipts.look(lane, sequence))).collect()
-    }
-
-    /// Waits until it is settled in all groups, for at most `timeout`, and tells what has become of it in each.
-    ///
-    /// # Errors
-    /// See [`ReceiptError`].
-    pub fn wait(
-        &self,
-        lane: Lane,
-        sequence: u64,
-        timeout: Duration,
-    ) -> Result<Vec<(&str, Outcome)>, ReceiptError> {
-        let begun = Instant::now();
-        let wait = |receipts: &'_ Receipts| {
-            let left = timeout.saturating_sub(begun.elapsed());
-            receipts.wait(lane, sequence, left)
-        };
-        self.0.iter().map(|receipts| Ok((receipts.group(), wait(receipts)?))).collect()
     }
 }
