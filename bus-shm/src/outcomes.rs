@@ -6,6 +6,7 @@
 
 use crate::directory::unique_name;
 use crate::error::RegionError;
+use crate::publisher::is_refused;
 use crate::region::{Access, Region, reserve};
 use crate::repair::making_prefix;
 use crate::sys::file;
@@ -15,7 +16,7 @@ use bus_core::holder::Holder;
 use bus_core::layout::groups::{in_entry, kind};
 use bus_core::layout::outcomes::{MAGIC, at, footprint_bytes, lane as lane_at, lost, mark, records};
 use bus_core::layout::{Mismatch, PAGE_BYTES, Preamble};
-use bus_core::outcome::Records;
+use bus_core::outcome::{GONE, Records};
 use bus_core::sync::{AtomicU64, Ordering};
 use rustix::io::Errno;
 
@@ -131,6 +132,13 @@ impl OutcomesFile {
         self.set_mark(mark::LOST);
     }
 
+    /// A dead letter of the group is about to go: afterwards it is known that it was one.
+    pub(crate) fn note_gone(&self, core: &TopicCore, entry: usize, contents: &Contents) {
+        if !is_of_former(core, entry, contents) {
+            self.record((usize::from(contents.lane), contents.sequence), GONE, 0);
+        }
+    }
+
     /// How many records a lane has: a run of messages that is longer is recorded by its end.
     pub(crate) fn records_count(&self) -> u64 {
         self.records as u64
@@ -143,15 +151,10 @@ impl OutcomesFile {
     }
 }
 
-/// A dead letter of a group is about to go: afterwards it is known that it was one. Where that cannot be written down its purge goes on.
-pub(crate) fn note_gone(core: &TopicCore, entry: usize, me: Holder, contents: &Contents) {
-    if is_of_former(core, entry, contents) {
-        return;
-    }
-    let (lane, sequence) = (usize::from(contents.lane), contents.sequence);
-    if let Ok(file) = OutcomesFile::make(core, entry, me) {
-        file.record((lane, sequence), bus_core::outcome::GONE, 0);
-    }
+/// The records of a group whose dead letters somebody purges or replays. `None`: there is no memory, which is no reason not to purge, or
+/// the letters are no messages of the topic.
+pub(crate) fn of_letters(core: &TopicCore, entry: usize, me: Holder) -> Option<OutcomesFile> {
+    if is_refused(core, entry) { None } else { OutcomesFile::make(core, entry, me).ok() }
 }
 
 /// Is this a letter of a group without a name that had the entry before?

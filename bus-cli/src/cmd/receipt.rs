@@ -121,7 +121,8 @@ fn code_of(fate: &Fate) -> Option<Code> {
         Fate::Pending | Fate::Retrying(_) => Some(Code::TimedOut),
         Fate::DeadLettered(_) => Some(Code::DeadLettered),
         Fate::Expired => Some(Code::Expired),
-        _ => Some(Code::NotTaken),
+        Fate::Skipped | Fate::Missed | Fate::LetGo => Some(Code::NotTaken),
+        _ => Some(Code::Error),
     }
 }
 

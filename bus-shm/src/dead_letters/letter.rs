@@ -6,7 +6,7 @@ use crate::directory::BusDir;
 use crate::error::TopicError;
 use crate::group;
 use crate::inspect::BusView;
-use crate::outcomes::note_gone;
+use crate::outcomes::of_letters;
 use crate::payload::TypeIdentity;
 use crate::region::Access;
 use crate::topic::{Role, TopicCore};
@@ -324,11 +324,14 @@ pub fn purge(bus: &Bus, filter: &Filter) -> Result<u64, TopicError> {
     for letters in find(bus.dir(), filter, (Role::Subscriber, Access::Write))? {
         bus.note_topic(letters.core.name())?;
         let Some(store) = letters.file.store(&letters.core, letters.entry) else { continue };
+        let outcomes = of_letters(&letters.core, letters.entry, bus.me());
         for letter in &letters.found {
             let mut held = letter.held;
-            // Announced meanwhile it is the same letter.
             // First: whoever follows the message finds either the letter or this.
-            note_gone(&letters.core, letters.entry, bus.me(), &letter.contents);
+            if let Some(outcomes) = &outcomes {
+                outcomes.note_gone(&letters.core, letters.entry, &letter.contents);
+            }
+            // Announced meanwhile it is the same letter.
             for _ in 0..2 {
                 if state::is_dead_and_free(held.word.state) && letters.file.clear(store, held, bus.me()) {
                     count += 1;

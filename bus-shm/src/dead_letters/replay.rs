@@ -6,7 +6,7 @@
 use super::letter::{Filter, Letters, extension_in, find, payload_in, type_of};
 use crate::bus::Bus;
 use crate::error::{AttachError, BusError, PublishError, RegionError, TopicError};
-use crate::outcomes::note_gone;
+use crate::outcomes::of_letters;
 use crate::payload::{Bytes, TypeIdentity};
 use crate::publisher::Republisher;
 use crate::region::Access;
@@ -184,6 +184,7 @@ fn replay_group(
     bus.inner().note_topic(letters.core.name())?;
     let (file, me) = (&letters.file, bus.inner().me());
     let Some(store) = file.store(&letters.core, letters.entry) else { return Ok(()) };
+    let outcomes = of_letters(&letters.core, letters.entry, me);
     let mut copy = Vec::new();
     for (letter, &kind) in letters.found.iter().zip(kinds) {
         let mut seen = letter.held;
@@ -222,7 +223,9 @@ fn replay_group(
             return Err(error);
         }
         // First: whoever follows the message finds either the letter or this.
-        note_gone(&letters.core, letters.entry, me, contents);
+        if let Some(outcomes) = &outcomes {
+            outcomes.note_gone(&letters.core, letters.entry, contents);
+        }
         // Not its holder any more: this process was thought dead, and the letter is there again.
         file.clear(store, held, me);
         *replayed += 1;

@@ -10,7 +10,7 @@ use crate::error::{AttachError, NotOwner, ReceiveError};
 use crate::group;
 use crate::listeners::wake_readers;
 use crate::observe::{Observer, Place};
-use crate::outcomes::{OutcomesFile, note_gone};
+use crate::outcomes::OutcomesFile;
 use crate::reader::Finding;
 use crate::subscriber::Failure;
 use crate::sys::clock::{monotonic_ns, realtime_ns};
@@ -224,6 +224,13 @@ impl Late {
         }
     }
 
+    /// A dead letter makes room for another: it is remembered that it was one.
+    fn note_gone(&self, core: &TopicCore, gone: &Contents) {
+        if let Ok(outcomes) = self.make_outcomes(core) {
+            outcomes.note_gone(core, self.entry, gone);
+        }
+    }
+
     fn note(&self, error: &str) -> Note {
         Note {
             service: self.service.clone(),
@@ -262,7 +269,7 @@ impl Late {
         if put.is_none()
             && kept.dead
             && self.settings.dead_full == DeadFull::DropOldest
-            && file.drop_oldest_dead(store, self.me, |gone| note_gone(core, self.entry, self.me, gone))
+            && file.drop_oldest_dead(store, self.me, |gone| self.note_gone(core, gone))
         {
             put = file.put(store, who, (&contents, &note), payload, &mut hint);
         }
@@ -442,7 +449,7 @@ impl RawSubscriber {
             !store.has_dead_max()
                 || late.settings.dead_full == DeadFull::DropOldest
                     && file.drop_oldest_dead(store, late.me, |gone| {
-                        note_gone(&self.core, late.entry, late.me, gone);
+                        late.note_gone(&self.core, gone);
                     })
         };
         if dead && has_room() {
