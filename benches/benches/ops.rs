@@ -333,5 +333,85 @@ fn await_message(many: &mut ManySubscriber<Small>) -> u64 {
     }
 }
 
-criterion_group!(benches, one_at_a_time, receive, batches, windows, lingering, empty, patterns, descriptor);
+/// What the other thread is to do with a message.
+const END: u64 = 0;
+const ANSWER: u64 = 1;
+const HANDLE: u64 = 2;
+
+/// Publishing and waiting until the group has handled it, between two busy threads, and the same with an answer in another topic, of
+/// which one way is half. The ratio of the two is what counts: below 3.
+fn receipt(criterion: &mut Criterion) {
+    const RUNS: usize = 200;
+    const OPS: u64 = 1_000;
+    let mut group = criterion.benchmark_group("receipt");
+    let bus = bus();
+    let [there, back] =
+        ["receipt.there", "receipt.back"].map(|name| bus.topic::<Small>(name).expect("a topic"));
+    let busy = |topic: &Topic<Small>| topic.group("g").wait(Wait::Spin).join().expect("a subscriber");
+    let (mut worker, mut here) = (busy(&there), busy(&back));
+    let (mut ask, mut answer) =
+        (there.publisher().expect("a publisher"), back.publisher().expect("a publisher"));
+    let receipts = there.receipts("g").expect("receipts");
+    let lane = ask.default_lane();
+    let value = |word| Small { words: [word; 8] };
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            loop {
+                let message = worker.receive().expect("a message");
+                let word = message.value().expect("a valid archive").words[0].to_native();
+                message.ack().expect("its own");
+                match word {
+                    END => return,
+                    ANSWER => _ = answer.publish(&value(ANSWER)).expect("room"),
+                    _ => {}
+                }
+            }
+        });
+        let mut there_and_back = || {
+            ask.publish(&value(ANSWER)).expect("room");
+            here.receive().expect("an answer").ack().expect("its own");
+        };
+        group.bench_function("there and back, busy", |bencher| bencher.iter(&mut there_and_back));
+        let mut ways = Vec::new();
+        for _ in 0..RUNS {
+            let begun = Instant::now();
+            (0..OPS).for_each(|_| there_and_back());
+            ways.push(begun.elapsed() / 2);
+        }
+        let mut handled = || {
+            let sequence = ask.publish(&value(HANDLE)).expect("room");
+            receipts.receipt(lane, sequence).wait(Duration::from_secs(5)).expect("an outcome")
+        };
+        group.bench_function("publish and wait until it is handled, busy", |bencher| {
+            bencher.iter(&mut handled)
+        });
+        let mut waits = Vec::new();
+        for _ in 0..RUNS {
+            let begun = Instant::now();
+            (0..OPS).for_each(|_| _ = black_box(handled()));
+            waits.push(begun.elapsed());
+        }
+        ask.publish(&value(END)).expect("room");
+        let median = |times: &mut Vec<Duration>| {
+            times.sort();
+            times[times.len() / 2].as_secs_f64() * 1e9 / OPS as f64
+        };
+        let (way, wait) = (median(&mut ways), median(&mut waits));
+        println!("receipt: {wait:.0} ns, one way {way:.0} ns, ratio {:.2} (aimed at: below 3)", wait / way);
+    });
+    group.finish();
+}
+
+criterion_group!(
+    benches,
+    one_at_a_time,
+    receive,
+    batches,
+    windows,
+    lingering,
+    empty,
+    patterns,
+    descriptor,
+    receipt
+);
 criterion_main!(benches);

@@ -1,7 +1,9 @@
 //! How a command ends: the message for the user and the exit code for the script.
 
 use bus_shm::dead_letters::{ReplayError, ReplayRefused};
-use bus_shm::{AttachError, BusError, MailboxError, PublishError, ReceiveError, RegionError, TopicError};
+use bus_shm::{
+    AttachError, BusError, MailboxError, PublishError, ReceiptError, ReceiveError, RegionError, TopicError,
+};
 use rustix::io::Errno;
 use std::fmt::Display;
 use std::io;
@@ -22,6 +24,12 @@ pub(crate) enum Code {
     Threshold = 5,
     /// Not permitted, or incompatible with what exists.
     Refused = 6,
+    /// A message that was waited for became a dead letter.
+    DeadLettered = 7,
+    /// Its time to live was over.
+    Expired = 8,
+    /// The group did not take it.
+    NotTaken = 9,
 }
 
 /// Why a command ends before its work is done.
@@ -136,13 +144,24 @@ fn code_of_mailbox(error: &MailboxError) -> Code {
 
 fn code_of_publish(error: &PublishError) -> Code {
     match error {
-        PublishError::Full(_) | PublishError::CircuitOpen { .. } | PublishError::Throttled { .. } => {
-            Code::TimedOut
-        }
+        PublishError::Full(_)
+        | PublishError::CircuitOpen { .. }
+        | PublishError::PairCut { .. }
+        | PublishError::Throttled { .. } => Code::TimedOut,
         PublishError::Lane { .. } => Code::Usage,
-        PublishError::TooLarge { .. } => Code::Refused,
+        PublishError::TooLarge { .. } | PublishError::Loop(_) => Code::Refused,
         PublishError::BusClosed { .. } => Code::NotFound,
         PublishError::Region(error) => code_of_region(error),
+        _ => Code::Error,
+    }
+}
+
+fn code_of_receipt(error: &ReceiptError) -> Code {
+    match error {
+        ReceiptError::NoGroup { .. } | ReceiptError::BusClosed { .. } => Code::NotFound,
+        ReceiptError::KeepsNewest { .. } => Code::Refused,
+        ReceiptError::Lane { .. } => Code::Usage,
+        ReceiptError::Region(error) => code_of_region(error),
         _ => Code::Error,
     }
 }
@@ -181,6 +200,7 @@ failure_from! {
     MailboxError => code_of_mailbox,
     PublishError => code_of_publish,
     ReceiveError => code_of_receive,
+    ReceiptError => code_of_receipt,
     ReplayError => code_of_replay,
 }
 

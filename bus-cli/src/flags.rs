@@ -13,6 +13,9 @@ Exit codes:
   4  timed out
   5  a threshold was passed (lag --max, lag --max-age, a figure of bench)
   6  not permitted, or incompatible with what exists
+  7  the message became a dead letter (pub --wait-for; this and the next two)
+  8  its time to live was over
+  9  the group did not take it: filtered out, missed, or let go of
   128 and more: ended by a signal before its work was done
 
 Two terminals to begin with:
@@ -56,6 +59,8 @@ pub(crate) enum Command {
     Quota(cmd::quota::Args),
     /// Publish what a topic still holds of a time once more, in another topic
     Replay(cmd::replay::Args),
+    /// Follow one conversation over all topics, by its correlation or one of its messages
+    Trace(cmd::trace::Args),
     /// Show how far each group is behind
     Lag(cmd::lag::Args),
     /// Watch rates, lag and fill of every topic, lane and group

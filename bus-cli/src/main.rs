@@ -54,6 +54,7 @@ fn run(cli: &Cli) -> Outcome {
         Command::Dlq(args) => cmd::dlq::run(place, args),
         Command::Quota(args) => cmd::quota::run(place, args),
         Command::Replay(args) => cmd::replay::run(place, args),
+        Command::Trace(args) => cmd::trace::run(place, args),
         Command::Lag(args) => cmd::lag::run(place, args),
         Command::Top(args) => cmd::top::run(place, args),
         Command::Bench(args) => cmd::bench::run(place, args),

@@ -653,6 +653,15 @@ impl<'a, T: Table> Store<'a, T> {
         self.release(amending)
     }
 
+    /// An amended entry is done: the caller clears away what it has behind the table, and then frees it. False: it was taken away, its
+    /// holder was thought dead.
+    pub fn finish_amended(&self, amending: Held) -> Option<Held> {
+        if amending.word.state != state::AMENDING {
+            return None;
+        }
+        self.step(amending, amending.word.with_state(state::FILLING))
+    }
+
     /// A claimed entry whose attempts are used up, or an amended one, becomes a dead letter. `now_ns` is CLOCK_REALTIME, and
     /// kept if the entry was amended. False: the claim had been lost.
     pub fn dead(&self, held: Held, now_ns: u64) -> bool {
@@ -700,8 +709,9 @@ impl<'a, T: Table> Store<'a, T> {
             && self.change(replaying.index, replaying.word, replaying.word.with_state(state::FREE))
     }
 
-    /// Takes the oldest dead letter away to make room, counted; the caller clears and frees it. `None`: there is none.
-    pub fn take_oldest_dead(&self, me: Holder) -> Option<Held> {
+    /// Takes the oldest dead letter away to make room, counted; the caller clears and frees it. `before` is called with the one that is
+    /// about to be taken, as far as can be seen. `None`: there is none.
+    pub fn take_oldest_dead(&self, me: Holder, mut before: impl FnMut(usize)) -> Option<Held> {
         loop {
             let dead = self.entries_from(0).filter(|(_, word)| state::is_dead_and_free(word.state));
             let last_ns = |index: usize| {
@@ -709,6 +719,7 @@ impl<'a, T: Table> Store<'a, T> {
                 self.table.entry(index).map_or(u64::MAX, |words| words[word::LAST_NS].load(Ordering::Relaxed))
             };
             let (index, word) = dead.min_by_key(|&(index, _)| last_ns(index))?;
+            before(index);
             if let Some(taken) = self.take(Held { index, word }, me) {
                 self.table.counter(Counter::Dropped).fetch_add(1, Ordering::Relaxed);
                 return Some(taken);

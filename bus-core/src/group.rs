@@ -82,6 +82,9 @@ pub fn start(
     generation: &AtomicU64,
     lanes: &mut [LaneJoin<'_>],
 ) -> Option<HolderWord> {
+    // FOLLOW: pairs with the Acquire fence of who follows a message. Whoever sees a cursor that is put here sees that the entry has
+    // changed hands, and does not take it for the group's progress.
+    fence(Ordering::Release);
     for lane in lanes.iter() {
         // Relaxed: the Release below publishes it, and nobody scans a JOINING entry.
         lane.low_water.store(lane.wished, Ordering::Relaxed);

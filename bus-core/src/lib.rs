@@ -7,10 +7,10 @@
 //! Read in this order: [`layout`] (what lies where and who may write it), [`seq`], [`header`]
 //! and [`extension`] (what a message is), [`ring`] (how it is published and read), [`gate`] and [`group`] (why nothing unread is
 //! overwritten), [`owner`] (how members of one group share it), [`aside`] and [`retry`] (what is tried again later, and
-//! when), [`arena`] (where payloads live), [`doorbell`] (how a sleeping reader is woken) and
+//! when), [`outcome`] (what was finished without being handled), [`arena`] (where payloads live), [`doorbell`] (how a sleeping reader is woken) and
 //! [`listener`] (how one that waits on many topics is), [`pattern`] (which topics those are), [`samples`] (how old a message
 //! without a stamp is), [`sampling`] (which messages make up a share of them), [`stall`] (which groups stand still), [`breaker`]
-//! and [`quota`] (who may publish how much).
+//! and [`quota`] (who may publish how much), [`loops`] (which topics cause each other for ever).
 //!
 //! What it is not: a queue for threads of one process. Inside one process a channel of the standard library
 //! is simpler and needs no cursors.
@@ -30,7 +30,9 @@ pub mod lane;
 pub mod layout;
 pub mod limits;
 pub mod listener;
+pub mod loops;
 pub mod name;
+pub mod outcome;
 pub mod owner;
 pub mod pattern;
 pub mod quota;

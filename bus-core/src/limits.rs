@@ -87,3 +87,9 @@ pub const REPLY_PRODUCERS_MAX: u32 = 128;
 pub const MAILBOX_CAPACITY: u32 = 256;
 /// First segment of an arena of a reply topic or a mailbox: there are many of them, and most carry little.
 pub const SMALL_ARENA_FIRST_BYTES: u64 = 4 << 10;
+/// Causes that may lie behind a message, unless set: no sensible conversation is as deep, and a loop is cut soon.
+pub const HOPS_MAX_DEFAULT: u16 = 64;
+/// Loops that two topics may run into within ten seconds before what is caused across them is refused at once.
+pub const LOOP_HITS_MAX: u8 = 3;
+/// Pairs of topics that one process remembers for that.
+pub const LOOP_PAIRS_MAX: usize = 256;

@@ -261,6 +261,15 @@ impl AsideFile {
         store.free(taken) || bus_core::is_broken("free_before_clear")
     }
 
+    /// An amended message is done: its entry becomes free.
+    pub(crate) fn end_amended(&self, store: Store<'_, Self>, amending: Held) {
+        let Some((_, contents)) = store.read(amending.index) else { return };
+        if let Some(taken) = store.finish_amended(amending) {
+            self.clear_payload(taken.index, &contents);
+            store.free(taken);
+        }
+    }
+
     /// A staged entry of the caller will not be committed.
     pub(crate) fn withdraw(&self, store: Store<'_, Self>, staged: Held) {
         // It stands for no message, and nobody but the caller ends it: what lies behind the table may go first.
@@ -270,9 +279,21 @@ impl AsideFile {
         store.free(staged);
     }
 
-    /// Makes room for a dead letter by the oldest that there is. False: there is none.
-    pub(crate) fn drop_oldest_dead(&self, store: Store<'_, Self>, me: Holder) -> bool {
-        let Some(taken) = store.take_oldest_dead(me) else { return false };
+    /// Makes room for a dead letter by the oldest that there is. `gone` is told what it is before that goes. False: there is none.
+    pub(crate) fn drop_oldest_dead(
+        &self,
+        store: Store<'_, Self>,
+        me: Holder,
+        gone: impl Fn(&Contents),
+    ) -> bool {
+        let tell = |index: usize| {
+            if let Some((word, contents)) = store.read(index)
+                && state::is_dead(word.state)
+            {
+                gone(&contents);
+            }
+        };
+        let Some(taken) = store.take_oldest_dead(me, tell) else { return false };
         if let Some((_, contents)) = store.read(taken.index) {
             self.clear_payload(taken.index, &contents);
         }

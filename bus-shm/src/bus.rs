@@ -7,6 +7,7 @@ use crate::lease::{Lease, ParticipantInfo, Participants};
 use crate::listeners::{Listeners, OpenPipes};
 use crate::mailbox::{Mailbox, MailboxError};
 use crate::payload::{Bytes, Message, Speak};
+use crate::publisher::Pairs;
 use crate::region::{Access, Region};
 use crate::requests::{Answer, Ask, Desk, RequestError, Requester};
 use crate::supervisor::protocol::{Reply, Request};
@@ -284,6 +285,7 @@ pub(crate) struct BusInner {
     open_pipes: OpenPipes,
     /// Where this process is answered, while somebody asks.
     desk: Mutex<Weak<Desk>>,
+    pub(crate) pairs: Pairs,
 }
 
 /// What a process maps of a bus before it takes part.
@@ -395,6 +397,7 @@ impl BusInner {
             listeners: OnceLock::new(),
             open_pipes: OpenPipes::default(),
             desk: Mutex::default(),
+            pairs: Pairs::default(),
         })
     }
 

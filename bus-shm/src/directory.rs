@@ -200,6 +200,10 @@ impl TopicDir {
         self.0.join(format!("aside-{entry}"))
     }
 
+    pub(crate) fn outcomes(&self, entry: usize) -> PathBuf {
+        self.0.join(format!("outcomes-{entry}"))
+    }
+
     pub(crate) fn arena(&self, producer: usize, tag: u32, lane: usize) -> PathBuf {
         self.0.join(format!("arena-{producer}.{tag}-{lane}"))
     }

@@ -1,6 +1,7 @@
 //! What can go wrong, one enum for each family of operations. Every message names the bus or topic, the limit, the value,
 //! and what to do.
 
+use crate::dead_letters::LetterId;
 use crate::sys::error::SysError;
 pub use bus_core::breaker::Reason as BreakerReason;
 use bus_core::layout::Mismatch;
@@ -594,6 +595,21 @@ pub enum PublishError {
         /// How long until it is not met any more.
         retry_after: Duration,
     },
+    /// More causes lie behind it than the publisher allows: messages cause each other in a circle. It is kept as a dead letter.
+    #[error("{0}")]
+    Loop(Box<Looped>),
+    /// This process has met too many loops between these two topics, and publishes nothing that is caused across them for a while.
+    #[error(
+        "topic {topic:?}: {cause} and {topic} keep causing each other's messages, so what one causes in the other is refused; next trial in {retry_after:?}. `shmbus dlq ls --group _loops` shows the chains"
+    )]
+    PairCut {
+        /// The topic.
+        topic: String,
+        /// The topic of the cause; a number if it is not there any more.
+        cause: String,
+        /// How long until a publication is let through again.
+        retry_after: Duration,
+    },
     /// The message is larger than the topic allows.
     #[error(
         "topic {topic:?}: a message of {len} bytes is larger than its maximum of {max}; create it with a larger --max-message"
@@ -665,6 +681,35 @@ pub enum PublishError {
     /// Payload memory could not be reserved.
     #[error(transparent)]
     Region(#[from] RegionError),
+}
+
+/// A publication with too many causes behind it.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "topic {topic:?}: {hops} causes lie behind this message, and {limit} are allowed: {}; {}{}",
+    chain.join(" -> "),
+    match letter {
+        Some(letter) => format!("it is kept as dead letter {letter}"),
+        None => "it could not be kept as a dead letter".into(),
+    },
+    match cut {
+        Some(cut) => format!("; what these two topics cause in each other is refused for {cut:?}"),
+        None => String::new(),
+    }
+)]
+pub struct Looped {
+    /// The topic.
+    pub topic: String,
+    /// Causes behind it.
+    pub hops: u16,
+    /// As many are allowed.
+    pub limit: u16,
+    /// The last topics of the chain, as far as their messages are still in a ring; this topic is the last one.
+    pub chain: Vec<String>,
+    /// By what the dead letter is named. `None`: there was no room for it.
+    pub letter: Option<LetterId>,
+    /// The pair of topics is cut from here on, for so long.
+    pub cut: Option<Duration>,
 }
 
 /// A batch that was published in part.

@@ -94,6 +94,10 @@ fn join(bus: &BusInner, core: &TopicCore, wanted: &Wanted<'_>) -> Result<Taken, 
     if let Some(name) = wanted.name {
         check_dotted(name, GROUP_NAME_BYTES_MAX)
             .map_err(|why| AttachError::GroupName { name: name.into(), why })?;
+        if name == crate::publisher::REFUSED {
+            let theirs = "kept by the bus, for publications that were refused";
+            return Err(AttachError::GroupKind { topic: core.name().into(), group: name.into(), theirs });
+        }
     }
     let begun = Instant::now();
     loop {
@@ -170,6 +174,7 @@ fn try_ephemeral(
         if let Some(reserved) = group::reserve(word, seen, bus.me()) {
             // The group that had the entry before is gone, and with it what waited for it.
             repair::empty_aside(core, entry, bus.me(), bus.participants());
+            let _ = std::fs::remove_file(core.dir().outcomes(entry));
             let mut bits = kind::with_attempts_max(kind::EPHEMERAL, ATTEMPTS_DEFAULT);
             if let Some(limit) = wanted.yields {
                 bits |= kind::YIELDS | (limit.as_millis().min(u128::from(u32::MAX)) as u64) << 32;
@@ -184,7 +189,7 @@ fn try_ephemeral(
 
 /// Finds the entry of a name: the first with its key, or the first that has none. Everybody looks in the same order and
 /// keys stay, so two who look for one name at the same time find one entry.
-fn find_named(core: &TopicCore, name: &str) -> Result<usize, AttachError> {
+pub(crate) fn find_named(core: &TopicCore, name: &str) -> Result<usize, AttachError> {
     let wanted = key(name);
     for entry in 0..GROUPS_MAX as usize {
         if entry >= core.groups_reserved() {

@@ -316,6 +316,11 @@ impl BusView {
         &self.dir
     }
 
+    /// Who takes part, by number.
+    pub(crate) fn participants_table(&self) -> Participants {
+        self.participants.clone()
+    }
+
     /// Its directory.
     pub fn path(&self) -> &Path {
         self.dir.path()

@@ -45,10 +45,12 @@ pub mod mailbox;
 pub mod many;
 pub mod metadata;
 mod observe;
+mod outcomes;
 pub mod payload;
 pub mod publisher;
 pub mod quota;
 mod reader;
+pub mod receipts;
 mod region;
 mod repair;
 pub mod replay;
@@ -58,6 +60,7 @@ pub mod supervisor;
 #[doc(hidden)]
 pub mod sys;
 pub mod topic;
+pub mod trace;
 mod wait;
 
 pub use bus::{Bus, BusBuilder};
@@ -78,6 +81,7 @@ pub use payload::{Bytes, Message, Speak, TypeIdentity};
 pub use publisher::AsyncPublisher;
 pub use publisher::{Loan, Publisher};
 pub use quota::Quota;
+pub use receipts::{Outcome, Receipt, ReceiptError, ReceiptSet, Receipts};
 pub use repair::collect_garbage;
 pub use requests::{Answer, Ask, Gather, Pending, ReplyError, RequestError, Requester};
 pub use subscriber::{

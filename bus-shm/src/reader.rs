@@ -491,7 +491,10 @@ impl LaneReader {
                     if header.flags & flags::ARENA != 0 {
                         let (mark, cell) = (header.producer, header.reference as u32);
                         match ring.still(sequence) {
-                            true => self.copy_cell(sequence, producer_entry(mark), Some(mark), cell)?,
+                            true => {
+                                let who = (producer_entry(mark), Some(mark));
+                                self.copy_cell(sequence, who, cell, usize::MAX)?
+                            }
                             false => None,
                         }
                     } else {
@@ -507,7 +510,9 @@ impl LaneReader {
                 _ => None,
             },
             LaneRing::Mpmc(ring) => match ring.slot(sequence) {
-                Slot::Filled(name) => self.copy_cell(sequence, name.producer, None, name.cell)?,
+                Slot::Filled(name) => {
+                    self.copy_cell(sequence, (name.producer, None), name.cell, usize::MAX)?
+                }
                 _ => None,
             },
         };
@@ -550,13 +555,14 @@ impl LaneReader {
         bytes[..(finding.header.len_bytes as usize).min(bytes.len())].to_vec()
     }
 
-    /// Copies what a slot names. `None`: it has been overwritten, which is no error unless it was kept for this reader.
+    /// Copies what a slot names, at most so many bytes of it. `None`: it has been overwritten, which is no error unless it was kept for
+    /// this reader.
     fn copy_cell(
         &mut self,
         sequence: u64,
-        producer: u16,
-        mark: Option<u16>,
+        (producer, mark): (u16, Option<u16>),
         cell: u32,
+        most_bytes: usize,
     ) -> Result<Option<Header>, Failure> {
         let mut found = Finding::NONE;
         if let Err(failure) = self.cell(sequence, producer, mark, cell, &mut found) {
@@ -567,7 +573,7 @@ impl LaneReader {
         let Some((_, view)) = self.arenas.get(usize::from(producer)).and_then(Option::as_ref) else {
             return Ok(None);
         };
-        let body_bytes = header.extension_bytes() + header.len_bytes as usize;
+        let body_bytes = (header.extension_bytes() + header.len_bytes as usize).min(most_bytes);
         // SAFETY: the view has checked that the body is inside of the file; blocks are whole granules, so rounding
         // up to words stays inside as well. Other processes may store here meanwhile: the loads are atomic.
         let (words, tag) = unsafe {
@@ -613,8 +619,9 @@ impl LaneReader {
     fn finish_backlog(&mut self, next: u64) {
         self.finished = later(self.finished, next);
         if let Some(missed) = self.backlog {
-            // Relaxed: read by who takes the group over, after a change of the group's state.
-            missed.store(distance(self.reliable_from, self.finished).max(0) as u64, Ordering::Relaxed);
+            // Release, OUTCOME: a follower that sees the message passed sees what was recorded of it. Whoever takes the group over reads it
+            // after a change of the group's state.
+            missed.store(distance(self.reliable_from, self.finished).max(0) as u64, Ordering::Release);
         }
     }
 
@@ -778,6 +785,38 @@ impl LaneReader {
             },
         };
         header.filter(|header| header.len_bytes <= self.max_bytes)
+    }
+
+    /// What a message says of itself, if it is still there: its header, and its extension. Its payload is not read. Moves the reader's
+    /// position.
+    pub(crate) fn glance(&mut self, sequence: u64) -> Option<(Header, Option<Extension>)> {
+        self.seek(sequence);
+        let header = match self.ring {
+            LaneRing::Spsc(ring) => {
+                let Slot::Filled(words) = ring.slot(sequence) else { return None };
+                let header = Header::load(words);
+                if header.flags & flags::ARENA != 0 {
+                    let (mark, cell) = (header.producer, header.reference as u32);
+                    let who = (producer_entry(mark), Some(mark));
+                    ring.still(sequence).then_some(())?;
+                    self.copy_cell(sequence, who, cell, size_of::<Extension>()).ok()??
+                } else {
+                    let most = header.extension_bytes().min(ring.inline_bytes());
+                    copy_words(&words[HEADER_WORDS..], most, &mut self.copy);
+                    ring.still(sequence).then_some(header)?
+                }
+            }
+            LaneRing::Mpmc(ring) => {
+                let Slot::Filled(name) = ring.slot(sequence) else { return None };
+                let who = (name.producer, None);
+                self.copy_cell(sequence, who, name.cell, size_of::<Extension>()).ok()??
+            }
+        };
+        let extension = (header.flags & flags::EXTENSION != 0)
+            .then(|| bytemuck::cast_slice::<u128, u8>(&self.copy).get(..size_of::<Extension>()))
+            .flatten()
+            .map(bytemuck::pod_read_unaligned);
+        (header.len_bytes <= self.max_bytes).then_some((header, extension))
     }
 
     /// First sequence in `oldest..end` that was published at or after `from_ns`. Stamps of several producers are only nearly in

@@ -2,10 +2,11 @@
 //! death; the supervisor only does it sooner. Every function here leaves a healthy topic as it was.
 
 use crate::aside::AsideFile;
-use crate::error::{RegionError, TopicError};
 use crate::directory::{BusDir, TEMPORARY, TopicDir, unique_name};
+use crate::error::{RegionError, TopicError};
 use crate::lease::Participants;
 use crate::listeners::{Listeners, wake_readers_after_repair};
+use crate::publisher::is_refused;
 use crate::region::{Access, Region};
 use crate::supervisor::role;
 use crate::sys::{file, futex};
@@ -175,7 +176,9 @@ fn release_letters(topic: &TopicCore, entry: usize, dead: Holder) {
     }
     let Some(file) = aside_of(topic, entry) else { return };
     let Some(store) = file.store(topic, entry) else { return };
-    if store.settle_one_member(|holder| holder == dead, |_| None).any() {
+    // What a publisher was about to keep there has no cursor to compare with: it was not kept.
+    let passed = |_| is_refused(topic, entry).then_some(0);
+    if store.settle_one_member(|holder| holder == dead, passed).any() {
         store.census();
     }
 }

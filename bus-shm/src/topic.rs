@@ -8,6 +8,7 @@ use crate::error::{AttachError, BusError, RegionError, TopicError};
 use crate::payload::{Speak, TypeIdentity};
 use crate::publisher::Publisher;
 use crate::quota::Quota;
+use crate::receipts::{ReceiptError, ReceiptSet, Receipts};
 use crate::region::{Access, Region};
 use crate::subscriber::{Subscriber, SubscriberBuilder};
 use crate::supervisor::create;
@@ -18,8 +19,8 @@ use bus_core::gate::{self, Cursors};
 use bus_core::layout::{get_name, groups, owners, ring, wake};
 use bus_core::limits;
 use bus_core::listener::Table;
-use bus_core::ring::{Slot, mpmc, spsc};
 use bus_core::name::MAIL_TOPICS;
+use bus_core::ring::{Slot, mpmc, spsc};
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -882,6 +883,30 @@ impl<T: Speak> Topic<T> {
     /// As [`TopicBuilder::open`].
     pub fn dead_letter_notices(&self) -> Result<Topic<DeadLetterNotice>, TopicError> {
         dead_letters::notices(self.bus.clone(), self.name())
+    }
+
+    /// Follows publications to what becomes of them in a group that there is: see [`Receipts`].
+    ///
+    /// # Errors
+    /// See [`ReceiptError`].
+    pub fn receipts(&self, group: &str) -> Result<Receipts, ReceiptError> {
+        Receipts::open(&self.bus, &self.core, group)
+    }
+
+    /// The same to several groups, all of which there must be.
+    ///
+    /// # Errors
+    /// See [`ReceiptError`].
+    pub fn receipts_of(&self, groups: &[&str]) -> Result<ReceiptSet, ReceiptError> {
+        ReceiptSet::open(&self.bus, &self.core, groups)
+    }
+
+    /// The same to every group that holds the topic's messages at this moment.
+    ///
+    /// # Errors
+    /// See [`ReceiptError`].
+    pub fn receipts_of_all(&self) -> Result<ReceiptSet, ReceiptError> {
+        ReceiptSet::open_all(&self.bus, &self.core)
     }
 
     /// All options of a subscriber.

@@ -14,6 +14,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tests::harness::{self, Agent, Role, TestBus, Text, Words, assert_clean, eventually};
+use tests::memory::{free_bytes, mount_tmpfs, take_memory};
 
 /// The second version of a payload whose first version is the harness's.
 mod second {
@@ -1223,39 +1224,6 @@ fn a_process_that_left_a_forked_child_behind_is_as_dead_as_any() {
 }
 
 // ---- Memory ----
-
-/// Mounts a tmpfs over `dir` that only this thread and its children see. False where that is not allowed.
-fn mount_tmpfs(dir: &Path, options: &str, flags: libc::c_ulong) -> bool {
-    let text = |text: &str| std::ffi::CString::new(text).unwrap();
-    let (dir, kind, options) = (text(dir.to_str().unwrap()), text("tmpfs"), text(options));
-    let root = text("/");
-    // SAFETY: strings that end in zero, and flags.
-    unsafe {
-        libc::unshare(libc::CLONE_NEWNS) == 0
-            && libc::mount(
-                std::ptr::null(),
-                root.as_ptr(),
-                std::ptr::null(),
-                libc::MS_REC | libc::MS_PRIVATE,
-                std::ptr::null(),
-            ) == 0
-            && libc::mount(kind.as_ptr(), dir.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast()) == 0
-    }
-}
-
-fn free_bytes(dir: &Path) -> u64 {
-    bus_shm::sys::tmpfs::space(dir).unwrap().free_bytes
-}
-
-/// Takes memory until only `left` bytes are free.
-fn take_memory(dir: &Path, left: u64) -> PathBuf {
-    let path = dir.join("ballast");
-    let file = std::fs::File::create(&path).unwrap();
-    let bytes = free_bytes(dir) - left;
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();
-    assert_eq!(free_bytes(dir), left);
-    path
-}
 
 fn expect_no_space(error: &RegionError, need_at_least: u64) {
     let RegionError::NoSpace { need_bytes, free_bytes, total_bytes: 67_108_864, .. } = error else {

@@ -212,6 +212,35 @@ fn messages_say_more_of_themselves() {
 }
 
 #[test]
+fn a_publisher_is_told_what_became_of_its_messages() {
+    let shelf = Shelf::new();
+    let texts = [
+        "before anybody has looked: pending",
+        "the books are paid for",
+        "the elephant: no price for elephants (handler charge, 1 attempt)",
+        "billing: handled",
+        "shipping: handled",
+        "billing is through: true",
+    ];
+    shelf.expect("receipt", &texts);
+    shelf.assert_empty();
+}
+
+#[test]
+fn two_who_answer_each_other_for_ever_are_cut() {
+    let shelf = Shelf::new();
+    let texts = [
+        "round 1: refused at 65 hops, cut: false",
+        "round 3: refused at 65 hops, cut: true",
+        "round 4: talk.question causes nothing in talk.answer for a while",
+        "dead letter of _loops: .. -> ",
+        "talk.question -> talk.answer (65 hops, 64 allowed)",
+    ];
+    shelf.expect("loop_cut", &texts);
+    shelf.assert_empty();
+}
+
+#[test]
 fn subscribers_are_handed_only_what_they_want() {
     let shelf = Shelf::new();
     let texts = [

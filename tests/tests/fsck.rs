@@ -5,7 +5,7 @@ use bus_core::aside::AsideWord;
 use bus_core::header::WRITING;
 use bus_core::holder::{Holder, HolderWord, participant, producer};
 use bus_core::layout::groups::{in_entry, in_lane, state as group_state};
-use bus_core::layout::{Preamble, arena, aside, groups, listeners, owners, ring, superblock, wake};
+use bus_core::layout::{Preamble, arena, aside, groups, listeners, outcomes, owners, ring, superblock, wake};
 use bus_core::name::key;
 use bus_core::owner::{OwnerWord, ParkedEntry, state as owner_state};
 use bus_shm::dead_letters::{self, Filter, Full};
@@ -412,6 +412,7 @@ const RING: &str = "topics/many/ring";
 const GROUPS: &str = "topics/many/groups";
 const OWNERS: &str = "topics/many/owners-1";
 const ASIDE: &str = "topics/many/aside-1";
+const OUTCOMES: &str = "topics/many/outcomes-1";
 /// A process that has never registered.
 const NOBODY: Holder = Holder { participant: 5, incarnation: 1 };
 
@@ -473,6 +474,29 @@ fn make_aside(bus: &Path, entries: &[(u64, u64, u64)]) {
         }
     }
     std::fs::write(bus.join(ASIDE), file).unwrap();
+}
+
+/// Puts records of outcomes beside the shared group, with this word as the first.
+fn make_outcomes(bus: &Path, word: u64) {
+    let epoch = load(&bus.join(RING), 24);
+    let lanes = load(&bus.join(RING), 32) >> 32;
+    let records = outcomes::records(CAPACITY);
+    let bytes = outcomes::footprint_bytes(lanes as usize, records);
+    let mut file = vec![0; bytes as usize];
+    let preamble = Preamble::new(outcomes::MAGIC, bytes, epoch);
+    file[..8].copy_from_slice(&preamble.magic);
+    file[8..12].copy_from_slice(&preamble.version.to_ne_bytes());
+    file[12..16].copy_from_slice(&preamble.endian.to_ne_bytes());
+    file[16..24].copy_from_slice(&preamble.file_bytes.to_ne_bytes());
+    file[24..32].copy_from_slice(&preamble.epoch.to_ne_bytes());
+    for (at, value) in [
+        (outcomes::at::RECORDS, records as u64),
+        (outcomes::at::MARKS, outcomes::mark::RECORDS),
+        (outcomes::lane(0, records), word),
+    ] {
+        file[at..at + 8].copy_from_slice(&value.to_ne_bytes());
+    }
+    std::fs::write(bus.join(OUTCOMES), file).unwrap();
 }
 
 /// Puts an entry with this word into the table of listeners.
@@ -592,6 +616,14 @@ fn damages() -> Vec<Damage> {
         act("aside of another length of messages", &[AsideTable], |bus| {
             make_aside(bus, &[]);
             store(&bus.join(ASIDE), aside::at::INLINE_BYTES as u64, 64);
+        }),
+        act("outcome of a later sequence", &[OutcomeRecord], |bus| {
+            make_outcomes(bus, (END / 64 + 1) << 12 | 1)
+        }),
+        act("outcome that is none", &[OutcomeRecord], |bus| make_outcomes(bus, 7)),
+        act("outcomes", &[FileUnreadable], |bus| {
+            make_outcomes(bus, 0);
+            store(&bus.join(OUTCOMES), 0, 7);
         }),
         word("participant state", ParticipantState, "bus", participant_at(3), |_| 9),
         word("participant", ParticipantNumber, "bus", participant_at(3), |_| held(participant::LIVE, 1)),

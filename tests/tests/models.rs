@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use tests::model::explorer::{Model, Verdict, explore};
 use tests::model::{
-    aside_due, aside_one, doorbell, gate, let_go, lossy, mailbox, owner, publish, replay, reply_topic, role,
-    single_producer, takeover, two_phase,
+    aside_due, aside_one, doorbell, gate, let_go, lossy, mailbox, owner, publish, receipts, replay,
+    reply_topic, role, single_producer, takeover, two_phase,
 };
 
 /// No model may have more states than this: the tests are to stay quick and small.
@@ -762,6 +762,45 @@ mod supervisor {
             [RemovalVariant::UniqueName, RemovalVariant::LocksIgnored, RemovalVariant::PlaceUnchecked]
         {
             breaks(&format!("removal, {variant:?}"), &Removal { variant });
+        }
+    }
+}
+
+mod receipts_told {
+    use super::*;
+    use receipts::{Receipts, Variant};
+
+    fn model(shared: bool, variant: Variant) -> Receipts {
+        Receipts { shared, variant }
+    }
+
+    #[test]
+    fn holds_in_both_kinds_of_group() {
+        holds("receipts, one", &model(false, Variant::Protocol));
+        holds("receipts, shared", &model(true, Variant::Protocol));
+    }
+
+    #[test]
+    fn every_other_order_is_caught() {
+        for shared in [false, true] {
+            for variant in [
+                Variant::SettleFirst,
+                Variant::StoreBeforeCursor,
+                Variant::RecordBeforeStore,
+                Variant::FinishedIsHandled,
+                Variant::PurgeFirst,
+            ] {
+                breaks(&format!("receipts, shared {shared}, {variant:?}"), &model(shared, variant));
+            }
+        }
+        breaks("receipts, one, NotCleared", &model(false, Variant::NotCleared));
+        for shared in [false, true] {
+            breaks("receipts, EntryNotCleared", &model(shared, Variant::EntryNotCleared));
+        }
+        breaks("receipts, shared, ClearsAll", &model(true, Variant::ClearsAll));
+        for variant in [Variant::NoAttempts, Variant::PlainStore, Variant::SkipClaimed, Variant::GoneNotFinal]
+        {
+            breaks(&format!("receipts, shared, {variant:?}"), &model(true, variant));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `shmbus pub`: a message, a file, or each line of standard input.
 
+use super::receipt::Follow;
 use crate::exit::{Code, Failure, Outcome};
 use crate::place::Place;
 use crate::signals::Signals;
@@ -11,6 +12,10 @@ use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// How long a publication waits for room unless said.
+const ROOM_DEFAULT: Duration = Duration::from_secs(1);
+/// How long groups are waited for unless said.
+const OUTCOME_DEFAULT: Duration = Duration::from_secs(5);
 /// A signal is noticed after at most this long while there is no room.
 const SLICE: Duration = Duration::from_secs(1);
 
@@ -43,9 +48,16 @@ pub(crate) struct Args {
     /// What all messages of one task carry: 1 to 32 hexadecimal digits
     #[arg(long, value_name = "HEX", value_parser = parse_correlation)]
     correlation: Option<u128>,
-    /// How long to wait for room if the topic is full of unread messages
-    #[arg(long, default_value = "1s", value_name = "TIME", value_parser = units::parse_duration)]
-    timeout: Duration,
+    /// Return when this group has handled the message; may be given several times. The exit code tells what became of it
+    #[arg(long, value_name = "GROUP")]
+    wait_for: Vec<String>,
+    /// Say as JSON what became of each message, a line each
+    #[arg(long, requires = "wait_for")]
+    json: bool,
+    /// How long to wait for room if the topic is full of unread messages, and for the groups of --wait-for [default: 1s, and 5s for
+    /// groups]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    timeout: Option<Duration>,
     /// Name of this process in listings
     #[arg(long, default_value = "shmbus-pub", value_name = "NAME")]
     service: String,
@@ -91,8 +103,12 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     }
     check_bytes(place, &name)?;
     let lane = lane(&topic, args.lane.as_deref())?;
+    // Before anything is published: a group that is not there is no group that handles it.
+    let wanted: Vec<&str> = args.wait_for.iter().map(String::as_str).collect();
+    let follow = (!wanted.is_empty()).then(|| topic.receipts_of(&wanted)).transpose()?;
+    let timeout = args.timeout.unwrap_or(ROOM_DEFAULT);
     let mut publisher = topic.publisher()?;
-    publisher.set_deadline(args.timeout.min(SLICE));
+    publisher.set_deadline(timeout.min(SLICE));
     // A slice that is over is no deadline that has passed.
     publisher.set_breaker(false);
     let mut sender = Sender {
@@ -100,7 +116,14 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
         publisher,
         meta: meta(args),
         pace: args.rate.map(Pace::new),
-        timeout: args.timeout,
+        timeout,
+        follow: follow.map(|receipts| Follow {
+            receipts,
+            lanes: topic.lanes(),
+            timeout: args.timeout.unwrap_or(OUTCOME_DEFAULT),
+            json: args.json,
+            quiet: place.quiet,
+        }),
         fails_at_once: topic.overflow() == Overflow::Fail,
         signals: &signals,
         sent: 0,
@@ -191,6 +214,8 @@ struct Sender<'a> {
     meta: Meta,
     pace: Option<Pace>,
     timeout: Duration,
+    /// Groups whose handling is waited for.
+    follow: Option<Follow>,
     /// The topic does not wait for room.
     fails_at_once: bool,
     signals: &'a Signals,
@@ -210,9 +235,9 @@ impl Sender<'_> {
             return Err(self.signals.interrupted());
         }
         let begun = Instant::now();
-        loop {
+        let sequence = loop {
             match self.publisher.publish_bytes_with(self.lane, payload, &self.meta) {
-                Ok(_) => break,
+                Ok(sequence) => break sequence,
                 Err(PublishError::Full(_)) if self.signals.raised() => {
                     return Err(self.signals.interrupted());
                 }
@@ -230,10 +255,13 @@ impl Sender<'_> {
                 }
                 Err(error) => return Err(error.into()),
             }
-        }
+        };
         self.sent += 1;
         self.sent_bytes += payload.len() as u64;
-        Ok(())
+        match &self.follow {
+            Some(follow) => follow.wait(self.lane, sequence, self.signals),
+            None => Ok(()),
+        }
     }
 }
 

@@ -162,7 +162,7 @@ fn one_of_many_publishes_a_dead_letter_again_and_a_death_leaves_it_there() {
     assert_eq!((store.replay(seen, OTHER), store.replay(held, OTHER)), (None, None), "one only");
     assert!(!store.purge(0, seen.word) && !store.purge(0, held.word));
     assert!(store.take(seen, OTHER).is_none() && store.take(held, OTHER).is_none());
-    assert!(store.take_oldest_dead(OTHER).is_none() && !store.announce(0, held.word));
+    assert!(store.take_oldest_dead(OTHER, |_| {}).is_none() && !store.announce(0, held.word));
     assert_eq!((memory.count(Counter::Dead), store.census().dead, store.census().unannounced), (1, 1, 0));
     assert_eq!(store.settle_one_member(|holder| holder == ME, |_| None).released, 1);
     assert_eq!(store.look(0).unwrap().state, state::DEAD);
@@ -223,7 +223,7 @@ fn a_full_store_and_too_many_dead_letters_refuse() {
     assert_eq!(store.allocate(ME, 1, false, &mut 3), None);
     store.note_full();
     assert_eq!(memory.count(Counter::Full), 1);
-    let oldest = store.take_oldest_dead(ME).unwrap();
+    let oldest = store.take_oldest_dead(ME, |_| {}).unwrap();
     assert_eq!(store.read(oldest.index).unwrap().1.sequence, 5);
     assert!(store.free(oldest));
     assert_eq!((memory.count(Counter::Dropped), memory.count(Counter::Dead)), (1, 5));

@@ -13,6 +13,7 @@
 //! | [`wake`] `topics/<name>/wake` | all (bells, listeners); the supervisor (state, breaker) |
 //! | [`owners`] `topics/<name>/owners-<entry>` | members of that group |
 //! | [`aside`] `topics/<name>/aside-<entry>` | members of that group |
+//! | [`outcomes`] `topics/<name>/outcomes-<entry>` | members of that group |
 //! | [`samples`] `topics/<name>/samples` | the supervisor |
 //! | [`arena`] `topics/<name>/arena-<producer>.<tag>-<lane>` | that producer |
 
@@ -20,6 +21,7 @@ pub mod arena;
 pub mod aside;
 pub mod groups;
 pub mod listeners;
+pub mod outcomes;
 pub mod owners;
 pub mod ring;
 pub mod samples;

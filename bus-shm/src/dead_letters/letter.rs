@@ -6,6 +6,7 @@ use crate::directory::BusDir;
 use crate::error::TopicError;
 use crate::group;
 use crate::inspect::BusView;
+use crate::outcomes::of_letters;
 use crate::payload::TypeIdentity;
 use crate::region::Access;
 use crate::topic::{Role, TopicCore};
@@ -159,7 +160,7 @@ impl Letters {
     }
 }
 
-fn id(core: &TopicCore, entry: usize, index: usize, word: AsideWord) -> LetterId {
+pub(crate) fn id(core: &TopicCore, entry: usize, index: usize, word: AsideWord) -> LetterId {
     LetterId { mark: LetterId::mark_of(core), entry: entry as u16, index: index as u16, tag: word.tag }
 }
 
@@ -171,6 +172,11 @@ pub(super) fn type_of(types: &[TypeIdentity], kind: u8) -> (Option<TypeIdentity>
         None if kind == TYPE_BYTES => (None, "bytes".into()),
         None => (None, format!("unknown type {kind}")),
     }
+}
+
+/// The type of a message in words.
+pub(crate) fn type_name(types: &[TypeIdentity], kind: u8) -> String {
+    type_of(types, kind).1
 }
 
 /// The letters that a filter means, group by group.
@@ -300,7 +306,7 @@ pub(super) fn payload_in<'c>(contents: &Contents, copy: &'c [u128]) -> &'c [u8] 
 }
 
 /// The extension block in front of it, if the letter has one.
-pub(super) fn extension_in(contents: &Contents, copy: &[u128]) -> Option<Extension> {
+pub(crate) fn extension_in(contents: &Contents, copy: &[u128]) -> Option<Extension> {
     let has_one = contents.stored_bytes() > u64::from(contents.len_bytes);
     let bytes = bytemuck::cast_slice::<u128, u8>(copy).get(..size_of::<Extension>())?;
     has_one.then(|| bytemuck::pod_read_unaligned(bytes))
@@ -318,8 +324,13 @@ pub fn purge(bus: &Bus, filter: &Filter) -> Result<u64, TopicError> {
     for letters in find(bus.dir(), filter, (Role::Subscriber, Access::Write))? {
         bus.note_topic(letters.core.name())?;
         let Some(store) = letters.file.store(&letters.core, letters.entry) else { continue };
+        let outcomes = of_letters(&letters.core, letters.entry, bus.me());
         for letter in &letters.found {
             let mut held = letter.held;
+            // First: whoever follows the message finds either the letter or this.
+            if let Some(outcomes) = &outcomes {
+                outcomes.note_gone(&letters.core, letters.entry, &letter.contents);
+            }
             // Announced meanwhile it is the same letter.
             for _ in 0..2 {
                 if state::is_dead_and_free(held.word.state) && letters.file.clear(store, held, bus.me()) {

@@ -9,6 +9,7 @@ mod replay;
 
 pub(crate) use announce::{Announcer, announce_left_over};
 pub use letter::{DeadLetter, Filter, LetterId, LetterIdError, list, payload, purge};
+pub(crate) use letter::{extension_in, id, type_name};
 pub(crate) use replay::kind_in;
 pub use replay::{ReplayError, ReplayRefused, replay};
 

@@ -6,6 +6,7 @@
 use super::letter::{Filter, Letters, extension_in, find, payload_in, type_of};
 use crate::bus::Bus;
 use crate::error::{AttachError, BusError, PublishError, RegionError, TopicError};
+use crate::outcomes::of_letters;
 use crate::payload::{Bytes, TypeIdentity};
 use crate::publisher::Republisher;
 use crate::region::Access;
@@ -183,6 +184,7 @@ fn replay_group(
     bus.inner().note_topic(letters.core.name())?;
     let (file, me) = (&letters.file, bus.inner().me());
     let Some(store) = file.store(&letters.core, letters.entry) else { return Ok(()) };
+    let outcomes = of_letters(&letters.core, letters.entry, me);
     let mut copy = Vec::new();
     for (letter, &kind) in letters.found.iter().zip(kinds) {
         let mut seen = letter.held;
@@ -219,6 +221,10 @@ fn replay_group(
         if let Err(error) = published {
             store.put_back(held, seen.word.state == state::ANNOUNCED);
             return Err(error);
+        }
+        // First: whoever follows the message finds either the letter or this.
+        if let Some(outcomes) = &outcomes {
+            outcomes.note_gone(&letters.core, letters.entry, contents);
         }
         // Not its holder any more: this process was thought dead, and the letter is there again.
         file.clear(store, held, me);

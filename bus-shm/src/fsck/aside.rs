@@ -7,6 +7,7 @@
 use super::{Invariant, Look, Place, files};
 use crate::aside::AsideFile;
 use crate::group::display_name;
+use crate::publisher::is_refused;
 use crate::region::{Access, Region};
 use crate::topic::TopicCore;
 use bus_core::aside::{AsideWord, Contents, Store};
@@ -105,7 +106,9 @@ impl Check<'_> {
         // A group without a name leaves its dead letters to the next one in its place, which may begin before them; one that
         // yields may be let go, and begin again.
         let kind_bits = self.core.group_number(self.group, in_entry::KIND);
-        let keeps_all = kind_bits & (kind::EPHEMERAL | kind::YIELDS) == 0;
+        // Nor do publications that were refused have sequences of their own.
+        let is_refused = is_refused(self.core, self.group);
+        let keeps_all = !is_refused && kind_bits & (kind::EPHEMERAL | kind::YIELDS) == 0;
         let mut kept: HashMap<(u8, u64), usize> = HashMap::new();
         for index in 0..store.len() {
             let place = place.clone().entry(index as u64);
@@ -163,7 +166,7 @@ impl Check<'_> {
         let index_of_lane = usize::from(lane);
         let is_unknown = self.ends.get(index_of_lane).is_some_and(Option::is_none);
         let is_good = index_of_lane < self.core.lanes()
-            && (is_unknown || sequence < self.core.end(index_of_lane))
+            && (is_unknown || sequence < self.core.end(index_of_lane) || is_refused(self.core, self.group))
             && u64::from(len_bytes) <= self.core.config().message_bytes
             && (kind == TYPE_BYTES || usize::from(kind) < types);
         if !is_good {

@@ -18,6 +18,7 @@ mod aside;
 mod files;
 mod groups;
 mod listeners;
+mod outcomes;
 mod owners;
 mod participants;
 mod problem;
@@ -136,6 +137,7 @@ impl<'a> Look<'a> {
         let ends: Vec<Option<u64>> = (0..core.lanes()).map(|lane| ring::check(self, &core, lane)).collect();
         owners::check(self, &core, &ends);
         aside::check(self, &core, &ends);
+        outcomes::check(self, &core, &ends);
     }
 }
 

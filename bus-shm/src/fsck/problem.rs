@@ -95,6 +95,7 @@ invariants! {
     AsideMessage "aside.message" Anew "A message in an aside store names a lane and a type of the topic and a published sequence, and is not too long.";
     AsideTwins "aside.twins" Anew "A message has at most one entry in an aside store that counts.";
     AsideHolder "aside.holder" Repairs "An entry of an aside store that somebody has in hand is held by a process that is registered.";
+    OutcomeRecord "outcome.record" Harmless "A record of what became of a message is of an outcome that exists, and of a published message.";
     ParticipantState "participant.state" Anew "A participant entry is in a state that exists.";
     ParticipantNumber "participant.number" Anew "A participant entry in use names its own number and incarnation.";
     ParticipantTable "participant.table" Anew "The participant table has no more entries than are allowed and backed by memory.";

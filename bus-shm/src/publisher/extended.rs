@@ -4,7 +4,8 @@ use super::{Publisher, RawPublisher};
 use crate::arena::Source;
 use crate::error::{AttachError, PublishError};
 use crate::metadata::Meta;
-use crate::payload::{Message, Speak};
+use crate::payload::{Bytes, Message, Speak};
+use crate::receipts::{ReceiptError, Receipts};
 use crate::sys::clock::monotonic_ns;
 use crate::topic::Topic;
 use bus_core::extension::Extension;
@@ -105,8 +106,27 @@ impl<T: Speak> Publisher<T> {
     }
 }
 
+impl<T> Publisher<T> {
+    /// Follows publications of this topic to what becomes of them in a group: see [`Receipts`].
+    ///
+    /// # Errors
+    /// See [`ReceiptError`].
+    pub fn receipts(&self, group: &str) -> Result<Receipts, ReceiptError> {
+        Receipts::open(&self.raw.bus, &self.raw.core, group)
+    }
+
+    /// How many causes may lie behind a publication ([`Meta::caused_by`]): one with more is refused as
+    /// [`PublishError::Loop`]. Default 64.
+    pub fn set_hops_max(&mut self, hops: u16) {
+        self.raw.guard.loops.hops_max = hops;
+    }
+}
+
 impl RawPublisher {
     fn publish_with<S: Source>(&mut self, lane: Lane, source: &S, meta: &Meta) -> Result<u64, PublishError> {
+        if let Some(cause) = meta.extension.cause().filter(|_| meta.is_extended) {
+            self.check_hops(lane.index(), source, meta, cause)?;
+        }
         let ttl_ns = meta.ttl.map(|ttl| ttl.as_nanos().min(u128::from(u64::MAX / 2)) as u64);
         let expiry_ns = ttl_ns.map_or(0, |ttl_ns| monotonic_ns() + ttl_ns);
         let extension = meta.is_extended.then_some(meta.extension.with_expiry_ns(expiry_ns));
@@ -131,6 +151,32 @@ impl RawPublisher {
                 publisher.publish(lane.index(), &Extended { source, extension }, deadline, true)
             }
             None => publisher.publish(lane.index(), source, deadline, true),
+        }
+    }
+}
+
+/// Publishes messages that come as bytes, with the number of their type and what else stood in their header: dead letters.
+pub(crate) struct Republisher(RawPublisher);
+
+impl Republisher {
+    pub(crate) fn attach(topic: &Topic<Bytes>) -> Result<Self, AttachError> {
+        RawPublisher::attach(topic).map(Self)
+    }
+
+    pub(crate) fn publish(
+        &mut self,
+        lane: Lane,
+        (kind, flags, key, extension): (u8, u8, u64, Option<Extension>),
+        payload: &[u8],
+    ) -> Result<u64, PublishError> {
+        let Self(raw) = self;
+        raw.header.kind = kind;
+        loop {
+            match raw.publish_described(lane, &payload, (flags, key), extension) {
+                // It has time.
+                Err(PublishError::Throttled { retry_after, .. }) => std::thread::sleep(retry_after),
+                done => return done,
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! each publication comes by here first.
 #![allow(unsafe_code)]
 
+use super::loops::Loops;
 use super::{Failure, RawPublisher};
 use crate::error::{BreakerReason, PublishError, RegionError, ThrottledBy};
 use crate::supervisor::protocol::Request;
@@ -40,6 +41,7 @@ pub(super) struct Guard {
     window: Option<Window>,
     /// Trials that each lane has passed since the breaker opened.
     trials: [u8; LANES_MAX],
+    pub(super) loops: Loops,
 }
 
 /// Why nothing was tried.
@@ -71,10 +73,16 @@ impl Guard {
             told_ns: 0,
             window: None,
             trials: [0; LANES_MAX],
+            loops: Loops::default(),
         };
         let state = core.wake_half(wake::at::STATE).map_or(0, |word| word.load(Ordering::Acquire));
         this.read_again(core, state);
         Ok(this)
+    }
+
+    /// Counts a publication that was refused.
+    pub(super) fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn fails_at_once(&self) -> bool {

@@ -13,12 +13,14 @@ mod full;
 mod guard;
 mod linger;
 mod loan;
+mod loops;
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::{AsyncPublisher, Payload};
-pub(crate) use extended::Addressed;
+pub(crate) use extended::{Addressed, Republisher};
 pub use linger::Lingering;
 pub use loan::Loan;
+pub(crate) use loops::{Pairs, REFUSED, is_refused};
 
 use crate::arena::{Cell, NoRoom, ProducerArena, Source};
 use crate::bus::BusInner;
@@ -32,7 +34,6 @@ use crate::topic::{LaneRing, Role, Topic, TopicCore};
 use crate::wait;
 use bus_core::arena::{Horizon, Shortage};
 use bus_core::doorbell::{Barrier, Doorbell};
-use bus_core::extension::Extension;
 use bus_core::group;
 use bus_core::header::{HEADER_WORDS, Header, TYPE_BYTES, producer_mark};
 use bus_core::holder::HolderWord;
@@ -329,32 +330,6 @@ impl Publisher<Bytes> {
     pub fn publish(&mut self, payload: &[u8]) -> Result<u64, PublishError> {
         let (lane, deadline) = (self.raw.default_lane, self.raw.deadline);
         self.raw.publish(lane, &payload, deadline, true)
-    }
-}
-
-/// Publishes messages that come as bytes, with the number of their type and what else stood in their header: dead letters.
-pub(crate) struct Republisher(RawPublisher);
-
-impl Republisher {
-    pub(crate) fn attach(topic: &Topic<Bytes>) -> Result<Self, AttachError> {
-        RawPublisher::attach(topic).map(Self)
-    }
-
-    pub(crate) fn publish(
-        &mut self,
-        lane: Lane,
-        (kind, flags, key, extension): (u8, u8, u64, Option<Extension>),
-        payload: &[u8],
-    ) -> Result<u64, PublishError> {
-        let Self(raw) = self;
-        raw.header.kind = kind;
-        loop {
-            match raw.publish_described(lane, &payload, (flags, key), extension) {
-                // It has time.
-                Err(PublishError::Throttled { retry_after, .. }) => std::thread::sleep(retry_after),
-                done => return done,
-            }
-        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::error::{AttachError, NotOwner, ReceiveError};
 use crate::group;
 use crate::listeners::wake_readers;
 use crate::observe::{Observer, Place};
+use crate::outcomes::OutcomesFile;
 use crate::reader::Finding;
 use crate::subscriber::Failure;
 use crate::sys::clock::{monotonic_ns, realtime_ns};
@@ -19,6 +20,8 @@ use bus_core::header::{Header, flags};
 use bus_core::holder::Holder;
 use bus_core::layout::aside::state;
 use bus_core::layout::groups::{in_entry, in_lane, kind};
+use bus_core::layout::outcomes::mark;
+use bus_core::outcome;
 use bus_core::owner::{OwnerWord, Owners};
 use bus_core::retry::{Backoff, SplitMix64};
 use bus_core::sync::{AtomicU64, Ordering};
@@ -62,6 +65,8 @@ pub(super) struct Late {
     /// When the earliest entry is due, 0 for none.
     due: &'static AtomicU64,
     file: OnceCell<AsideFile>,
+    /// What the group finished without handling.
+    outcomes: OnceCell<OutcomesFile>,
     me: Holder,
     service: String,
     settings: Settings,
@@ -107,6 +112,7 @@ impl Late {
             entry,
             due: core.held_group_word(at + in_lane::ASIDE_DUE)?,
             file: OnceCell::new(),
+            outcomes: OnceCell::new(),
             me,
             service: service.to_owned(),
             settings,
@@ -139,8 +145,26 @@ impl Late {
         Some(self.file.get_or_init(|| file))
     }
 
-    /// Makes the group's store if it has none.
+    /// The group's records, if it has any.
+    pub(super) fn outcomes(&self, core: &TopicCore) -> Option<&OutcomesFile> {
+        if let Some(file) = self.outcomes.get() {
+            return Some(file);
+        }
+        let file = OutcomesFile::attach(core, self.entry, crate::region::Access::Write).ok()??;
+        Some(self.outcomes.get_or_init(|| file))
+    }
+
+    /// The same, made if there are none.
+    pub(super) fn make_outcomes(&self, core: &TopicCore) -> Result<&OutcomesFile, crate::error::RegionError> {
+        if self.outcomes.get().is_none() {
+            let _ = self.outcomes.set(OutcomesFile::make(core, self.entry, self.me)?);
+        }
+        Ok(self.outcomes.get_or_init(|| unreachable!("it was set above")))
+    }
+
+    /// Makes the group's store if it has none. Who follows the group learns of it before anything is in it.
     fn make_file(&self, core: &TopicCore) -> Result<(), crate::error::RegionError> {
+        self.make_outcomes(core)?.set_mark(mark::ASIDE);
         if self.file(core).is_none() {
             let _ = self.file.set(AsideFile::make(core, (self.entry, self.me), self.settings.bound)?);
         }
@@ -200,6 +224,13 @@ impl Late {
         }
     }
 
+    /// A dead letter makes room for another: it is remembered that it was one.
+    fn note_gone(&self, core: &TopicCore, gone: &Contents) {
+        if let Ok(outcomes) = self.make_outcomes(core) {
+            outcomes.note_gone(core, self.entry, gone);
+        }
+    }
+
     fn note(&self, error: &str) -> Note {
         Note {
             service: self.service.clone(),
@@ -238,7 +269,7 @@ impl Late {
         if put.is_none()
             && kept.dead
             && self.settings.dead_full == DeadFull::DropOldest
-            && file.drop_oldest_dead(store, self.me)
+            && file.drop_oldest_dead(store, self.me, |gone| self.note_gone(core, gone))
         {
             put = file.put(store, who, (&contents, &note), payload, &mut hint);
         }
@@ -416,12 +447,17 @@ impl RawSubscriber {
         let Some((file, store)) = late.store(&self.core) else { return };
         let has_room = || {
             !store.has_dead_max()
-                || late.settings.dead_full == DeadFull::DropOldest && file.drop_oldest_dead(store, late.me)
+                || late.settings.dead_full == DeadFull::DropOldest
+                    && file.drop_oldest_dead(store, late.me, |gone| {
+                        late.note_gone(&self.core, gone);
+                    })
         };
         if dead && has_room() {
             if store.dead(held, realtime_ns()) {
                 late.announcer.announce();
             }
+            // Somebody may follow the message.
+            self.ring_space_bell();
             return;
         }
         if dead {
@@ -437,6 +473,24 @@ impl RawSubscriber {
     pub(super) fn acknowledge_entry(&self, held: Held) -> bool {
         let Some(late) = &self.late else { return false };
         late.store(&self.core).is_some_and(|(file, store)| file.clear(store, held, late.me))
+    }
+
+    /// A claimed entry is done, without having been handled: nobody else may settle it between the record and the end.
+    pub(super) fn skip_entry(
+        &self,
+        held: Held,
+        (lane, sequence): (usize, u64),
+        said: u8,
+    ) -> Result<(), ReceiveError> {
+        let Some(late) = &self.late else { return Ok(()) };
+        let outcomes = late.make_outcomes(&self.core).inspect_err(|_| self.release_entry(held))?;
+        let Some((file, store)) = late.store(&self.core) else { return Ok(()) };
+        // Lost: another member's affair.
+        let Some(amending) = store.amend(held) else { return Ok(()) };
+        outcomes.record((lane, sequence), said | outcome::FINAL, amending.word.attempts);
+        file.end_amended(store, amending);
+        self.ring_space_bell();
+        Ok(())
     }
 
     /// A claimed entry is given back.

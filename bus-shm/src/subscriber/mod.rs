@@ -14,6 +14,7 @@ mod interrupt;
 mod late;
 mod many;
 mod options;
+mod outcomes;
 mod received;
 mod replying;
 mod screen;
@@ -48,6 +49,7 @@ use bus_core::lane::{Lane, Picker};
 use bus_core::layout::wake::state::is_closed;
 use bus_core::layout::{groups, owners, ring, wake};
 use bus_core::limits::LANES_MAX;
+use bus_core::outcome;
 use bus_core::owner::{OwnerWord, Owners};
 use bus_core::ring::Poll;
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
@@ -445,6 +447,7 @@ impl RawSubscriber {
                         return Ok(false);
                     }
                     let until = self.lanes[lane].next();
+                    self.record_missed(lane, at, until).inspect_err(|_| self.lanes[lane].untell(at, from))?;
                     // What a damaged ring says may add up to anything.
                     self.missed_count = self.missed_count.saturating_add(until.wrapping_sub(from));
                     if until != from {
@@ -481,6 +484,7 @@ impl RawSubscriber {
         {
             counter.fetch_add(1, Ordering::Relaxed);
         }
+        self.clear_outcome(&delivery);
         // A shared group has looked at the attempts before.
         if matches!(delivery.proof, Proof::Position)
             && self.late.as_ref().is_some_and(|late| delivery.found.times > late.attempts_max())
@@ -508,7 +512,7 @@ impl RawSubscriber {
                 let kind = self.type_name(delivery.found.header.kind);
                 self.bury_unread(delivery, &format!("a {kind}, which this group does not read"))?;
             }
-            _ => self.pass_over(delivery),
+            _ => self.pass_over(delivery, outcome::SKIPPED)?,
         }
         self.count_skipped();
         if self.other != OtherTypes::Error {
@@ -531,11 +535,15 @@ impl RawSubscriber {
         }
     }
 
-    /// A message that is not shown to the program is done.
-    fn pass_over(&mut self, delivery: &Delivery) {
+    /// A message that is not shown to the program is done, once it is recorded that it was not handled.
+    fn pass_over(&mut self, delivery: &Delivery, outcome: u8) -> Result<(), ReceiveError> {
         if matches!(self.membership, Membership::Tap) {
-            return;
+            return Ok(());
         }
+        if let Proof::Entry(held) = delivery.proof {
+            return self.skip_entry(held, (delivery.lane, delivery.found.sequence), outcome);
+        }
+        self.record_outcome(delivery, outcome)?;
         if self.batch.is_empty() || !matches!(delivery.proof, Proof::Position) {
             self.acknowledge(delivery);
         } else {
@@ -543,6 +551,7 @@ impl RawSubscriber {
             let found = Finding { times: 0, ..delivery.found };
             self.batch.push(Delivery { found, ..*delivery });
         }
+        Ok(())
     }
 
     /// A message that is not shown to the program becomes a dead letter. Where there is no room for it in a group of one, it stays
@@ -604,7 +613,12 @@ impl RawSubscriber {
                 true
             }
             Proof::Claim(claim) => self.acknowledge_claim(delivery.lane, delivery.found.sequence, claim),
-            Proof::Entry(held) => self.acknowledge_entry(held),
+            Proof::Entry(held) => {
+                let is_kept = self.acknowledge_entry(held);
+                // Somebody may follow the message.
+                self.ring_space_bell();
+                is_kept
+            }
             Proof::Staged(_) | Proof::Settled => true,
         }
     }

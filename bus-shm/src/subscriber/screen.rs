@@ -15,6 +15,7 @@ use bus_core::lane::Lane;
 use bus_core::layout::ring;
 use bus_core::limits::LANES_MAX;
 use bus_core::name;
+use bus_core::outcome;
 use bus_core::sampling::Sampling;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -268,17 +269,17 @@ impl RawSubscriber {
                 if self.screen.expired == Expired::DeadLetter && self.late.is_some() {
                     self.bury_unread(&delivery, "its time to live was over before it was handed out")?;
                 } else {
-                    self.pass_over(&delivery);
+                    self.pass_over(&delivery, outcome::EXPIRED)?;
                 }
             }
             Fate::Filtered => {
                 self.screen.filtered_count += 1;
-                self.pass_over(&delivery);
+                self.pass_over(&delivery, outcome::SKIPPED)?;
             }
             Fate::Panicked if self.late.is_some() => {
                 self.bury_unread(&delivery, "the program's filter panicked at it")?;
             }
-            Fate::Panicked => self.pass_over(&delivery),
+            Fate::Panicked => self.pass_over(&delivery, outcome::SKIPPED)?,
         }
         self.count_skipped();
         if fate == Fate::Panicked {

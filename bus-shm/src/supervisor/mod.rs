@@ -559,7 +559,7 @@ impl Supervisor {
             return None;
         };
         let request = Request::from_packet(&packet);
-        let wants_answer = !matches!(request, Ok(Request::Tripped { .. }));
+        let wants_answer = !matches!(request, Ok(Request::Tripped { .. } | Request::LoopCut { .. }));
         if wants_answer && socket::is_deserted(connection) {
             // Nobody wants it any more: that one has given up, or has asked another holder.
             return None;
@@ -621,6 +621,14 @@ impl Supervisor {
                 if self.is_topic(&topic) {
                     self.breakers.watch(&self.dir, &topic);
                     self.breakers.turn(&self.participants, &self.events);
+                }
+                Ok(Reply::Done)
+            }
+            Request::LoopCut { topic, cause, service, hops, open_ms } => {
+                if self.is_topic(&topic) {
+                    let event = events::Event::new("loop").text("topic", &topic).text("cause", &cause);
+                    let event = event.text("service", &service).number("pid", u64::from(peer.pid));
+                    self.events.push(event.number("hops", u64::from(hops)).number("open_ms", open_ms));
                 }
                 Ok(Reply::Done)
             }

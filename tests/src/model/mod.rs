@@ -20,6 +20,7 @@
 //! | [`takeover`] | a group of one member: deaths counted, redeliveries marked, dead letters |
 //! | [`aside_one`] | a group of one member: messages put aside, committed by its cursor |
 //! | [`aside_due`] | whether an entry that waits is ever forgotten |
+//! | [`receipts`] | what a follower is told of a message while it is handled, put aside, skipped, or purged |
 //! | [`replay`] | dead letters published again and purged, by several at once |
 //! | [`doorbell`] | parking and waking under total store order |
 //! | [`reply_topic`] | the topic on which a process is answered, and who gets its number next |
@@ -36,6 +37,7 @@ pub mod lossy;
 pub mod mailbox;
 pub mod owner;
 pub mod publish;
+pub mod receipts;
 pub mod replay;
 pub mod reply_topic;
 pub mod role;
