@@ -313,6 +313,11 @@ impl BusView {
         &self.dir
     }
 
+    /// The table of those who take part.
+    pub(crate) fn table(&self) -> &Participants {
+        &self.participants
+    }
+
     /// Its directory.
     pub fn path(&self) -> &Path {
         self.dir.path()

@@ -45,6 +45,7 @@ pub mod many;
 pub mod metadata;
 mod observe;
 pub mod payload;
+pub mod presence;
 pub mod publisher;
 pub mod quota;
 mod reader;
@@ -64,10 +65,11 @@ pub use bus_core::lane::Lane;
 pub use error::{
     AttachError, BreakerReason, BusError, NotOwner, PublishError, ReceiveError, RegionError, TopicError,
 };
+pub use handlers::{Context, Handlers, Registration};
 pub use lease::ParticipantInfo;
 #[cfg(feature = "tokio")]
 pub use many::{AsyncSubscriber, Messages, OwnedMessage};
-pub use many::{Incoming, ManyBuilder, ManyError, ManySubscriber};
+pub use many::{Incoming, ManyBuilder, ManyError, ManyInterrupter, ManySubscriber};
 pub use metadata::{Meta, Metadata};
 pub use payload::{Bytes, Message, Speak, TypeIdentity};
 #[cfg(feature = "tokio")]

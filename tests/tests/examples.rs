@@ -42,7 +42,7 @@ fn examples() -> &'static Path {
                 "--package",
                 "bus-shm",
                 "--features",
-                "tokio",
+                "tokio,signals",
                 "--examples",
                 "--profile",
                 profile,

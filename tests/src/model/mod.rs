@@ -23,6 +23,7 @@
 //! | [`replay`] | dead letters published again and purged, by several at once |
 //! | [`doorbell`] | parking and waking under total store order |
 //! | [`role`] | the supervisor's role: taken over from a stopped holder, whose late acts change nothing |
+//! | [`told`] | joins and ends told as events, whoever holds the role meanwhile |
 
 pub mod aside_due;
 pub mod aside_one;
@@ -37,4 +38,5 @@ pub mod replay;
 pub mod role;
 pub mod single_producer;
 pub mod takeover;
+pub mod told;
 pub mod two_phase;
