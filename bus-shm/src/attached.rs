@@ -57,7 +57,8 @@ impl Noted {
             self.len_bytes = None;
             let fail = |call, error| SysError::from_io(call, path.display(), &error);
             file.write_all_at(&[0; HEAD.len()], 0).map_err(|error| fail("pwrite", error))?;
-            file.set_len(LIST as u64).map_err(|error| fail("ftruncate", error))?;
+            // Of a length that no list has, so that it is read again.
+            file.set_len(LIST as u64 + 1).map_err(|error| fail("ftruncate", error))?;
             return Ok(true);
         }
         self.len_bytes = Some(len_bytes + line.len() as u64);

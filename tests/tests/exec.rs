@@ -120,7 +120,7 @@ fn a_command_knows_its_message_and_its_bus() {
 fn a_large_payload_that_nobody_reads_is_no_obstacle() {
     let (cli, desk) = (CliBus::new("exec-large"), Desk::new("large"));
     cli.run(&["up"]).expect(0);
-    cli.run(&["create", "t", "--max-message", "8MiB", "--arena", "64MiB"]).expect(0);
+    cli.run(&["create", "t", "--max-message", "8MiB", "--arena-bytes", "64MiB"]).expect(0);
     for (command, count) in [("true".to_owned(), 2), (desk.script("wc -c >> sizes; head -c 10 >&2"), 2)] {
         let running = sub(&cli, &["--exec", &command, "-n", &count.to_string()], 1);
         let large = "x".repeat(4 << 20);
@@ -286,4 +286,33 @@ fn patterns_and_failing_commands_share_nothing() {
     let mut lines: Vec<_> = runs.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["observation.a 1", "observation.b 2", "observation.c 3"]);
+}
+
+#[test]
+fn an_agent_in_shell_is_as_the_documents_show_it() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned();
+    let script = root.join("bus-shm/examples/shell_agent.sh");
+    let text = std::fs::read_to_string(&script).unwrap();
+    let body: String =
+        text.lines().filter(|line| !line.starts_with('#')).flat_map(|line| [line, "\n"]).collect();
+    assert!(
+        std::fs::read_to_string(root.join("docs/agents.md")).unwrap().contains(&body),
+        "another one is shown"
+    );
+    let cli = CliBus::new("exec-agent");
+    cli.run(&["up"]).expect(0);
+    cli.run(&["create", "text.a"]).expect(0);
+    let mut counts = cli.start(&["-q", "sub", "count.words"]);
+    cli.wait_for_readers("count.words", 1);
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", tests::cli::binary().parent().unwrap().display());
+    let script = script.display().to_string();
+    let flags = ["-q", "sub", "text.*", "--exec", &script, "--group", "counter", "-n", "2"];
+    let agent = Running::spawn(cli.command(&flags).env("PATH", path));
+    cli.wait_for_readers("text.a", 1);
+    publish(&cli, "text.a", &["one two three", ""]);
+    assert_eq!(counts.line(), "text.a: 3 words");
+    let ran = agent.finish().expect(0);
+    assert!(ran.err.starts_with("no words in "), "{}", ran.err);
+    assert!(letters(&cli)[0].0.starts_with("exit 65: no words in "), "{:?}", letters(&cli));
 }

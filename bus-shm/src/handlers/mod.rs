@@ -184,7 +184,7 @@ impl Handlers {
         self.end()
     }
 
-    /// The same, and SIGTERM and SIGINT tell them to end too. A second one ends the process at once: what was in hand comes again.
+    /// The same, and from this call on SIGTERM and SIGINT tell them to end too. A second one ends the process at once: what was in hand comes again.
     ///
     /// # Errors
     /// The signals cannot be caught.
@@ -203,11 +203,13 @@ impl Handlers {
 
     fn end(&mut self) -> Vec<Handled> {
         self.stopper.stop();
-        self.stopper.wait_for_end(Instant::now().checked_add(self.drain));
+        let have_ended = self.stopper.wait_for_end(Instant::now().checked_add(self.drain));
+        self.stopper.forget_wakers();
         let ended = self.running.drain(..).map(|Running { tally, threads }| {
             let mut unfinished_count = 0;
             for thread in threads {
-                if thread.is_finished() {
+                // One that has done its last is about to be finished.
+                if have_ended || thread.is_finished() {
                     let _ = thread.join();
                 } else {
                     unfinished_count += 1;

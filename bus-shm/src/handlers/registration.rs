@@ -163,8 +163,10 @@ impl<T: Speak> Registration<T> {
         T: Send + 'static,
     {
         let mut handlers = Handlers::new();
+        // Before the first message.
+        let _caught = super::signals::Caught::new(&handlers.stopper())?;
         handlers.add(self)?;
-        match handlers.run()?.pop() {
+        match handlers.wait().pop() {
             Some(handled) => Ok(handled),
             None => unreachable!("it was added above"),
         }

@@ -59,6 +59,11 @@ impl Stopper {
         self.lock().wakers.push(waker);
     }
 
+    /// Nobody waits any more. What would have been woken is let go.
+    pub(super) fn forget_wakers(&self) {
+        self.lock().wakers.clear();
+    }
+
     /// A thread begins; it has ended when what is returned is dropped.
     pub(super) fn begin(&self) -> Begun {
         let mut inside = self.lock();
@@ -75,19 +80,20 @@ impl Stopper {
         }
     }
 
-    /// Waits until all have ended, or until then.
-    pub(super) fn wait_for_end(&self, until: Option<Instant>) {
+    /// Waits until all have ended, or until then. True if all have.
+    pub(super) fn wait_for_end(&self, until: Option<Instant>) -> bool {
         let mut inside = self.lock();
         while inside.running > 0 {
             inside = match until.map(|until| until.saturating_duration_since(Instant::now())) {
                 None => self.0.changed.wait(inside).unwrap_or_else(PoisonError::into_inner),
-                Some(left) if left.is_zero() => return,
+                Some(left) if left.is_zero() => return false,
                 Some(left) => {
                     let waited = self.0.changed.wait_timeout(inside, left);
                     waited.map_or_else(|error| error.into_inner().0, |(inside, _)| inside)
                 }
             };
         }
+        true
     }
 }
 

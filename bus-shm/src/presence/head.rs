@@ -218,7 +218,7 @@ mod tests {
         let (scratch, file) = Scratch::new("given-up");
         let head = Head::attach(&file, &scratch.0, Noted::begin(&file).is_kept());
         file.write_all_at(&[0; 8], 0).unwrap();
-        file.set_len(LIST as u64).unwrap();
+        file.set_len(LIST as u64 + 1).unwrap();
         head.beat();
         head.set_status(&file, &scratch.0, "still there").unwrap();
         assert_eq!(read(&scratch.0), Said::default(), "it says nothing any more");

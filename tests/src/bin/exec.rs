@@ -62,6 +62,10 @@ fn main() -> ExitCode {
     }
     shares.sort_by(f64::total_cmp);
     let median = (shares[(TURNS - 1) / 2] + shares[TURNS / 2]) / 2.0;
-    println!("median {:.0} % of the bare loop, {runs} runs a turn (at least {:.0} %)", 100.0 * median, 100.0 * SHARE);
+    println!(
+        "median {:.0} % of the bare loop, {runs} runs a turn (at least {:.0} %)",
+        100.0 * median,
+        100.0 * SHARE
+    );
     if median >= SHARE { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

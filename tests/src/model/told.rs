@@ -13,7 +13,7 @@
 //! holder queues what an entry is that nobody was told of.
 //!
 //! **Safety.** No event is published twice, but for what cannot be helped without a transaction: its holder was killed between publishing
-//! and saying so, or two had begun to publish it. No end comes before its joining.
+//! and saying so, or one of two was superseded while both were publishing it. No end comes before its joining.
 //!
 //! **Progress.** Everything is told in the end, but for what was in the queue of a holder that was killed when the entry was another incarnation's
 //! already.
@@ -225,6 +225,8 @@ impl Told {
             Thread::Idle => {
                 let Some(event) = next.holders[index].pop() else { return };
                 if self.variant == Variant::NoLook || !state.is_told(event) {
+                    let (kind, tag) = (usize::from(event.0), usize::from(event.1));
+                    next.twice[kind][tag] |= state.holders.iter().any(|other| other.has_begun(event));
                     next.holders[index].thread = Thread::Looked(event);
                 }
                 "looks whether it was told"
@@ -236,8 +238,6 @@ impl Told {
             }
             Thread::Looked(event) | Thread::Said(event) => {
                 let (kind, tag) = (usize::from(event.0), usize::from(event.1));
-                let others = (0..HOLDERS).filter(|&other| other != index);
-                next.twice[kind][tag] |= others.into_iter().any(|other| state.holders[other].has_begun(event));
                 next.is_reversed |= kind == 1 && next.published[0][tag] == 0;
                 next.published[kind][tag] += 1;
                 let said = matches!(me.thread, Thread::Said(_));

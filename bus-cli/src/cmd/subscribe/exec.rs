@@ -89,12 +89,12 @@ pub(super) fn run(
         stopper.stop();
     });
     let handled = handlers.wait();
-    drop(guard);
-    for handled in &handled {
-        handled.troubles.iter().for_each(|trouble| output::complain(trouble));
-        if handled.unfinished_count > 0 {
-            output::complain("a command could not be ended in time; its message comes again");
-        }
+    handled.iter().flat_map(|handled| &handled.troubles).for_each(|trouble| output::complain(trouble));
+    if handled.iter().any(|handled| handled.unfinished_count > 0) {
+        output::complain("a command could not be ended in time; its message comes again");
+        guard.leave_the_rest();
+    } else {
+        drop(guard);
     }
     let ended_by = handled.into_iter().find_map(|handled| handled.ended_by);
     match ended_by {

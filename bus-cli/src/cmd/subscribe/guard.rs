@@ -63,6 +63,14 @@ impl Guard {
     }
 }
 
+impl Guard {
+    /// Ends without a word of it, and so has the guard kill what is left.
+    pub(super) fn leave_the_rest(mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(mut pipe) = self.child.stdin.take() {
