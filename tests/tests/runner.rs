@@ -102,10 +102,11 @@ fn a_pattern_is_handled_in_order_and_what_follows_names_its_cause() {
         })
         .from(Start::Oldest),
     );
+    let next = || heard.recv_timeout(PATIENCE).unwrap();
+    assert_eq!([next(), next()], ["question.a 1", "question.a 2"]);
     // One that is created later joins by itself.
     publish(&bus, "question.b", &["3"]);
-    let next = || heard.recv_timeout(PATIENCE).unwrap();
-    assert_eq!([next(), next(), next()], ["question.a 1", "question.a 2", "question.b 3"]);
+    assert_eq!(next(), "question.b 3");
     for expected in ["re 1", "re 2", "re 3"] {
         let answer = answers.receive_timeout(PATIENCE).unwrap().unwrap();
         assert_eq!(answer.payload(), expected.as_bytes());

@@ -15,8 +15,8 @@
 //! **Safety.** No event is published twice, but for what cannot be helped without a transaction: its holder was killed between publishing
 //! and saying so, or one of two was superseded while both were publishing it. No end comes before its joining.
 //!
-//! **Progress.** Everything is told in the end, but for what was in the queue of a holder that was killed when the entry was another incarnation's
-//! already.
+//! **Progress.** Everything is told in the end, but for what was in the queue of a holder that was killed, or superseded, when the entry was
+//! another incarnation's already.
 //!
 //! **Broken variants.** [`Variant::SaidFirst`]: a holder that dies after it said so has told nobody. [`Variant::NoLook`]: a superseded holder tells
 //! what its successor has told. [`Variant::Blind`]: a late one stores an earlier incarnation, and the next holder tells again.
@@ -224,8 +224,11 @@ impl Told {
         let what = match me.thread {
             Thread::Idle => {
                 let Some(event) = next.holders[index].pop() else { return };
+                let (kind, tag) = (usize::from(event.0), usize::from(event.1));
+                // What was told of a later one hides that this one was not.
+                let later = if kind == 0 { state.joined } else { state.end };
+                next.lost[kind][tag] |= later > event.1 && state.published[kind][tag] == 0;
                 if self.variant == Variant::NoLook || !state.is_told(event) {
-                    let (kind, tag) = (usize::from(event.0), usize::from(event.1));
                     next.twice[kind][tag] |= state.holders.iter().any(|other| other.has_begun(event));
                     next.holders[index].thread = Thread::Looked(event);
                 }
@@ -238,7 +241,7 @@ impl Told {
             }
             Thread::Looked(event) | Thread::Said(event) => {
                 let (kind, tag) = (usize::from(event.0), usize::from(event.1));
-                next.is_reversed |= kind == 1 && next.published[0][tag] == 0;
+                next.is_reversed |= kind == 1 && next.published[0][tag] == 0 && !next.lost[0][tag];
                 next.published[kind][tag] += 1;
                 let said = matches!(me.thread, Thread::Said(_));
                 next.holders[index].thread = if said { Thread::Idle } else { Thread::Published(event) };
