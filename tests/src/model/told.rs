@@ -51,7 +51,7 @@ pub struct Told {
 }
 
 const HOLDERS: usize = 3;
-const QUEUE: usize = 4;
+const QUEUE: usize = 6;
 const NAMES: [&str; HOLDERS] = ["H0", "H1", "H2"];
 const THREADS: [&str; HOLDERS] = ["T0", "T1", "T2"];
 
@@ -74,8 +74,9 @@ enum At {
     Away,
     Recover,
     Serve,
-    Sweep,
-    Free,
+    /// Of this incarnation.
+    Sweep(u8),
+    Free(u8),
     Push(Event),
     /// Only the variant that notes the end last.
     NoteLate(u8),
@@ -173,7 +174,7 @@ impl Told {
                     if next.joined < tag {
                         me.push((0, tag));
                     }
-                    me.at = At::Free;
+                    me.at = At::Free(tag);
                 }
             }),
             At::Serve => {
@@ -183,23 +184,25 @@ impl Told {
                         next.holders[index].at = At::Push((0, next.tag));
                     });
                 }
+                if state.word == Word::Sweeping {
+                    go("completes a sweep", &|next| next.holders[index].at = At::Free(next.tag));
+                }
                 if state.word == Word::Live && !state.is_alive {
                     go("notes the end", &|next| {
                         if self.variant != Variant::EndedLast {
                             next.ended = next.ended.max(next.tag);
                         }
-                        next.holders[index].at = At::Sweep;
+                        next.holders[index].at = At::Sweep(next.tag);
                     });
                 }
             }
-            At::Sweep => go("begins to sweep", &|next| {
-                let is_it = next.word == Word::Live && !next.is_alive;
+            At::Sweep(tag) => go("begins to sweep", &|next| {
+                let is_it = (next.word, next.tag) == (Word::Live, tag);
                 next.word = if is_it { Word::Sweeping } else { next.word };
-                next.holders[index].at = if is_it { At::Free } else { At::Serve };
+                next.holders[index].at = if is_it { At::Free(tag) } else { At::Serve };
             }),
-            At::Free => go("frees the entry", &|next| {
-                let tag = next.tag;
-                let is_it = next.word == Word::Sweeping;
+            At::Free(tag) => go("frees the entry", &|next| {
+                let is_it = (next.word, next.tag) == (Word::Sweeping, tag);
                 next.word = if is_it { Word::Free } else { next.word };
                 next.holders[index].at = match (is_it, self.variant) {
                     (false, _) => At::Serve,
@@ -212,6 +215,9 @@ impl Told {
                 next.holders[index].at = At::Push((1, tag));
             }),
             At::Push(event) => go("queues an event", &|next| {
+                if event.0 == 1 && next.joined < event.1 {
+                    next.holders[index].push((0, event.1));
+                }
                 next.holders[index].push(event);
                 next.holders[index].at = At::Serve;
             }),
