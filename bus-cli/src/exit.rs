@@ -90,7 +90,10 @@ fn code_of_region(error: &RegionError) -> Code {
 
 fn code_of_bus(error: &BusError) -> Code {
     match error {
-        BusError::Name { .. } | BusError::Service { .. } | BusError::SocketPath { .. } => Code::Usage,
+        BusError::Name { .. }
+        | BusError::Service { .. }
+        | BusError::Status { .. }
+        | BusError::SocketPath { .. } => Code::Usage,
         BusError::NotFound { .. } | BusError::Closed { .. } => Code::NotFound,
         BusError::Timeout { .. } => Code::TimedOut,
         BusError::Foreign { .. }

@@ -50,9 +50,11 @@ pub(crate) enum Command {
     Pub(cmd::publish::Args),
     /// Ask a question in a topic or of a mailbox, and print the answer
     Request(cmd::request::Args),
-    /// Print the messages of one or more topics as they come
+    /// Print the messages of one or more topics as they come, or run a command for each
     #[command(visible_aliases = ["subscribe", "echo"])]
     Sub(cmd::subscribe::Args),
+    /// List the processes on a bus: topics, rates, status
+    Ps(cmd::ps::Args),
     /// Dead letters: look at them, publish them again, remove them
     Dlq(cmd::dlq::Args),
     /// Show or set what each publisher of a topic may publish
@@ -72,6 +74,9 @@ pub(crate) enum Command {
     /// One agent of the demo
     #[command(hide = true)]
     DemoAgent(cmd::demo::AgentArgs),
+    /// What ends the commands of a `sub --exec` that was killed
+    #[command(hide = true)]
+    ExecGuard(cmd::subscribe::GuardArgs),
     /// Check every word of a bus that has a rule; takes no part in it
     Fsck(cmd::fsck::Args),
     /// Remove what processes that ended without a chance to clean up have left

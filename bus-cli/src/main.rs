@@ -31,6 +31,7 @@ fn main() -> ExitCode {
     match Cli::try_parse() {
         // An agent of the demo is a program of its own, with its own way to end.
         Ok(Cli { command: Command::DemoAgent(args), .. }) => cmd::demo::run_agent(&args),
+        Ok(Cli { command: Command::ExecGuard(args), .. }) => cmd::subscribe::watch(&args),
         Ok(cli) => exit::code_of(run(&cli)),
         Err(error) => {
             // Help that nobody reads to its end is no error.
@@ -51,6 +52,7 @@ fn run(cli: &Cli) -> Outcome {
         Command::Pub(args) => cmd::publish::run(place, args),
         Command::Request(args) => cmd::request::run(place, args),
         Command::Sub(args) => cmd::subscribe::run(place, args),
+        Command::Ps(args) => cmd::ps::run(place, args),
         Command::Dlq(args) => cmd::dlq::run(place, args),
         Command::Quota(args) => cmd::quota::run(place, args),
         Command::Replay(args) => cmd::replay::run(place, args),
@@ -59,7 +61,7 @@ fn run(cli: &Cli) -> Outcome {
         Command::Top(args) => cmd::top::run(place, args),
         Command::Bench(args) => cmd::bench::run(place, args),
         Command::Demo(args) => cmd::demo::run(place, args),
-        Command::DemoAgent(_) => Ok(()),
+        Command::DemoAgent(_) | Command::ExecGuard(_) => Ok(()),
         Command::Fsck(args) => cmd::fsck::run(place, args),
         Command::Gc(args) => cmd::gc::run(place, args),
     }

@@ -94,7 +94,7 @@ pub(crate) fn is_output_closed() -> bool {
         && fds[0].revents().intersects(PollFlags::ERR | PollFlags::NVAL)
 }
 
-fn timespec(time: Duration) -> Timespec {
+pub(crate) fn timespec(time: Duration) -> Timespec {
     Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) }
 }
 

@@ -1,4 +1,4 @@
-//! Which topics a process has attached to: their names, a line each, in its lease file.
+//! Which topics a process has attached to: their names, a line each, in its lease file, behind its head.
 //!
 //! A topic is noted before anything is held in it, and its line stays as long as the lease. So whoever sweeps a dead process
 //! walks the topics of its list and no others, and the holder of the role knows in which topics anything can happen. The list
@@ -8,15 +8,13 @@
 
 use crate::error::RegionError;
 use crate::sys::error::SysError;
+use bus_core::layout::lease::{HEAD, LIST};
 use bus_core::limits::TOPIC_NAME_BYTES_MAX;
 use bus_core::name::{REPLY_TOPICS, check_dotted};
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-
-/// What a list begins with.
-const HEAD: &[u8] = b"topics\n";
 
 /// What stands for all reply topics in which a process answers: a line for each would never end. Whoever sweeps it looks into those of
 /// all who take part.
@@ -36,14 +34,21 @@ pub(crate) struct Noted {
 }
 
 impl Noted {
-    /// Begins the list in a new lease file. Where there is no memory for it, none is kept.
+    /// Begins the list in a new lease file, behind a head that says nothing yet. Where there is no memory for it, none is kept.
     pub(crate) fn begin(file: &File) -> Self {
-        let is_begun = file.write_all_at(HEAD, 0).is_ok();
+        let mut head = [0; LIST];
+        head[..HEAD.len()].copy_from_slice(&HEAD);
+        let is_begun = file.write_all_at(&head, 0).is_ok();
         if !is_begun {
             // Half a beginning is none either.
             let _ = rustix::fs::ftruncate(file, 0);
         }
-        Self { len_bytes: is_begun.then_some(HEAD.len() as u64), names: HashSet::new() }
+        Self { len_bytes: is_begun.then_some(LIST as u64), names: HashSet::new() }
+    }
+
+    /// Is a list kept, and so a head?
+    pub(crate) fn is_kept(&self) -> bool {
+        self.len_bytes.is_some()
     }
 
     /// Notes a topic. False if it stands there already, or no list is kept.
@@ -57,10 +62,12 @@ impl Noted {
         }
         let line = format!("{name}\n");
         if file.write_all_at(line.as_bytes(), len_bytes).is_err() {
-            // No list, instead of one that is not complete. It takes no memory.
+            // No list, instead of one that is not complete. It takes no memory; the head stays, since it is mapped.
             self.len_bytes = None;
-            rustix::fs::ftruncate(file, 0)
-                .map_err(|errno| SysError::new("ftruncate", path.display(), errno))?;
+            let fail = |call, error| SysError::from_io(call, path.display(), &error);
+            file.write_all_at(&[0; HEAD.len()], 0).map_err(|error| fail("pwrite", error))?;
+            // Of a length that no list has, so that it is read again.
+            file.set_len(LIST as u64 + 1).map_err(|error| fail("ftruncate", error))?;
             return Ok(true);
         }
         self.len_bytes = Some(len_bytes + line.len() as u64);
@@ -72,7 +79,7 @@ impl Noted {
 /// The topics that the process with this lease file has attached to. `None` if that is not known: all, then.
 pub(crate) fn topics_of(lease: &Path) -> Option<Vec<String>> {
     let bytes = std::fs::read(lease).ok()?;
-    let lines = bytes.strip_prefix(HEAD)?;
+    let lines = bytes.get(LIST..).filter(|_| bytes.starts_with(&HEAD))?;
     let end = lines.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     lines[..end]
         .split(|&byte| byte == b'\n')
@@ -126,7 +133,7 @@ mod tests {
         let file = file::create_new(&scratch.0, 0o600).unwrap();
         let mut noted = Noted::begin(&file);
         assert!(noted.note(&file, &scratch.0, "a.b").unwrap());
-        file.write_all_at(b"../etc\n", HEAD.len() as u64).unwrap();
+        file.write_all_at(b"../etc\n", LIST as u64).unwrap();
         assert_eq!(topics_of(&scratch.0), None);
         // A file that cannot be written to stands for a full file system.
         let other = Scratch::new("full");

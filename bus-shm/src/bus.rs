@@ -19,6 +19,7 @@ use crate::sys::{barrier, file, lock};
 use crate::topic::{Topic, TopicBuilder, TopicCore};
 use bus_core::doorbell::Barrier;
 use bus_core::holder::Holder;
+use bus_core::layout::lease::STATUS_BYTES_MAX;
 use bus_core::layout::superblock::{self, FLAG_MEMBARRIER, FLAG_TEMPORARY, at};
 use bus_core::limits::{PARTICIPANTS_MAX, SERVICE_NAME_BYTES_MAX};
 use bus_core::name::{REPLY_TOPICS, check_dotted};
@@ -173,7 +174,8 @@ impl Bus {
         self.topic_builder(name).open()
     }
 
-    /// The topic `_bus.events`, on which the supervisor tells what breakers do, a line of JSON each. It keeps the newest: read it with
+    /// The topic `_bus.events`, on which the supervisor tells who joins, leaves and dies, and what breakers and groups do, a
+    /// line of JSON each. It keeps the newest: read it with
     /// [`Topic::tap`]. Made if there is none yet.
     ///
     /// # Errors
@@ -216,6 +218,11 @@ impl Bus {
         TopicBuilder::new(self.inner.clone(), name)
     }
 
+    /// Another handle of a bus that this process takes part in.
+    pub(crate) fn of(inner: Arc<BusInner>) -> Self {
+        Self { inner }
+    }
+
     pub(crate) fn inner(&self) -> &Arc<BusInner> {
         &self.inner
     }
@@ -238,6 +245,19 @@ impl Bus {
     /// Does this process hold the supervisor's role?
     pub fn is_host(&self) -> bool {
         self.inner.lock_host().as_ref().is_some_and(Host::is_serving)
+    }
+
+    /// What this process is doing, in a line of at most 200 bytes, for `shmbus ps`. An empty text takes it back, and so does the end of
+    /// the process. It costs one system call and wakes nobody.
+    ///
+    /// # Errors
+    /// [`BusError::Status`] for a longer text; no memory; the bus is gone.
+    pub fn set_status(&self, text: &str) -> Result<(), BusError> {
+        self.inner.check_usable()?;
+        if text.len() > STATUS_BYTES_MAX {
+            return Err(BusError::Status { bytes: text.len(), max: STATUS_BYTES_MAX });
+        }
+        Ok(self.inner.lease.set_status(text)?)
     }
 
     /// Who takes part.
@@ -464,6 +484,11 @@ impl BusInner {
         self.superblock.look(at::TOPICS_GENERATION).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
+    /// This process has received something, and is about to sleep.
+    pub(crate) fn beat(&self) {
+        self.lease.head().beat();
+    }
+
     pub(crate) fn clock(&self) -> Clock {
         Clock::new(self.calibration)
     }
@@ -565,6 +590,7 @@ impl Drop for BusInner {
             return;
         }
         let mut host = self.lock_host().take();
+        self.lease.head().leave();
         if self.check_usable().is_ok() {
             let leave = Request::Leave { participant: self.me.participant, tag: self.tag };
             // Without a supervisor, or with one that stands still, the next one finds the lease free.

@@ -65,6 +65,14 @@ pub enum BusError {
         /// What is wrong with it.
         why: NameError,
     },
+    /// A status that is too long.
+    #[error("a status takes at most {max} bytes, not {bytes}; shorten it")]
+    Status {
+        /// Its length.
+        bytes: usize,
+        /// What is allowed.
+        max: usize,
+    },
     /// The directory for buses is not a memory file system.
     #[error(
         "{} is not a tmpfs; a bus lives in shared memory. Mount a tmpfs there, or leave --dir and SHMBUS_DIR out",

@@ -316,9 +316,9 @@ impl BusView {
         &self.dir
     }
 
-    /// Who takes part, by number.
-    pub(crate) fn participants_table(&self) -> Participants {
-        self.participants.clone()
+    /// The table of those who take part.
+    pub(crate) fn table(&self) -> &Participants {
+        &self.participants
     }
 
     /// Its directory.

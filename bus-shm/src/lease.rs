@@ -8,6 +8,7 @@
 use crate::attached::Noted;
 use crate::directory::BusDir;
 use crate::error::{BusError, RegionError};
+use crate::presence::head::Head;
 use crate::region::Region;
 use crate::sys::process::{Pidfd, Withheld, is_asleep, pid_namespace_inode, start_time_ticks};
 use crate::sys::{file, lock};
@@ -29,6 +30,8 @@ pub(crate) struct Lease {
     path: PathBuf,
     /// The topics that this process has attached to, as they stand in the file.
     noted: Mutex<Noted>,
+    /// What this process says of itself there.
+    head: Head,
 }
 
 impl Lease {
@@ -43,8 +46,19 @@ impl Lease {
                 reason: format!("{} was locked by another process as soon as it was made", path.display()),
             });
         }
-        let noted = Mutex::new(Noted::begin(&file));
-        Ok(Self { _withheld: Withheld::new(&file), file, path, noted })
+        let noted = Noted::begin(&file);
+        let head = Head::attach(&file, &path, noted.is_kept());
+        Ok(Self { _withheld: Withheld::new(&file), file, path, noted: Mutex::new(noted), head })
+    }
+
+    /// What this process says of itself.
+    pub(crate) fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Says something of itself.
+    pub(crate) fn set_status(&self, text: &str) -> Result<(), RegionError> {
+        self.head.set_status(&self.file, &self.path, text)
     }
 
     /// Its file name.
@@ -115,6 +129,10 @@ impl ParticipantInfo {
         Holder::new(self.participant, u64::from(self.tag))
     }
 
+    pub(crate) fn start_ticks(&self) -> u64 {
+        self.start_ticks
+    }
+
     /// Is its pid one of this process's pid namespace?
     pub(crate) fn is_of_namespace(&self) -> bool {
         self.pid_namespace == pid_namespace_inode()
@@ -160,6 +178,20 @@ impl Participants {
         let word = HolderWord::unpack(word);
         (word.state == participant::LIVE && Holder::new(holder.participant, u64::from(word.tag)) == holder)
             .then_some(word.tag)
+    }
+
+    /// All registered participants, and those who are being swept.
+    pub(crate) fn present(&self) -> Vec<ParticipantInfo> {
+        let is_present = |word: HolderWord| matches!(word.state, participant::LIVE | participant::SWEEPING);
+        (0..self.reserved()).filter_map(|participant| self.entry(participant, is_present)).collect()
+    }
+
+    /// The entry, also of one that has ended since.
+    pub(crate) fn last(&self, participant: u16) -> Option<ParticipantInfo> {
+        let is_any = |word: HolderWord| {
+            matches!(word.state, participant::LIVE | participant::SWEEPING | participant::FREE)
+        };
+        self.entry(participant, is_any)
     }
 
     /// Process and name of `holder`, even if it has left, as long as nobody else has got its number.

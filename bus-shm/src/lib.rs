@@ -47,6 +47,7 @@ pub mod metadata;
 mod observe;
 mod outcomes;
 pub mod payload;
+pub mod presence;
 pub mod publisher;
 pub mod quota;
 mod reader;
@@ -70,11 +71,12 @@ pub use error::{
     AttachError, BreakerReason, BusError, MailboxOwner, NotOwner, PublishError, ReceiveError, RegionError,
     TopicError,
 };
+pub use handlers::{Context, Handlers, Registration};
 pub use lease::ParticipantInfo;
 pub use mailbox::{Mailbox, MailboxError};
 #[cfg(feature = "tokio")]
 pub use many::{AsyncSubscriber, Messages, OwnedMessage};
-pub use many::{Incoming, ManyBuilder, ManyError, ManySubscriber};
+pub use many::{Incoming, ManyBuilder, ManyError, ManyInterrupter, ManySubscriber};
 pub use metadata::{Meta, Metadata};
 pub use payload::{Bytes, Message, Speak, TypeIdentity};
 #[cfg(feature = "tokio")]

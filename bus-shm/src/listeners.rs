@@ -220,6 +220,16 @@ impl Listeners {
         are_told
     }
 
+    /// Wakes the holder of an entry, if it is still that one and sleeps. It finds out by itself what for.
+    pub(crate) fn wake(&self, entry: u16, tag: u32) {
+        let word = self.holder(usize::from(entry));
+        if word.is_some_and(|word| word.state == state::LIVE && word.tag == tag)
+            && let Some(listener) = self.view(usize::from(entry))
+        {
+            self.ring(entry, tag, listener, Barrier::Fence, None);
+        }
+    }
+
     /// Tells everybody that topics have been created, or that the bus is closed.
     pub(crate) fn tell_all(&self) {
         for entry in 0..self.reserved() {

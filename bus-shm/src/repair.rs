@@ -14,6 +14,7 @@ use crate::topic::{Role, TopicCore};
 use bus_core::aside::{AsideClaim, Counter, Table};
 use bus_core::group;
 use bus_core::holder::{Holder, HolderWord, producer};
+use bus_core::layout::aside::state as aside;
 use bus_core::layout::{PAGE_BYTES, arena, groups, ring, wake};
 use bus_core::limits::PARTICIPANTS_MAX;
 use bus_core::owner;
@@ -21,17 +22,26 @@ use bus_core::seq::distance;
 use bus_core::sync::{AtomicU64, Ordering};
 use std::path::Path;
 
+/// What a sweep has come upon.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Swept {
+    /// A topic has dead letters that nobody was told of.
+    pub(crate) unannounced: bool,
+    /// Messages that the dead process had in hand.
+    pub(crate) in_hand: u64,
+}
+
 /// Lets go of whatever `dead` held in `topics`: those that it has noted with its lease, or all. `goes_on` is asked before each: false if another has the role now, then the
-/// rest is left to that one, and the answer is false; so it is where descriptors or memory are wanting, and then it is to be tried again. `is_its` says whether the number is still the dead one's: a claim that
-/// was seen before carries no incarnation. `unannounced` becomes true if a topic has dead letters that nobody was told of:
-/// members announce what they make, and this one may have ended first.
+/// rest is left to that one, and the answer is false; so it is where descriptors or memory are wanting, and then it is to be tried
+/// again. `is_its` says whether the number is still the dead one's: a claim that was seen before carries no incarnation. `swept` is
+/// told of dead letters that nobody was told of: members announce what they make, and this one may have ended first.
 pub(crate) fn sweep(
     dir: &BusDir,
     topics: &[String],
     dead: Holder,
     goes_on: &dyn Fn() -> bool,
     is_its: &dyn Fn() -> bool,
-    unannounced: &mut bool,
+    swept: &mut Swept,
 ) -> bool {
     let listeners = Listeners::attach(dir.path()).ok();
     let mut is_short = false;
@@ -44,8 +54,9 @@ pub(crate) fn sweep(
                 if let (Some(listeners), Some(table)) = (&listeners, topic.listener_table()) {
                     table.clear(|ticket| listeners.is_of(ticket, dead));
                 }
+                swept.in_hand += in_hand(&topic, dead, is_its);
                 sweep_topic(&topic, dead, is_its);
-                *unannounced |= has_unannounced(&topic);
+                swept.unannounced |= has_unannounced(&topic);
             }
             // What the dead one holds there would be taken for that of the number's next owner.
             Err(TopicError::Region(RegionError::System(error))) if error.is_shortage() => is_short = true,
@@ -95,6 +106,44 @@ fn sweep_topic(topic: &TopicCore, dead: Holder, is_its: &dyn Fn() -> bool) {
     // Whoever slept when the dead one published, or waits for room that has just been made, looks again.
     wake_readers_after_repair(topic);
     futex::wake_all(topic.space_bell().word());
+}
+
+/// How many messages of a topic `dead` has in hand: handed out and not finished. Claims count that name its number, as long as
+/// `is_its`.
+fn in_hand(topic: &TopicCore, dead: Holder, is_its: &dyn Fn() -> bool) -> u64 {
+    let mut count = 0;
+    for entry in 0..topic.groups_used() {
+        let is_shared = topic.group_number(entry, groups::in_entry::KIND) & groups::kind::SHARED != 0;
+        let seen = HolderWord::unpack(topic.group_number(entry, groups::in_entry::STATE));
+        let owners = if is_shared { topic.attach_owners(entry).ok() } else { None };
+        for lane in 0..topic.lanes() {
+            let from = topic.group_lane_number(entry, lane, groups::in_lane::LOW_WATER);
+            if let Some(owners) =
+                owners.as_ref().and_then(|region| crate::group::owners_of(topic, region, lane))
+            {
+                let most =
+                    distance(topic.end(lane), from).clamp(0, i64::from(topic.config().capacity)) as u64;
+                let is_claimed = |index: &u64| {
+                    let word = owners.look(from.wrapping_add(*index));
+                    word.state == owner::state::CLAIMED && word.member == dead.participant
+                };
+                count += (0..most).filter(is_claimed).count() as u64;
+            } else if !is_shared && seen.holder == dead && seen.state == groups::state::ACTIVE {
+                let handed = topic.group_lane_number(entry, lane, groups::in_lane::HANDED) & (u64::MAX >> 8);
+                count += distance(handed, from & (u64::MAX >> 8)).max(0) as u64;
+            }
+        }
+        if let Some(file) = aside_of(topic, entry)
+            && let Some(store) = file.store(topic, entry)
+        {
+            let is_held = |index: &usize| {
+                let held = store.look(*index);
+                held.is_some_and(|word| word.state == aside::CLAIMED && word.holder == dead)
+            };
+            count += (0..store.len()).filter(is_held).count() as u64;
+        }
+    }
+    if is_its() { count } else { 0 }
 }
 
 /// Has the topic dead letters that nobody was told of?

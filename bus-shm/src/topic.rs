@@ -371,6 +371,11 @@ impl TopicCore {
         Some((0..limits::PARTICIPANTS_MAX as u16).map(count).sum())
     }
 
+    /// The owner words of a shared group, for looking at them.
+    pub(crate) fn look_at_owners(&self, entry: usize) -> Option<Region> {
+        self.map_owners(entry, Access::Read).ok()
+    }
+
     pub(crate) fn attach_owners(&self, entry: usize) -> Result<Region, RegionError> {
         self.map_owners(entry, Access::Write)
     }

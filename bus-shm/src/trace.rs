@@ -173,7 +173,7 @@ pub fn trace(bus: &BusView, id: TraceId) -> Option<Trace> {
     };
     let mut search = Search {
         correlation,
-        participants: bus.participants_table(),
+        participants: bus.table().clone(),
         now: (monotonic_ns(), realtime_ns()),
         messages: Vec::new(),
         by_id: HashMap::new(),

@@ -117,11 +117,13 @@ impl Waiter {
     }
 
     /// Waits until `ready`, or until `deadline`. True if ready. Returns at the latest after the park ceiling, ready or not.
+    /// `before_sleep` is called if it comes to that.
     pub(crate) fn wait(
         &mut self,
         bell: Doorbell<'_>,
         spin_region: &Region,
         deadline: Option<Instant>,
+        before_sleep: impl FnOnce(),
         mut ready: impl FnMut() -> bool,
     ) -> bool {
         if self.spin(spin_region, deadline, &mut ready) {
@@ -134,6 +136,7 @@ impl Waiter {
         let most = deadline
             .map_or(PARK_CEILING, |deadline| deadline.saturating_duration_since(now).min(PARK_CEILING));
         if !most.is_zero() {
+            before_sleep();
             park(bell, self.barrier, most, &mut ready);
             self.slept(now);
         }

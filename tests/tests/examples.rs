@@ -1,7 +1,7 @@
 //! The library's examples, each run as the program that it is.
 
-use bus_shm::Bus;
 use bus_shm::inspect::BusView;
+use bus_shm::{Bus, Bytes};
 use serde_json::Value;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ fn examples() -> &'static Path {
                 "--package",
                 "bus-shm",
                 "--features",
-                "tokio",
+                "tokio,signals",
                 "--examples",
                 "--profile",
                 profile,
@@ -259,6 +259,50 @@ fn handlers_work_beside_each_other() {
         ["orders that add up to 15", "invoice: handled 5, panicked 0", "careless: handled 4, panicked 2"];
     shelf.expect("handlers", &texts);
     shelf.assert_empty();
+}
+
+#[test]
+fn an_agent_on_the_runner_ends_at_a_signal() {
+    let shelf = Shelf::new();
+    let agent = shelf.start("runner");
+    let bus = |create| {
+        let builder = Bus::builder("example-runner").dir(&shelf.0).service("asker").temporary(true);
+        builder.host(false).create(create).open()
+    };
+    eventually("the agent is there", || bus(false).is_ok());
+    let bus = bus(false).expect("the agent's bus");
+    let mut answers = bus.topic::<Bytes>("answer").expect("a topic").group("asker").join().expect("a place");
+    let mut questions = bus
+        .topic::<Bytes>("question.sum")
+        .and_then(|topic| Ok(topic.publisher().expect("a place")))
+        .expect("a topic");
+    questions.publish(b"2 3 4").expect("room");
+    questions.publish(b"2 and 3").expect("room");
+    questions.publish(b"\xff").expect("room");
+    let answer = answers.receive_timeout(PATIENCE).expect("the bus").expect("an answer");
+    assert_eq!(answer.payload(), b"question.sum: 9");
+    assert_eq!(answer.metadata().hops(), 1);
+    answer.ack().expect("its message");
+    let view = BusView::open("example-runner", Some(&shelf.0)).expect("the bus");
+    let letters = || bus_shm::dead_letters::list(&view, &Default::default()).expect("dead letters").len();
+    eventually("two dead letters", || letters() == 2);
+    let pid = rustix::process::Pid::from_child(&agent.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    agent.expect(&["handled 1, failed 4 times, rejected 1"]);
+    drop((questions, answers, bus, view));
+    eventually("the bus has gone", || {
+        !bus_shm::directory::base_dir(Some(&shelf.0)).join("example-runner").exists()
+    });
+    shelf.assert_empty();
+}
+
+#[test]
+fn each_of_the_five_agents_is_short() {
+    for role in ROLES {
+        let path = workspace().join(format!("bus-shm/examples/pipeline/{role}.rs"));
+        let lines = std::fs::read_to_string(path).expect("an agent").lines().count();
+        assert!(lines < 40, "{role} has {lines} lines");
+    }
 }
 
 #[test]

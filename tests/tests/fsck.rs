@@ -628,6 +628,9 @@ fn damages() -> Vec<Damage> {
         word("participant state", ParticipantState, "bus", participant_at(3), |_| 9),
         word("participant", ParticipantNumber, "bus", participant_at(3), |_| held(participant::LIVE, 1)),
         word("participants", ParticipantTable, "bus", superblock::at::PARTICIPANTS_RESERVED, |_| 1_000),
+        word("told too early", ParticipantTold, "bus", participant_at(3) + superblock::told::JOINED, |_| {
+            70_000
+        }),
         word("no lease", ParticipantLease, "bus", participant_at(5), |_| held(participant::LIVE, 1)),
         act("lease of nobody", &[LeaseStray], |bus| drop(File::create(bus.join("leases/3.7")).unwrap())),
         word("role", RoleEpoch, "bus", superblock::at::ROLE_EPOCH, |_| 0),

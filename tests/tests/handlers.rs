@@ -3,7 +3,7 @@
 use bus_shm::dead_letters::{self, Filter};
 use bus_shm::handlers::Handlers;
 use bus_shm::inspect::BusView;
-use bus_shm::{Lane, ReceiveError, Topic, Wait};
+use bus_shm::{Lane, ManyError, ReceiveError, Topic, Wait};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -133,7 +133,10 @@ fn handlers_end_by_themselves_when_the_bus_goes() {
     bus.down(true).unwrap();
     harness::eventually("they have ended", || handlers.have_ended());
     let handled = handlers.stop();
-    assert!(matches!(handled[0].ended_by, Some(ReceiveError::BusClosed { .. })), "{handled:?}");
+    assert!(
+        matches!(handled[0].ended_by, Some(ManyError::Receive(ReceiveError::BusClosed { .. }))),
+        "{handled:?}"
+    );
 }
 
 #[test]

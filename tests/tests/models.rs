@@ -7,7 +7,7 @@ use std::time::Instant;
 use tests::model::explorer::{Model, Verdict, explore};
 use tests::model::{
     aside_due, aside_one, doorbell, gate, let_go, lossy, mailbox, owner, publish, receipts, replay,
-    reply_topic, role, single_producer, takeover, two_phase,
+    reply_topic, role, single_producer, takeover, told, two_phase,
 };
 
 /// No model may have more states than this: the tests are to stay quick and small.
@@ -662,6 +662,28 @@ mod aside_hint {
         for variant in [Variant::LowerFirst, Variant::NoRest, Variant::ClearLast] {
             breaks(&format!("aside hint, {variant:?}"), &AsideDue { variant, ..TWO });
         }
+    }
+}
+
+mod events_told {
+    use super::told::{Told, Variant};
+    use super::*;
+
+    const TWO: Told = Told { variant: Variant::Correct, holders: 2, incarnations: 2 };
+    const THREE: Told = Told { holders: 3, ..TWO };
+
+    #[test]
+    fn each_is_told_once() {
+        holds("told, two holders", &TWO);
+        holds("told, three holders", &THREE);
+    }
+
+    #[test]
+    fn breaks_when_the_order_is_another() {
+        for variant in [Variant::SaidFirst, Variant::NoLook, Variant::EndedLast] {
+            breaks(&format!("told, {variant:?}"), &Told { variant, ..TWO });
+        }
+        breaks("told, Blind", &Told { variant: Variant::Blind, ..THREE });
     }
 }
 

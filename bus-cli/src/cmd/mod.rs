@@ -10,6 +10,7 @@ pub(crate) mod gc;
 pub(crate) mod info;
 pub(crate) mod lag;
 pub(crate) mod ls;
+pub(crate) mod ps;
 pub(crate) mod publish;
 pub(crate) mod quota;
 mod receipt;

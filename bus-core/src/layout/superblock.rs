@@ -110,8 +110,21 @@ pub struct Participant {
     pub since_ns: u64,
     /// Service name.
     pub service: [u8; 48],
+    /// What has been told of it: see [`told`]. Words of their own, not written with the rest.
+    pub told: [u64; 3],
     /// Zero.
-    pub reserved: [u8; 32],
+    pub reserved: u64,
+}
+
+/// Offsets in a participant entry of what the holder of the role has told on `_bus.events`. Changed by compare-and-swap, and only to
+/// later incarnations: a holder that was superseded may be late.
+pub mod told {
+    /// Incarnation whose joining has been told.
+    pub const JOINED: usize = 96;
+    /// How the last incarnation ended: bits 0..8 1 it left, 2 it died; 32..64 its incarnation.
+    pub const ENDED: usize = 104;
+    /// Incarnation whose end has been told.
+    pub const END: usize = 112;
 }
 
 /// Bytes of the file with room for `participants` entries.
@@ -126,6 +139,7 @@ const _: () = assert!(core::mem::offset_of!(Fixed, ns_per_tick_q32) == 112);
 const _: () = assert!(size_of::<Fixed>() <= at::ROLE_EPOCH);
 const _: () = assert!(size_of::<Participant>() == PARTICIPANT_BYTES);
 const _: () = assert!(core::mem::offset_of!(Participant, service) == 48);
+const _: () = assert!(core::mem::offset_of!(Participant, told) == told::JOINED);
 const _: () = assert!(footprint_bytes(PARTICIPANTS_FIRST) == 8192);
 
 /// The file `spin`: who is spinning, so that no more do than there are idle cores, and how often a process has attached to a

@@ -1,35 +1,31 @@
 //! Learner: looks at what came of each request and how long it took, and tells the observer how far it has come.
 
-use super::messages::{Note, actions, notes};
-use super::report::{Learned, Report, Tally};
+use super::messages::{Action, Note, actions, notes};
+use super::report::{Book, Learned, enter_item};
 use super::{Options, Outcome};
-use bus_shm::Bus;
-use std::time::Duration;
+use bus_shm::{Bus, Handlers};
 
-pub(crate) fn run(bus: &Bus, options: &Options) -> Outcome<Report> {
-    let mut actions = actions(bus)?.group("learner").join()?;
-    let mut notes = notes(bus)?.publisher()?;
-    let mut tally = Tally::default();
-    let mut learned = Learned::new(options.requests);
-    loop {
-        let mut batch = actions.receive_batch(1, options.batch(), Duration::MAX)?;
+pub(crate) fn start(bus: &Bus, options: &Options, handlers: &mut Handlers, book: Book) -> Outcome<()> {
+    let most = options.batch();
+    (actions(bus)?, notes(bus)?);
+    book.lock().expect("no panic").learned = Some(Learned::new(options.requests));
+    Ok(handlers.add(bus.on_batch::<Action, _>("action.done", most, move |batch, context| {
         let mut closing = false;
         while let Some(action) = batch.next_message()? {
-            // The clock of message stamps.
-            let now_ns = bus_shm::sys::clock::monotonic_ns();
-            tally.count(action.lane(), action.sequence(), action.is_redelivered());
             let value = action.value()?;
             let ticket = value.ticket.read();
             closing |= ticket.closing;
-            if !ticket.closing {
-                learned.add(ticket, value.carried_out, now_ns);
+            enter_item(&book, &action, ticket.closing);
+            if let Some(learned) = book.lock().expect("no panic").learned.as_mut().filter(|_| !ticket.closing)
+            {
+                learned.add(ticket, value.carried_out, context.bus().now_ns());
             }
         }
         // The observer lets so many more requests go.
-        notes.publish(&Note { learned_count: learned.count })?;
-        batch.ack();
-        if closing {
-            return Ok(Report::of_learner(learned, tally));
-        }
-    }
+        let learned_count =
+            book.lock().expect("no panic").learned.as_ref().map_or(0, |learned| learned.count);
+        context.publish("learning.noted", &Note { learned_count })?;
+        context.stop_if(closing);
+        Ok(())
+    }))?)
 }

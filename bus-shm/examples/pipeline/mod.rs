@@ -12,10 +12,10 @@
 //!
 //! What makes it safe to start the agents in any order, and to start one again that was killed:
 //! - A topic is created together with the group that reads it, so nothing is published before its reader exists.
-//! - A message is acknowledged after whatever follows from it has been published. An agent that dies in between finds the
+//! - Each agent is one handler (`Bus::on`, `Bus::on_batch`). A message is acknowledged after whatever follows from it has been published. An agent that dies in between finds the
 //!   message again, marked as redelivered, and the learner counts a request once.
 //! - The end travels the same way as everything else: when all requests are through, the observer sends a closing one,
-//!   and each agent passes it on and ends.
+//!   and each agent passes it on and ends. SIGTERM ends one sooner; started again, it goes on where it stood.
 //!
 //! The five programs `agent_*.rs` and the command `shmbus demo` both consist of this code.
 
@@ -28,16 +28,17 @@ pub(crate) mod options;
 mod reasoner;
 pub(crate) mod report;
 
-use bus_shm::Bus;
+use bus_shm::handlers::HandlerError;
+use bus_shm::{Bus, Handlers};
 use options::Options;
-use report::Report;
+use report::{Book, Report};
 use std::process::ExitCode;
 
 /// Names of the agents, in the order in which a request comes to them.
 pub(crate) const ROLES: [&str; 5] = ["observer", "reasoner", "guardian", "actor", "learner"];
 
-/// What an agent's work can end with. Whatever goes wrong ends the agent.
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+/// What an agent's work can end with.
+type Outcome<T> = Result<T, HandlerError>;
 
 /// All that one of the five programs does.
 pub(crate) fn main(role: &str, arguments: impl IntoIterator<Item = String>) -> ExitCode {
@@ -66,12 +67,21 @@ fn run(role: &str, options: &Options) -> Outcome<Report> {
     // Made by whichever agent comes first, gone with the last. A parent process has made it before, and nobody may make it
     // again when that has ended.
     let bus = Bus::builder(&options.bus).service(role).temporary(true).create(!options.until_eof).open()?;
-    match role {
-        "observer" => observer::run(&bus, options),
-        "reasoner" => reasoner::run(&bus, options),
-        "guardian" => guardian::run(&bus, options),
-        "actor" => actor::run(&bus, options),
-        "learner" => learner::run(&bus, options),
-        other => Err(format!("no agent is called {other:?}; there are {}", ROLES.join(", ")).into()),
+    let (mut handlers, book) = (Handlers::new(), Book::default());
+    let start = match role {
+        "observer" => observer::start,
+        "reasoner" => reasoner::start,
+        "guardian" => guardian::start,
+        "actor" => actor::start,
+        "learner" => learner::start,
+        other => return Err(format!("no agent is called {other:?}; there are {}", ROLES.join(", ")).into()),
+    };
+    start(&bus, options, &mut handlers, book.clone())?;
+    // Until the closing request, or SIGTERM.
+    for handled in handlers.run()? {
+        if let Some(error) = handled.ended_by {
+            return Err(error.into());
+        }
     }
+    Ok(std::mem::take(&mut book.lock().expect("no panic")))
 }

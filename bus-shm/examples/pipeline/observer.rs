@@ -1,27 +1,34 @@
 //! Observer: sends requests, so many at a time.
 
-use super::messages::{Request, notes, requests};
-use super::report::{Report, Tally};
+use super::messages::{Note, Request, notes, requests};
+use super::report::{Book, enter};
 use super::{Options, Outcome};
-use bus_shm::Bus;
+use bus_shm::{Bus, Handlers};
 
-pub(crate) fn run(bus: &Bus, options: &Options) -> Outcome<Report> {
-    let mut requests = requests(bus)?.publisher()?;
-    let mut notes = notes(bus)?.group("observer").join()?;
-    let mut tally = Tally::default();
-    let (mut sent, mut learned) = (0, 0);
-    while learned < options.requests {
-        while sent < options.requests && sent - learned < options.window {
+pub(crate) fn start(bus: &Bus, options: &Options, handlers: &mut Handlers, book: Book) -> Outcome<()> {
+    let (total, window, mut sent, mut learned) = (options.requests, options.window, 0, 0);
+    let (mut requests, _) = (requests(bus)?.publisher()?, notes(bus)?);
+    // True when all of them are through.
+    let mut send = move |learned: u64| -> Outcome<bool> {
+        while sent < total && sent - learned < window {
             requests.publish(&observe(sent))?;
             sent += 1;
         }
-        let note = notes.receive()?;
-        learned = learned.max(note.value()?.learned_count.to_native());
-        tally.count(note.lane(), note.sequence(), note.is_redelivered());
-        note.ack()?;
+        if learned >= total {
+            requests.publish(&Request { number: sent, closing: true, text: String::new() })?;
+        }
+        Ok(learned >= total)
+    };
+    if send(0)? {
+        handlers.stopper().stop();
     }
-    requests.publish(&Request { number: sent, closing: true, text: String::new() })?;
-    Ok(Report::new(sent, tally))
+    book.lock().expect("no panic").handled = total;
+    Ok(handlers.add(bus.on::<Note, _>("learning.noted", move |note, context| {
+        learned = learned.max(note.value()?.learned_count.to_native());
+        enter(&book, note, true);
+        context.stop_if(send(learned)?);
+        Ok(())
+    }))?)
 }
 
 /// A customer wants money back, between 0 and 100 euros, evenly spread.

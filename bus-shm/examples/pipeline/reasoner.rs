@@ -1,48 +1,36 @@
 //! Reasoner: turns requests into plans, as a language model would that is asked over a network.
 
-use super::messages::{ArchivedRequest, Plan, Ticket, plans, requests};
-use super::report::{Report, Tally};
+use super::messages::{ArchivedRequest, Plan, Request, Ticket, plans, requests};
+use super::report::{Book, enter_item};
 use super::{Options, Outcome};
-use bus_shm::Bus;
-use std::time::Duration;
+use bus_shm::handlers::reject;
+use bus_shm::{Bus, Handlers, Lane, Meta};
 
-pub(crate) fn run(bus: &Bus, options: &Options) -> Outcome<Report> {
-    let mut requests = requests(bus)?.group("reasoner").join()?;
-    let mut plans = plans(bus)?.publisher()?;
-    let mut tally = Tally::default();
-    let mut ready: Vec<Plan> = Vec::new();
-    let mut handled = 0;
-    loop {
-        // At least one request, however long it takes, and whatever else has come until then.
-        let mut batch = requests.receive_batch(1, options.batch(), Duration::MAX)?;
+pub(crate) fn start(bus: &Bus, options: &Options, handlers: &mut Handlers, book: Book) -> Outcome<()> {
+    let (work, most) = (options.work, options.batch());
+    (requests(bus)?, plans(bus)?);
+    Ok(handlers.add(bus.on_batch::<Request, _>("observation.request", most, move |batch, context| {
+        let mut ready = Vec::new();
         while let Some(request) = batch.next_message()? {
-            tally.count(request.lane(), request.sequence(), request.is_redelivered());
-            ready.push(think(request.value()?, request.stamp_ns())?);
+            let plan = think(request.value()?, request.stamp_ns())?;
+            enter_item(&book, &request, plan.ticket.closing);
+            ready.push((plan, Meta::new().caused_by(&request.metadata())));
         }
         // All of them are asked side by side, and answered after the same time.
-        let closing = ready.iter().any(|plan| plan.ticket.closing);
-        if ready.iter().any(|plan| !plan.ticket.closing) {
-            std::thread::sleep(options.work);
+        if ready.iter().any(|(plan, _)| !plan.ticket.closing) {
+            std::thread::sleep(work);
         }
-        for plan in ready.drain(..) {
-            plans.publish(&plan)?;
-            handled += u64::from(!plan.ticket.closing);
+        for (plan, meta) in &ready {
+            context.publish_with("reasoning.plan", Lane::NORMAL, plan, meta)?;
+            context.stop_if(plan.ticket.closing);
         }
-        // Only now: had this process died before, the requests would come again.
-        batch.ack();
-        if closing {
-            return Ok(Report::new(handled, tally));
-        }
-    }
+        Ok(())
+    }))?)
 }
 
 fn think(request: &ArchivedRequest, observed_ns: u64) -> Outcome<Plan> {
-    let (number, closing) = (request.number.to_native(), request.closing);
-    let ticket = Ticket { number, observed_ns, closing };
+    let ticket = Ticket { number: request.number.to_native(), observed_ns, closing: request.closing };
     let amount = request.text.split(' ').find_map(|word| word.parse().ok());
-    match amount {
-        Some(refund_cents) => Ok(Plan { ticket, refund_cents }),
-        None if closing => Ok(Plan { ticket, refund_cents: 0 }),
-        None => Err(format!("request {number} names no amount: {:?}", request.text.as_str()).into()),
-    }
+    let refund_cents = amount.or(ticket.closing.then_some(0)).ok_or_else(|| reject("it names no amount"))?;
+    Ok(Plan { ticket, refund_cents })
 }

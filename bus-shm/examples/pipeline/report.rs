@@ -2,8 +2,9 @@
 
 use super::messages::Ticket;
 use super::{Options, Outcome};
-use bus_shm::Lane;
+use bus_shm::{BatchItem, Lane, Received};
 use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
 
 /// Sees to it that the messages of each lane come one after the other.
 #[derive(Default)]
@@ -99,25 +100,39 @@ fn percentile(sorted: &[u64], share: f64) -> u64 {
 }
 
 /// An agent's account of itself.
+#[derive(Default)]
 pub(crate) struct Report {
-    handled: u64,
+    /// Requests, each counted once if its agent was not killed.
+    pub(crate) handled: u64,
     tally: Tally,
-    learned: Option<Learned>,
+    /// What only the learner has.
+    pub(crate) learned: Option<Learned>,
+}
+
+/// Where an agent keeps it while it works.
+pub(crate) type Book = Arc<Mutex<Report>>;
+
+/// A message that was handed out. One that is `apart` is about no request of its own.
+pub(crate) fn enter<T>(book: &Book, message: &Received<'_, T>, apart: bool) {
+    add(book, (message.lane(), message.sequence(), message.is_redelivered()), apart);
+}
+
+/// The same for one of a batch.
+pub(crate) fn enter_item<T>(book: &Book, message: &BatchItem<'_, T>, apart: bool) {
+    add(book, (message.lane(), message.sequence(), message.is_redelivered()), apart);
+}
+
+fn add(book: &Book, (lane, sequence, is_redelivered): (Lane, u64, bool), apart: bool) {
+    let mut report = book.lock().expect("no panic");
+    report.tally.count(lane, sequence, is_redelivered);
+    report.handled += u64::from(!apart);
 }
 
 impl Report {
-    pub(crate) fn new(handled: u64, tally: Tally) -> Self {
-        Self { handled, tally, learned: None }
-    }
-
-    pub(crate) fn of_learner(learned: Learned, tally: Tally) -> Self {
-        Self { handled: learned.count, tally, learned: Some(learned) }
-    }
-
     fn to_json(&self, role: &str) -> Value {
         let mut object = json!({
             "role": role,
-            "handled": self.handled,
+            "handled": self.learned.as_ref().map_or(self.handled, |learned| learned.count),
             "out_of_order": self.tally.out_of_order,
             "redelivered": self.tally.redelivered,
         });

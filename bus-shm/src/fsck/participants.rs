@@ -6,7 +6,7 @@ use crate::lease::{Participants, entry_offset};
 use crate::region::{Access, Region};
 use crate::sys::file;
 use bus_core::holder::{Holder, HolderWord, participant};
-use bus_core::layout::superblock::{self, at};
+use bus_core::layout::superblock::{self, at, told};
 use bus_core::limits::PARTICIPANTS_MAX;
 use bus_core::sync::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -99,7 +99,10 @@ pub(super) fn check(look: &mut Look<'_>) {
     let Some(reserved) = look.roll.reserved() else { return };
     let mut registered = false;
     for number in 0..reserved {
+        // Before the entry's word, whose incarnation only grows.
+        let told = told_of(look, number);
         let Some(word) = look.roll.entry(number) else { break };
+        check_told(look, number, told, word.tag);
         registered |= word.tag != 0;
         let place = Place::bus().file("bus").entry(u64::from(number));
         if word.state > participant::QUARANTINED {
@@ -151,6 +154,23 @@ fn check_reply_topics(look: &mut Look<'_>) {
             let place = Place::bus().file(format!("topics/{name}"));
             look.suspect(Invariant::ReplyTopic, place, witness, found, "the participant of that incarnation");
         }
+    }
+}
+
+/// Incarnations that the entry's words about events name.
+fn told_of(look: &Look<'_>, number: u16) -> [u32; 3] {
+    let word = |offset: usize| {
+        let word = look.roll.word(entry_offset(number) as usize + offset);
+        word.map_or(0, |word| word.load(Ordering::Acquire))
+    };
+    [word(told::JOINED) as u32, (word(told::ENDED) >> 32) as u32, word(told::END) as u32]
+}
+
+fn check_told(look: &mut Look<'_>, number: u16, told: [u32; 3], tag: u32) {
+    if let Some(&later) = told.iter().find(|&&told| told.wrapping_sub(tag).cast_signed() > 0) {
+        let place = Place::bus().file("bus").entry(u64::from(number));
+        let (found, expected) = (format!("incarnation {later}"), format!("at most {tag}"));
+        look.suspect(Invariant::ParticipantTold, place, [u64::from(later), u64::from(tag)], found, expected);
     }
 }
 

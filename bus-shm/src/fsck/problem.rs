@@ -100,6 +100,7 @@ invariants! {
     ParticipantNumber "participant.number" Anew "A participant entry in use names its own number and incarnation.";
     ParticipantTable "participant.table" Anew "The participant table has no more entries than are allowed and backed by memory.";
     ParticipantLease "participant.lease" Anew "The lease file of a participant is the one that it registered with.";
+    ParticipantTold "participant.told" Harmless "What has been told of a participant entry is of no later incarnation than it has.";
     LeaseStray "lease.stray" Delete "Every lease file belongs to a participant.";
     ReplyTopic "reply.topic" Delete "A topic for answers is there while the process that it is named after takes part, or is being swept.";
     RoleEpoch "role.epoch" Anew "The supervisor's role has been taken if anybody ever registered.";

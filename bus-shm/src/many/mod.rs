@@ -9,12 +9,14 @@
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod error;
+mod interrupt;
 mod options;
 mod topics;
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::{AsyncSubscriber, Messages, OwnedMessage};
 pub use error::ManyError;
+pub use interrupt::ManyInterrupter;
 pub use options::ManyBuilder;
 
 use crate::bus::BusInner;
@@ -30,6 +32,7 @@ use bus_core::listener::Listener;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use topics::Topics;
 
@@ -82,6 +85,8 @@ pub struct ManySubscriber<T> {
     turn: u64,
     /// Where the next window of active topics begins.
     window: usize,
+    /// The turn of the last message before it last went to sleep.
+    rested_at: u64,
     /// When all topics were last looked at, and which is looked after next.
     scanned: Instant,
     look_at: usize,
@@ -90,6 +95,8 @@ pub struct ManySubscriber<T> {
     /// The topic of a message that was taken and is not settled.
     in_hand: Option<usize>,
     pipe: Option<Arc<OwnedFd>>,
+    /// Set from another thread, for good: wait for nothing. Made when somebody asks for it.
+    interrupted: Option<Arc<AtomicBool>>,
     entry: u16,
     held: HolderWord,
     listener: Listener<'static>,
@@ -105,6 +112,10 @@ pub struct Incoming<'m, T> {
 }
 
 impl<'m, T> Incoming<'m, T> {
+    pub(crate) fn new(topic: &'m str, message: Received<'m, T>) -> Self {
+        Self { topic, message }
+    }
+
     /// Name of its topic.
     pub fn topic(&self) -> &str {
         self.topic
@@ -148,6 +159,12 @@ impl<'m, T> std::ops::Deref for Incoming<'m, T> {
     }
 }
 
+impl<T> std::ops::DerefMut for Incoming<'_, T> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.message
+    }
+}
+
 impl<T> std::fmt::Debug for ManySubscriber<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ManySubscriber")
@@ -185,11 +202,13 @@ impl<T: Speak> ManySubscriber<T> {
             topics: Topics::new(options),
             turn: 0,
             window: 0,
+            rested_at: u64::MAX,
             scanned: Instant::now(),
             look_at: 0,
             is_watching: false,
             in_hand: None,
             pipe: None,
+            interrupted: None,
             entry,
             held,
             listener,
@@ -208,6 +227,9 @@ impl<T: Speak> ManySubscriber<T> {
         loop {
             if let Some(index) = self.next(None)? {
                 return Ok(self.incoming(index));
+            }
+            if self.is_interrupted() {
+                return Err(self.interrupted());
             }
         }
     }
@@ -240,11 +262,23 @@ impl<T: Speak> ManySubscriber<T> {
             if let Some(index) = self.find()? {
                 return Ok(self.slots[index].subscriber.as_mut());
             }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if self.is_interrupted() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(None);
             }
             self.wait(deadline)?;
         }
+    }
+
+    /// The first report about a topic that `is_meant`, taken out of those that are to come.
+    pub(crate) fn take_report(&mut self, is_meant: impl Fn(&str) -> bool) -> Option<ManyError> {
+        let of_topic = |report: &ManyError| match report {
+            ManyError::Join { topic, .. }
+            | ManyError::TopicLimit { topic, .. }
+            | ManyError::TopicListeners { topic, .. } => is_meant(topic),
+            _ => false,
+        };
+        let at = self.reports.iter().position(of_topic)?;
+        self.reports.remove(at)
     }
 
     /// How many topics it reads.
@@ -376,7 +410,7 @@ impl<T: Speak> ManySubscriber<T> {
             if let Some(index) = self.poll()? {
                 return Ok(Some(index));
             }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if self.is_interrupted() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(None);
             }
             self.wait(deadline)?;
@@ -481,7 +515,7 @@ impl<T: Speak> ManySubscriber<T> {
     }
 
     fn is_ready(&mut self) -> bool {
-        self.listener.has_news() || self.has_message()
+        self.listener.has_news() || self.is_interrupted() || self.has_message()
     }
 
     fn has_message(&mut self) -> bool {
@@ -641,11 +675,12 @@ impl<T: Speak> ManySubscriber<T> {
     /// Waits until something may have come, for a second at most.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<(), ManyError> {
         if self.waiter.mode == Wait::Spin || self.active.len() <= WINDOW {
-            let Self { waiter, listener, slots, active, timed, bus, .. } = self;
+            let Self { waiter, listener, slots, active, timed, bus, interrupted, .. } = self;
             // One that never sleeps lets few topics rest: claims that expire are looked for in those that are read, too.
             let is_spinning = waiter.mode == Wait::Spin;
             let ready = || {
                 listener.has_news()
+                    || interrupted.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
                     || active.iter().any(|&index| {
                         let is_urgent = |one: &mut Subscriber<T>| one.urgency().is_some();
                         slots[index].subscriber.as_mut().is_some_and(is_urgent)
@@ -665,10 +700,17 @@ impl<T: Speak> ManySubscriber<T> {
         }
         if self.waiter.mode != Wait::Spin {
             let bell = self.listener.bell();
+            // Those that were served since the last sleep are active still, unless they were let rest for others that were.
+            let served = self.active.iter().map(|&index| self.slots[index].served).max();
             let slept_on = bell.arm();
             self.let_rest(ALL);
             if self.is_ready() {
                 return Ok(());
+            }
+            if let Some(served) = served
+                && std::mem::replace(&mut self.rested_at, served) != served
+            {
+                self.bus.beat();
             }
             let now = Instant::now();
             let until = [deadline, self.due(), self.scanned.checked_add(PARK_CEILING)];

@@ -48,6 +48,11 @@ impl<T: Speak> Topics<T> {
         }
     }
 
+    /// What it was asked for, for error messages.
+    pub(super) fn names(&self) -> String {
+        self.options.patterns.join(" ")
+    }
+
     pub(super) fn expect_topics(&mut self) {
         self.is_expecting = true;
     }

@@ -183,6 +183,8 @@ struct RawSubscriber {
     replies: RefCell<Option<Box<Replies>>>,
     /// Set by who wants it to wait no more.
     interrupted: Option<Arc<AtomicBool>>,
+    /// How far the lanes had been read when it last went to sleep.
+    rested_at: u64,
     /// The message that was handed out last.
     current: Delivery,
     participant: u16,
@@ -342,6 +344,7 @@ impl RawSubscriber {
             left_out_most: u32::MAX,
             replies: RefCell::new(None),
             interrupted: None,
+            rested_at: u64::MAX,
             current: Delivery::NONE,
             participant: bus.me().participant,
             fork: ForkMark::global(),
@@ -777,19 +780,30 @@ impl RawSubscriber {
             self.walk();
             let until = self.wait_until(deadline);
             let is_paused = self.late.is_some() && self.is_paused();
-            let Self { lanes, waiter, bus, message_bell, state, late, interrupted, .. } = self;
+            let Self { lanes, waiter, bus, message_bell, state, late, interrupted, rested_at, .. } = self;
+            let beat = beat_of(lanes, rested_at, bus);
             let ready = || {
                 !is_paused && lanes.iter().any(|lane| lane.is_filled() || lane.has_releases())
                     || late.as_ref().is_some_and(|late| late.is_due())
                     || interrupted.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
                     || is_closed(state.load(Ordering::Relaxed))
             };
-            if !waiter.wait(*message_bell, bus.spin(), until, ready) {
+            if !waiter.wait(*message_bell, bus.spin(), until, beat, ready) {
                 self.look_around()?;
                 for lane in &mut self.lanes {
                     lane.distrust();
                 }
             }
+        }
+    }
+}
+
+/// What a reader does before it sleeps: if it has received anything since it last slept, that is its process's last beat.
+fn beat_of<'a>(lanes: &[LaneReader], rested_at: &'a mut u64, bus: &'a BusInner) -> impl FnOnce() + 'a {
+    let position = lanes.iter().fold(0_u64, |sum, lane| sum.wrapping_add(lane.next()));
+    move || {
+        if std::mem::replace(rested_at, position) != position {
+            bus.beat();
         }
     }
 }
@@ -956,8 +970,10 @@ impl<T: Speak> Subscriber<T> {
             }
             self.raw.walk();
             let until = self.raw.wait_until(deadline);
-            let RawSubscriber { lanes, waiter, bus, message_bell, state, late, interrupted, .. } =
-                &mut self.raw;
+            let RawSubscriber {
+                lanes, waiter, bus, message_bell, state, late, interrupted, rested_at, ..
+            } = &mut self.raw;
+            let beat = beat_of(lanes, rested_at, bus);
             let ready = || {
                 !is_paused && lanes.iter_mut().map(LaneReader::ready_count).sum::<u64>() >= min
                     || lanes.iter().any(LaneReader::has_releases)
@@ -965,7 +981,7 @@ impl<T: Speak> Subscriber<T> {
                     || interrupted.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
                     || is_closed(state.load(Ordering::Relaxed))
             };
-            if !waiter.wait(*message_bell, bus.spin(), until, ready) {
+            if !waiter.wait(*message_bell, bus.spin(), until, beat, ready) {
                 self.raw.look_around()?;
             }
             self.raw.check()?;

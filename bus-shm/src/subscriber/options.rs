@@ -3,6 +3,7 @@
 
 use super::screen::Wishes;
 use super::{RawSubscriber, Stall, Subscriber};
+use crate::bus::Bus;
 use crate::dead_letters::Full;
 use crate::error::AttachError;
 use crate::payload::Speak;
@@ -96,6 +97,10 @@ impl<T: Speak> SubscriberBuilder<T> {
             wishes: Wishes::default(),
             stall: None,
         }
+    }
+
+    pub(crate) fn bus(&self) -> Bus {
+        Bus::of(self.topic.bus.clone())
     }
 
     /// Name of the topic.

@@ -3,10 +3,12 @@
 //! The holder of the role notes them; a thread of its process that takes part like any other publishes them. Nobody waits for
 //! it. The topic keeps the newest, so that no reader holds it up.
 
+use super::presence;
 use crate::bus::{Bus, BusInner};
 use crate::directory::BusDir;
 use crate::error::TopicError;
 use crate::payload::Bytes;
+use crate::region::Region;
 use crate::sys::clock::realtime_ns;
 use crate::topic::{Overflow, Topic, TopicBuilder};
 use std::collections::VecDeque;
@@ -16,9 +18,9 @@ use std::time::{Duration, Instant};
 /// The topic.
 pub const EVENTS_TOPIC: &str = "_bus.events";
 /// Under which name they are published.
-const SERVICE: &str = "shmbus-events";
+pub(super) const SERVICE: &str = "shmbus-events";
 /// Events that may wait; more are dropped, and their number is an event.
-const QUEUE_MAX: usize = 256;
+const QUEUE_MAX: usize = 1_024;
 /// How long the thread stays for more: a breaker's next step comes within a second.
 const LINGER: Duration = Duration::from_secs(2);
 /// Slots of the topic.
@@ -102,9 +104,21 @@ fn write_text(line: &mut String, text: &str) {
     line.push('"');
 }
 
+/// What is noted in a participant's entry when an event about it has been published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Receipt {
+    pub(super) participant: u16,
+    pub(super) incarnation: u32,
+    /// Of the word, in the entry.
+    pub(super) offset: usize,
+}
+
+/// An event that waits.
+type Line = (String, Option<Receipt>);
+
 #[derive(Debug, Default)]
 struct Queue {
-    lines: VecDeque<String>,
+    lines: VecDeque<Line>,
     dropped: u64,
     /// A thread takes what comes.
     running: bool,
@@ -117,6 +131,8 @@ struct Queue {
 #[derive(Debug)]
 struct Shared {
     dir: BusDir,
+    /// For receipts.
+    superblock: Arc<Region>,
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -126,12 +142,26 @@ struct Shared {
 pub(crate) struct Events(Arc<Shared>);
 
 impl Events {
-    pub(crate) fn new(dir: BusDir) -> Self {
-        Self(Arc::new(Shared { dir, queue: Mutex::default(), changed: Condvar::new() }))
+    pub(crate) fn new(dir: BusDir, superblock: Arc<Region>) -> Self {
+        Self(Arc::new(Shared { dir, superblock, queue: Mutex::default(), changed: Condvar::new() }))
+    }
+
+    /// Is there the topic, since somebody reads it or something has happened?
+    pub(super) fn has_topic(&self) -> bool {
+        self.0.dir.topics().join(EVENTS_TOPIC).exists()
     }
 
     /// Has an event published. Returns at once.
     pub(crate) fn push(&self, event: Event) {
+        self.push_line((event.line(), None));
+    }
+
+    /// The same for one that a successor tells where this holder does not come to it.
+    pub(super) fn push_told(&self, event: Event, receipt: Receipt) {
+        self.push_line((event.line(), Some(receipt)));
+    }
+
+    fn push_line(&self, line: Line) {
         let mut queue = self.0.lock();
         if queue.stopping {
             return;
@@ -140,7 +170,7 @@ impl Events {
             queue.dropped += 1;
             return;
         }
-        queue.lines.push_back(event.line());
+        queue.lines.push_back(line);
         if !queue.running {
             let shared = self.0.clone();
             let work = move || {
@@ -208,16 +238,22 @@ impl Shared {
             if dropped > 0 {
                 let _ = publisher.publish(Event::new("dropped").number("count", dropped).line().as_bytes());
             }
-            for line in lines {
+            for (line, receipt) in lines {
+                // A successor may have told it while this process stood still.
+                if receipt.is_some_and(|receipt| presence::is_told(&self.superblock, receipt)) {
+                    continue;
+                }
                 if publisher.publish(line.as_bytes()).is_err() {
                     self.lock().dropped += 1;
+                } else if let Some(receipt) = receipt {
+                    presence::tell(&self.superblock, receipt);
                 }
             }
         }
     }
 
     /// What is to be published, and how many could not be; `None` when nothing has come for a while.
-    fn next(&self) -> Option<(VecDeque<String>, u64)> {
+    fn next(&self) -> Option<(VecDeque<Line>, u64)> {
         let until = Instant::now() + LINGER;
         let mut queue = self.lock();
         loop {

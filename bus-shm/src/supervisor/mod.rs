@@ -10,6 +10,7 @@ mod breakers;
 pub(crate) mod client;
 pub(crate) mod create;
 pub mod events;
+mod presence;
 pub(crate) mod protocol;
 mod quotas;
 pub(crate) mod role;
@@ -159,7 +160,7 @@ impl Supervisor {
         let mut this = Self {
             participants: Participants::new(superblock.clone(), dir.clone()),
             dir: dir.clone(),
-            superblock,
+            superblock: superblock.clone(),
             _withheld: Withheld::new(&listener),
             listener,
             role,
@@ -172,7 +173,7 @@ impl Supervisor {
             watchlist: RefCell::new(Watchlist::new(dir.clone())),
             sampler: Sampler::new(dir.clone()),
             breakers: Breakers::default(),
-            events: Events::new(dir.clone()),
+            events: Events::new(dir.clone(), superblock.clone()),
             stalls: Stalls::new(dir.clone()),
             turn_ns: 0,
             unswept: Cell::new(false),
@@ -275,13 +276,11 @@ impl Supervisor {
             }
         }
         self.reclaim_entries();
-        for info in self.participants.all() {
-            if self.participants.is_gone(&info) {
-                self.bury(&info);
-            } else {
-                self.watch(info);
-            }
-        }
+        let (gone, here): (Vec<_>, Vec<_>) =
+            self.participants.all().into_iter().partition(|info| self.participants.is_gone(info));
+        here.into_iter().for_each(|info| self.watch(info));
+        gone.iter().for_each(|info| self.bury(info, false));
+        self.tell_left_over();
         self.breakers.find(&self.dir, &|| self.role.beat());
         // A predecessor may have died between a topic's name and this.
         self.ring_topics_bell();
@@ -325,14 +324,15 @@ impl Supervisor {
         self.watched.push((info, process));
     }
 
-    /// A participant has ended: repairs what it held, then gives its number back.
-    fn bury(&mut self, info: &ParticipantInfo) {
+    /// A participant has ended, or says that it leaves: repairs what it held, then gives its number back.
+    fn bury(&mut self, info: &ParticipantInfo, says_so: bool) {
         let Some((word, seen)) = self.entry_word(info.participant) else { return };
         if seen.tag != info.tag || !self.role.beat() {
             return;
         }
         // SWEEPING already: a superseded holder has got that far.
         if seen.state == participant::LIVE {
+            self.note_end(info, says_so);
             change(word, seen, seen.with_state(participant::SWEEPING));
         }
         self.finish_sweep(info.participant);
@@ -347,7 +347,7 @@ impl Supervisor {
         // Another holder may do the same meanwhile; when it has handed the number out again, nothing under it is the dead one's.
         let is_its = || word.load(Ordering::Acquire) == seen.pack();
         let dead = Holder::new(number, u64::from(seen.tag));
-        let mut unannounced = false;
+        let mut swept = repair::Swept::default();
         let noted = attached::topics_of(&self.dir.lease(number, seen.tag));
         let Some(topics) = noted.or_else(|| self.dir.topics_if_readable()) else {
             return self.unswept.set(true);
@@ -357,9 +357,10 @@ impl Supervisor {
         if topics.iter().any(|topic| topic == attached::REPLIES) {
             walked.extend(self.reply_topics());
         }
-        let is_complete = repair::sweep(&self.dir, &walked, dead, &goes_on, &is_its, &mut unannounced);
+        let is_complete = repair::sweep(&self.dir, &walked, dead, &goes_on, &is_its, &mut swept);
+        let held = presence::Held { in_hand: swept.in_hand, topics: topics.clone() };
         self.watchlist.borrow_mut().left(topics);
-        if unannounced {
+        if swept.unannounced {
             self.unannounced.set(true);
         }
         if !is_complete {
@@ -375,7 +376,9 @@ impl Supervisor {
         }
         // No other registration ever has this name.
         let _ = std::fs::remove_file(self.dir.lease(number, seen.tag));
-        change(word, seen, seen.with_state(participant::FREE));
+        if change(word, seen, seen.with_state(participant::FREE)) {
+            self.tell_end(number, seen.tag, &held);
+        }
     }
 
     /// The reply topics of those who take part.
@@ -469,7 +472,7 @@ impl Supervisor {
             }
             for index in ended.into_iter().rev() {
                 let (info, _) = self.watched.swap_remove(index);
-                self.bury(&info);
+                self.bury(&info, false);
             }
             self.announce_left_over();
             for index in readable.into_iter().rev() {
@@ -606,7 +609,7 @@ impl Supervisor {
                     .position(|(info, _)| info.participant == participant && info.tag == tag)
                 {
                     let (info, _) = self.watched.swap_remove(index);
-                    self.bury(&info);
+                    self.bury(&info, true);
                 }
                 Ok(Reply::Done)
             }
@@ -671,7 +674,7 @@ impl Supervisor {
         };
         if let Some(index) = self.watched.iter().position(|(info, _)| forgotten(info)) {
             let (info, _) = self.watched.swap_remove(index);
-            self.bury(&info);
+            self.bury(&info, false);
         }
         let Some((number, claimed)) = self.claim_entry()? else {
             return refuse(&format!("{PARTICIPANTS_MAX} processes take part already"));
@@ -685,7 +688,8 @@ impl Supervisor {
             lease_inode,
             since_ns: clock::realtime_ns(),
             service: put_name(service),
-            reserved: [0; 32],
+            told: [0; 3],
+            reserved: 0,
         });
         if !matches!(made, Ok(true))
             && let Some((word, _)) = self.entry_word(number)
@@ -696,6 +700,7 @@ impl Supervisor {
             return refuse("another process has the supervisor's role now");
         }
         if let Some(info) = self.participants.live(number) {
+            self.tell_joined(&info);
             self.watch(info);
         }
         Ok(Reply::Registered { participant: number, tag: claimed.tag })
@@ -720,8 +725,9 @@ impl Supervisor {
         let _ = std::fs::remove_file(&lease);
         file::rename_noreplace(prepared, &lease)?;
         let fields = bytemuck::bytes_of(&entry);
-        let mut rest = [0_u8; PARTICIPANT_BYTES - 8];
-        rest.copy_from_slice(&fields[8..]);
+        // Up to what has been told of former ones, which is not this entry's to take back.
+        let mut rest = [0_u8; superblock::told::JOINED - 8];
+        rest.copy_from_slice(&fields[8..superblock::told::JOINED]);
         self.superblock.write(entry_offset(number) + 8, &rest)?;
         let live = HolderWord {
             state: participant::LIVE,

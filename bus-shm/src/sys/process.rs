@@ -22,12 +22,32 @@ pub fn start_time_ticks(pid: u32) -> Option<u64> {
     start_time_in(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Field 22 of a `stat` line. Field 2 is the program's name in parentheses and may hold anything, spaces and
+/// Field 22 of a `stat` line, the time of its start. Field 2 is the program's name in parentheses and may hold anything, spaces and
 /// parentheses and bytes that are no text included; after the last `)` only numbers and the state follow.
 fn start_time_in(stat: &[u8]) -> Option<u64> {
+    field(stat, 22)?.parse().ok()
+}
+
+/// The letter that the kernel has for what a process does: `T` is stopped. `None` when it cannot be seen, or is another that was given
+/// the number.
+#[must_use]
+pub fn state_of(pid: u32, start_ticks: u64) -> Option<char> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    (start_time_in(&stat) == Some(start_ticks)).then(|| field(&stat, 3)?.chars().next()).flatten()
+}
+
+/// How a process ended that nobody has waited for yet, as `wait` will give it. `None` when that cannot be seen.
+#[must_use]
+pub fn end_status(pid: u32, start_ticks: u64) -> Option<u16> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let is_over = start_time_in(&stat) == Some(start_ticks) && field(&stat, 3) == Some("Z");
+    is_over.then(|| field(&stat, 52)?.parse().ok()).flatten()
+}
+
+/// A field of a `stat` line behind the name, by its number in proc(5).
+fn field(stat: &[u8], number: usize) -> Option<&str> {
     let name_end = stat.iter().rposition(|&byte| byte == b')')?;
-    let rest = core::str::from_utf8(&stat[name_end + 1..]).ok()?;
-    rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+    core::str::from_utf8(&stat[name_end + 1..]).ok()?.split_ascii_whitespace().nth(number - 3)
 }
 
 /// Do all threads of a process sleep, of their own accord, or wait to be buried? Whoever runs, is about to, or was stopped may be

@@ -26,6 +26,7 @@
 //! | [`reply_topic`] | the topic on which a process is answered, and who gets its number next |
 //! | [`mailbox`] | a mailbox that is made by whoever comes first |
 //! | [`role`] | the supervisor's role: taken over from a stopped holder, whose late acts change nothing |
+//! | [`told`] | joins and ends told as events, whoever holds the role meanwhile |
 
 pub mod aside_due;
 pub mod aside_one;
@@ -43,4 +44,5 @@ pub mod reply_topic;
 pub mod role;
 pub mod single_producer;
 pub mod takeover;
+pub mod told;
 pub mod two_phase;

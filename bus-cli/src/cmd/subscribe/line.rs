@@ -108,7 +108,7 @@ impl TypeNames {
         Ok(types.iter().map(|identity| format!("{} v{}", identity.name, identity.version)).collect())
     }
 
-    fn of(&mut self, kind: u8) -> &str {
+    pub(super) fn of(&mut self, kind: u8) -> &str {
         let index = usize::from(kind);
         if index >= self.names.len() && kind != PLAIN {
             // It has been added since the topic was opened.

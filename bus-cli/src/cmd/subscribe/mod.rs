@@ -1,7 +1,12 @@
-//! `shmbus sub`: the messages of one or more topics, as they come, one a line.
+//! `shmbus sub`: the messages of one or more topics, as they come, one a line, or a command for each.
 
+mod exec;
 mod feed;
+mod guard;
 mod line;
+mod run;
+
+pub(crate) use guard::{GuardArgs, watch};
 
 use crate::exit::{Code, Failure, Outcome};
 use crate::place::Place;
@@ -10,10 +15,11 @@ use crate::time::{self, Moment};
 use crate::units;
 use bus_core::pattern::Pattern;
 use bus_shm::supervisor::events::EVENTS_TOPIC;
-use bus_shm::{Bytes, Lane, Start, Topic, mailbox};
+use bus_shm::{Bytes, Lane, Start, SubscriberBuilder, Topic, mailbox};
 use feed::Feed;
 use line::Format;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Flags of `sub`.
@@ -78,6 +84,38 @@ pub(crate) struct Args {
     /// Name of this process in listings
     #[arg(long, default_value = "shmbus-sub", value_name = "NAME")]
     service: String,
+    /// Run CMD for each message, as `sh -c` does: the payload is its standard input, SHMBUS_TOPIC and others tell of the message.
+    /// Status 0 acknowledges, 65 makes it a dead letter, any other has it come again
+    #[arg(long, value_name = "CMD", conflicts_with_all = ["tap", "raw", "json", "timeout"], help_heading = "A command for each message")]
+    exec: Option<String>,
+    /// Run so many commands at a time, as members of a shared group; they begin in order, and end as they like
+    #[arg(
+        long, value_name = "N", default_value = "1", requires = "exec",
+        value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "A command for each message"
+    )]
+    jobs: u16,
+    /// End a command that takes longer, with all that it has started; its message comes again
+    #[arg(long, value_name = "TIME", requires = "exec", value_parser = units::parse_duration, help_heading = "A command for each message")]
+    exec_timeout: Option<Duration>,
+    /// How long commands that run may go on after SIGTERM or Ctrl-C
+    #[arg(
+        long, value_name = "TIME", default_value = "10s", requires = "exec",
+        value_parser = units::parse_duration, help_heading = "A command for each message"
+    )]
+    drain: Duration,
+    /// How often a message is tried before it is a dead letter; a setting of the group [default: 10]
+    #[arg(long, value_name = "N", requires = "exec", value_parser = clap::value_parser!(u8).range(1..), help_heading = "A command for each message")]
+    attempts: Option<u8>,
+    /// How long a message waits after its first failure; twice as long after each further one, up to --retry-max
+    #[arg(long, value_name = "TIME", default_value = "100ms", requires = "exec", value_parser = units::parse_duration, help_heading = "A command for each message")]
+    retry: Duration,
+    /// How long a message waits at most
+    #[arg(long, value_name = "TIME", default_value = "30s", requires = "exec", value_parser = units::parse_duration, help_heading = "A command for each message")]
+    retry_max: Duration,
+    /// After how long another member gets what a silent one has; commands that run do not count as silent. A setting of the
+    /// group [default: 30s]
+    #[arg(long, value_name = "TIME", requires = "exec", value_parser = units::parse_duration, help_heading = "A command for each message")]
+    ack_wait: Option<Duration>,
 }
 
 /// Where a reader begins.
@@ -162,6 +200,14 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
             return Err(Failure::new(Code::Usage, format_args!("topic {name:?} is named twice")));
         }
     }
+    if args.exec.is_some() && args.group.is_none() && args.jobs > 1 {
+        let text = "--jobs above 1 wants a --group, whose members the jobs are";
+        return Err(Failure::new(Code::Usage, text));
+    }
+    if let Some(command) = &args.exec {
+        // Before anything is created, or taken.
+        run::Program::new(command)?;
+    }
     let signals = Signals::catch()?;
     let bus = place.join(&args.service, !args.existing)?;
     let mut starts = HashMap::new();
@@ -188,23 +234,12 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
         From::Time(moment) => moment.start()?,
         From::Latest | From::Sequence(..) => Start::Latest,
     };
-    let mut builder = bus.subscribe_patterns::<Bytes>(patterns).from(by_pattern);
-    if owns {
-        builder = builder.group(mailbox::OWNER);
-    } else if let Some(name) = &args.group {
-        builder = builder.group(name);
-        if args.shared {
-            builder = builder.shared();
-        }
-    } else if args.tap {
-        builder = builder.tap();
-    } else if !args.hold {
-        builder = builder.yield_after(args.stall);
-    }
-    let (or_oldest, has_group) = (args.or_oldest, owns || args.group.is_some());
+    // That of a mailbox is its owner's.
+    let group = if owns { Some(mailbox::OWNER) } else { args.group.as_deref() };
+    let (or_oldest, has_group) = (args.or_oldest, group.is_some());
     let is_time = matches!(args.from, From::Time(_));
     let (key, sample, max_age, lanes) = (args.key.clone(), args.sample, args.max_age, args.only_lane.clone());
-    let many = builder.each(move |mut one| {
+    let each = move |mut one: SubscriberBuilder<Bytes>| {
         if let Some(key) = &key {
             one = one.only_key(key);
         }
@@ -227,8 +262,41 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
             None if is_time => one.from_or_oldest(by_pattern),
             None => one,
         }
-    });
-    let many = many.join().map_err(|error| match error {
+    };
+    if let Some(command) = &args.exec {
+        let each = Arc::new(each);
+        return exec::run(place, &bus, signals, args, command, |registration| {
+            let mut registration =
+                registration.patterns(patterns).from(by_pattern).retry_delays(args.retry, args.retry_max);
+            registration = match group {
+                Some(name) => registration.group(name),
+                None => registration.without_group(),
+            };
+            if args.shared {
+                registration = registration.shared();
+            }
+            if let Some(most) = args.attempts {
+                registration = registration.attempts(most);
+            }
+            if let Some(wait) = args.ack_wait {
+                registration = registration.ack_wait(wait);
+            }
+            let each = each.clone();
+            registration.each(move |one| each(one))
+        });
+    }
+    let mut builder = bus.subscribe_patterns::<Bytes>(patterns).from(by_pattern);
+    if let Some(name) = group {
+        builder = builder.group(name);
+        if args.shared {
+            builder = builder.shared();
+        }
+    } else if args.tap {
+        builder = builder.tap();
+    } else if !args.hold {
+        builder = builder.yield_after(args.stall);
+    }
+    let many = builder.each(each).join().map_err(|error| match error {
         bus_shm::ManyError::Bus(error) => error.into(),
         other => Failure::new(Code::Error, other),
     })?;
