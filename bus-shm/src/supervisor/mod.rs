@@ -342,6 +342,10 @@ impl Supervisor {
     fn finish_sweep(&self, number: u16) {
         let Some((word, seen)) = self.entry_word(number) else { return };
         if seen.state != participant::SWEEPING {
+            // Another holder has completed it, and may not come to tell the end.
+            if seen.state == participant::FREE {
+                self.tell_end(number, seen.tag, &presence::Held::default());
+            }
             return;
         }
         // Another holder may do the same meanwhile; when it has handed the number out again, nothing under it is the dead one's.
@@ -376,7 +380,9 @@ impl Supervisor {
         }
         // No other registration ever has this name.
         let _ = std::fs::remove_file(self.dir.lease(number, seen.tag));
-        if change(word, seen, seen.with_state(participant::FREE)) {
+        change(word, seen, seen.with_state(participant::FREE));
+        // Also where another holder was faster, for the same reason.
+        if HolderWord::unpack(word.load(Ordering::Acquire)) == seen.with_state(participant::FREE) {
             self.tell_end(number, seen.tag, &held);
         }
     }

@@ -98,6 +98,8 @@ struct Holder {
     at: At,
     thread: Thread,
     queue: [Option<Event>; QUEUE],
+    /// The incarnation whose process it has a descriptor of, which tells of its end. 0: none.
+    watched: u8,
     is_dead: bool,
 }
 
@@ -170,6 +172,7 @@ impl Told {
                 if tag > 0 && is_over && next.end < tag {
                     me.push((1, tag));
                 }
+                me.watched = if word == Word::Live { tag } else { 0 };
                 if word == Word::Sweeping {
                     if next.joined < tag {
                         me.push((0, tag));
@@ -178,33 +181,47 @@ impl Told {
                 }
             }),
             At::Serve => {
-                if state.word == Word::Free && state.tag < self.incarnations {
+                let watched = me.watched;
+                // Ends are seen to before requests.
+                if watched == 0 && state.word == Word::Free && state.tag < self.incarnations {
                     go("makes the entry live", &|next| {
                         (next.word, next.tag, next.is_alive) = (Word::Live, next.tag + 1, true);
-                        next.holders[index].at = At::Push((0, next.tag));
+                        let me = &mut next.holders[index];
+                        (me.at, me.watched) = (At::Push((0, next.tag)), next.tag);
                     });
                 }
-                if state.word == Word::Sweeping {
-                    go("completes a sweep", &|next| next.holders[index].at = At::Free(next.tag));
-                }
-                if state.word == Word::Live && !state.is_alive {
-                    go("notes the end", &|next| {
-                        if self.variant != Variant::EndedLast {
-                            next.ended = next.ended.max(next.tag);
+                if watched != 0 && !(state.is_alive && state.tag == watched) {
+                    go("hears of the end", &|next| {
+                        let is_it = next.tag == watched;
+                        if is_it && next.word == Word::Live && self.variant != Variant::EndedLast {
+                            next.ended = next.ended.max(watched);
                         }
-                        next.holders[index].at = At::Sweep(next.tag);
+                        let me = &mut next.holders[index];
+                        me.watched = 0;
+                        me.at = match next.word {
+                            Word::Live if is_it => At::Sweep(watched),
+                            Word::Sweeping if is_it => At::Free(watched),
+                            Word::Free if is_it => At::Push((1, watched)),
+                            _ => At::Serve,
+                        };
                     });
                 }
             }
             At::Sweep(tag) => go("begins to sweep", &|next| {
                 let is_it = (next.word, next.tag) == (Word::Live, tag);
                 next.word = if is_it { Word::Sweeping } else { next.word };
-                next.holders[index].at = if is_it { At::Free(tag) } else { At::Serve };
+                next.holders[index].at = match (next.word, next.tag == tag) {
+                    (Word::Sweeping, true) => At::Free(tag),
+                    (Word::Free, true) => At::Push((1, tag)),
+                    _ => At::Serve,
+                };
             }),
             At::Free(tag) => go("frees the entry", &|next| {
                 let is_it = (next.word, next.tag) == (Word::Sweeping, tag);
                 next.word = if is_it { Word::Free } else { next.word };
-                next.holders[index].at = match (is_it, self.variant) {
+                // Whoever finds that another has freed it tells the end as well: that one may not come to it.
+                let is_free = (next.word, next.tag) == (Word::Free, tag);
+                next.holders[index].at = match (is_free, self.variant) {
                     (false, _) => At::Serve,
                     (true, Variant::EndedLast) => At::NoteLate(tag),
                     (true, _) => At::Push((1, tag)),
