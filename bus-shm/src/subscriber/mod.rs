@@ -434,11 +434,10 @@ impl RawSubscriber {
                     }
                     return Ok(true);
                 }
-                Found::Missed { at, from } => {
-                    if !self.note_missed(lane, at, from)? {
-                        return Ok(false);
-                    }
-                }
+                Found::Missed { at, from } => match self.note_missed(lane, at, from) {
+                    Ok(true) => {}
+                    ended => return ended,
+                },
             }
         }
     }
@@ -621,12 +620,7 @@ impl RawSubscriber {
                 true
             }
             Proof::Claim(claim) => self.acknowledge_claim(delivery.lane, delivery.found.sequence, claim),
-            Proof::Entry(held) => {
-                let is_kept = self.acknowledge_entry(held);
-                // Somebody may follow the message.
-                self.ring_space_bell();
-                is_kept
-            }
+            Proof::Entry(held) => self.acknowledge_entry(held),
             Proof::Staged(_) | Proof::Settled => true,
         }
     }
