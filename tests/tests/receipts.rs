@@ -424,7 +424,8 @@ fn work(mut role: Role) {
     let mut subscriber = builder(&topic, &role.argument)
         .attempts(250)
         .filter_bytes(move |bytes| {
-            !matches!(number(bytes) % 5, 1) && !(number(bytes) % 5 == 4 && bytes[8] == 1)
+            let number = number(bytes);
+            number % 5 != 1 && (number % 5 != 4 || bytes[8] != 1)
         })
         .join()
         .unwrap();
