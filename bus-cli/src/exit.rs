@@ -149,7 +149,7 @@ fn code_of_publish(error: &PublishError) -> Code {
     match error {
         PublishError::Full(_)
         | PublishError::CircuitOpen { .. }
-        | PublishError::PairCut { .. }
+        | PublishError::PairCut(_)
         | PublishError::Throttled { .. } => Code::TimedOut,
         PublishError::Lane { .. } => Code::Usage,
         PublishError::TooLarge { .. } | PublishError::Loop(_) => Code::Refused,

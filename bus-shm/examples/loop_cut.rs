@@ -28,8 +28,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             PublishError::Loop(looped) => {
                 println!("round {round}: refused at {} hops, cut: {}", looped.hops, looped.cut.is_some());
             }
-            PublishError::PairCut { cause, topic, .. } => {
-                println!("round {round}: {cause} causes nothing in {topic} for a while");
+            PublishError::PairCut(cut) => {
+                println!("round {round}: {} causes nothing in {} for a while", cut.cause, cut.topic);
                 break;
             }
             other => return Err(other.into()),

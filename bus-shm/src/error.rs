@@ -606,18 +606,9 @@ pub enum PublishError {
     /// More causes lie behind it than the publisher allows: messages cause each other in a circle. It is kept as a dead letter.
     #[error("{0}")]
     Loop(Box<Looped>),
-    /// This process has met too many loops between these two topics, and publishes nothing that is caused across them for a while.
-    #[error(
-        "topic {topic:?}: {cause} and {topic} keep causing each other's messages, so what one causes in the other is refused; next trial in {retry_after:?}. `shmbus dlq ls --group _loops` shows the chains"
-    )]
-    PairCut {
-        /// The topic.
-        topic: String,
-        /// The topic of the cause; a number if it is not there any more.
-        cause: String,
-        /// How long until a publication is let through again.
-        retry_after: Duration,
-    },
+    /// This process has met too many loops between two topics, and publishes nothing that is caused across them for a while.
+    #[error("{0}")]
+    PairCut(Box<PairCut>),
     /// The message is larger than the topic allows.
     #[error(
         "topic {topic:?}: a message of {len} bytes is larger than its maximum of {max}; create it with a larger --max-message"
@@ -718,6 +709,20 @@ pub struct Looped {
     pub letter: Option<LetterId>,
     /// The pair of topics is cut from here on, for so long.
     pub cut: Option<Duration>,
+}
+
+/// A publication across a pair of topics that has been cut.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "topic {topic:?}: {cause} and {topic} keep causing each other's messages, so what one causes in the other is refused; next trial in {retry_after:?}. `shmbus dlq ls --group _loops` shows the chains"
+)]
+pub struct PairCut {
+    /// The topic.
+    pub topic: String,
+    /// The topic of the cause; a number if it is not there any more.
+    pub cause: String,
+    /// How long until a publication is let through again.
+    pub retry_after: Duration,
 }
 
 /// A batch that was published in part.

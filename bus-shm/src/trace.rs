@@ -468,7 +468,10 @@ mod tests {
         }
     }
 
-    fn ordered(links: &[(u64, Option<u64>)]) -> (Vec<(u64, usize, bool, bool)>, Vec<MessageId>) {
+    /// Sequence, depth, is its cause gone, is it in a circle?
+    type Placed = (u64, usize, bool, bool);
+
+    fn ordered(links: &[(u64, Option<u64>)]) -> (Vec<Placed>, Vec<MessageId>) {
         let messages: Vec<_> = links.iter().map(|&(sequence, cause)| traced(sequence, cause)).collect();
         let by_id = messages.iter().enumerate().map(|(index, message)| (message.id, index)).collect();
         let (tree, gone) = order(&messages, &by_id);

@@ -288,9 +288,9 @@ fn play(mut role: Role) {
                 let cut = looped.cut.is_some();
                 role.parent.tell(format!("loop {} {cut} {}", looped.hops, looped.chain.join(" -> ")));
             }
-            Err(PublishError::PairCut { cause, topic, retry_after }) => {
-                assert!(retry_after > Duration::ZERO);
-                role.parent.tell(format!("cut {cause} {topic}"));
+            Err(PublishError::PairCut(cut)) => {
+                assert!(cut.retry_after > Duration::ZERO);
+                role.parent.tell(format!("cut {} {}", cut.cause, cut.topic));
             }
             Err(error) => panic!("{error}"),
         }

@@ -152,6 +152,27 @@ fn what_is_left_out_of_a_batch_or_of_the_store_is_told_too() {
 }
 
 #[test]
+fn what_a_member_was_about_to_leave_out_counts_for_nothing_when_its_successor_handles_it() {
+    let test = TestBus::new("receipt-successor");
+    let bus = test.open("tester");
+    let topic = bus.topic::<Bytes>("t").unwrap();
+    let mut picky = builder(&topic, "one").filter_bytes(|bytes| bytes[0] != b'-').join().unwrap();
+    let receipts = topic.receipts("one").unwrap();
+    let sequences: Vec<u64> = ["a", "-", "b"].map(|text| publish(&topic, text.as_bytes())).into();
+    let mut batch = picky.receive_batch(1, 3, PATIENCE).unwrap();
+    while batch.next_message().unwrap().is_some() {}
+    // It has written down that it leaves the second out, and goes before that is settled.
+    drop(batch);
+    drop(picky);
+    let mut successor = builder(&topic, "one").join().unwrap();
+    for &sequence in &sequences {
+        assert_eq!(look(&receipts, sequence), Outcome::Pending);
+        next(&mut successor).ack().unwrap();
+        assert_eq!(look(&receipts, sequence), Outcome::Handled, "message {sequence}");
+    }
+}
+
+#[test]
 fn a_message_of_another_type_is_skipped() {
     let test = TestBus::new("receipt-type");
     let bus = test.open("tester");
@@ -424,7 +445,8 @@ fn work(mut role: Role) {
     let mut subscriber = builder(&topic, &role.argument)
         .attempts(250)
         .filter_bytes(move |bytes| {
-            !matches!(number(bytes) % 5, 1) && !(number(bytes) % 5 == 4 && bytes[8] == 1)
+            let number = number(bytes);
+            number % 5 != 1 && (number % 5 != 4 || bytes[8] != 1)
         })
         .join()
         .unwrap();

@@ -13,7 +13,7 @@ use crate::arena::Source;
 use crate::aside::{AsideFile, Note};
 use crate::bus::BusInner;
 use crate::dead_letters::{self, Announcer, LetterId};
-use crate::error::{Looped, PublishError};
+use crate::error::{Looped, PairCut, PublishError};
 use crate::group;
 use crate::metadata::Meta;
 use crate::supervisor::protocol::Request;
@@ -117,12 +117,12 @@ impl RawPublisher {
         let pair = (cause.topic_epoch, self.core.epoch());
         if let Err(left_ms) = self.bus.loops().ask(pair) {
             self.guard.count_refused();
-            return Err(PublishError::PairCut {
+            return Err(PublishError::PairCut(Box::new(PairCut {
                 topic: self.core.name().to_owned(),
                 cause: trace::topic_of(self.bus.dir(), cause.topic_epoch)
                     .unwrap_or_else(|| format!("{:016x}", cause.topic_epoch)),
                 retry_after: Duration::from_millis(left_ms),
-            });
+            })));
         }
         if hops <= limit {
             return Ok(());

@@ -312,9 +312,9 @@ impl Receipts {
             return Some(rest);
         }
         if marks & mark::ASIDE != 0 {
-            match self.look_aside(lane, sequence, is_shared)? {
-                Some(outcome) => return Some(outcome),
-                None => {}
+            let aside = self.look_aside(lane, sequence, is_shared)?;
+            if aside.is_some() {
+                return aside;
             }
         }
         let said = self.outcomes.records(lane).map_or(Said::Nothing, |records| records.look(sequence));

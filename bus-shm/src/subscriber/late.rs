@@ -472,7 +472,10 @@ impl RawSubscriber {
     /// A claimed entry is done.
     pub(super) fn acknowledge_entry(&self, held: Held) -> bool {
         let Some(late) = &self.late else { return false };
-        late.store(&self.core).is_some_and(|(file, store)| file.clear(store, held, late.me))
+        let is_kept = late.store(&self.core).is_some_and(|(file, store)| file.clear(store, held, late.me));
+        // Somebody may follow the message.
+        self.ring_space_bell();
+        is_kept
     }
 
     /// A claimed entry is done, without having been handled: nobody else may settle it between the record and the end.

@@ -442,24 +442,36 @@ impl RawSubscriber {
                     }
                     return Ok(true);
                 }
-                Found::Missed { at, from } => {
-                    if self.comes_back && !self.batch.is_empty() && self.lanes[lane].has_unfinished(at) {
-                        // Not before what stands before them is settled: so they are told once, and exactly.
-                        self.lanes[lane].untell(at, from);
-                        self.is_cut = true;
-                        return Ok(false);
-                    }
-                    let until = self.lanes[lane].next();
-                    self.record_missed(lane, at, until).inspect_err(|_| self.lanes[lane].untell(at, from))?;
-                    // What a damaged ring says may add up to anything.
-                    self.missed_count = self.missed_count.saturating_add(until.wrapping_sub(from));
-                    if until != from {
-                        let begin = self.missed[lane].map_or(from, |(begin, _)| begin);
-                        self.missed[lane] = Some((begin, until));
-                    }
-                }
+                Found::Missed { at, from } => match self.note_missed(lane, at, from) {
+                    Ok(true) => {}
+                    ended => return ended,
+                },
             }
         }
+    }
+
+    /// A run of messages was overwritten before they were read. False: its time to be told has not come, and the batch in hand ends.
+    #[cold]
+    #[inline(never)]
+    fn note_missed(&mut self, lane: usize, at: u64, from: u64) -> Result<bool, Failure> {
+        if self.comes_back && !self.batch.is_empty() && self.lanes[lane].has_unfinished(at) {
+            // Not before what stands before them is settled: so they are told once, and exactly.
+            self.lanes[lane].untell(at, from);
+            self.is_cut = true;
+            return Ok(false);
+        }
+        let until = self.lanes[lane].next();
+        if let Err(error) = self.record_missed(lane, at, until) {
+            self.lanes[lane].untell(at, from);
+            return Err(error.into());
+        }
+        // What a damaged ring says may add up to anything.
+        self.missed_count = self.missed_count.saturating_add(until.wrapping_sub(from));
+        if until != from {
+            let begin = self.missed[lane].map_or(from, |(begin, _)| begin);
+            self.missed[lane] = Some((begin, until));
+        }
+        Ok(true)
     }
 
     /// The lane of the next message in the common case, in few steps: a run in the lowest lane, and nothing new above. The
@@ -616,12 +628,7 @@ impl RawSubscriber {
                 true
             }
             Proof::Claim(claim) => self.acknowledge_claim(delivery.lane, delivery.found.sequence, claim),
-            Proof::Entry(held) => {
-                let is_kept = self.acknowledge_entry(held);
-                // Somebody may follow the message.
-                self.ring_space_bell();
-                is_kept
-            }
+            Proof::Entry(held) => self.acknowledge_entry(held),
             Proof::Staged(_) | Proof::Settled => true,
         }
     }
