@@ -19,6 +19,7 @@
 pub mod arena;
 pub mod aside;
 pub mod groups;
+pub mod keys;
 pub mod listeners;
 pub mod owners;
 pub mod ring;
