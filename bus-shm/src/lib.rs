@@ -40,6 +40,7 @@ mod group;
 pub mod handlers;
 pub mod inspect;
 mod lease;
+mod keys;
 mod listeners;
 pub mod many;
 pub mod metadata;

@@ -47,8 +47,8 @@ pub(super) enum Verdict {
 
 /// A message of a shared group that found no room in the store: this member keeps its claim, and tries again.
 #[derive(Debug)]
-struct Kept {
-    delivery: Delivery,
+pub(super) struct Kept {
+    pub(super) delivery: Delivery,
     dead: bool,
     not_before_ns: u64,
     error: String,
@@ -62,15 +62,15 @@ pub(super) struct Late {
     /// When the earliest entry is due, 0 for none.
     due: &'static AtomicU64,
     file: OnceCell<AsideFile>,
-    me: Holder,
+    pub(super) me: Holder,
     service: String,
-    settings: Settings,
+    pub(super) settings: Settings,
     random: SplitMix64,
     /// Where the search for a free entry goes on, and that for one that is due.
     free_hint: usize,
     due_cursor: usize,
     copy: Vec<u128>,
-    kept: Vec<Kept>,
+    pub(super) kept: Vec<Kept>,
     /// A group of one member whose store is full stands still until then.
     paused_until_ns: u64,
     /// When the entries were last counted.
@@ -78,10 +78,13 @@ pub(super) struct Late {
     announcer: Announcer,
     /// When room for what is kept is looked for again.
     stage_at_ns: u64,
-    observer: Observer,
+    pub(super) observer: Observer,
     /// When it looks again, and when the first claim that it has seen expires.
-    observe_at_ns: u64,
-    expires_at_ns: Option<u64>,
+    pub(super) observe_at_ns: u64,
+    pub(super) expires_at_ns: Option<u64>,
+    /// Of a member of a keyed group: it does everything by itself, and this is when.
+    is_keyed: bool,
+    pub(super) keyed_at_ns: Option<u64>,
 }
 
 /// How often an idle member counts the entries, for what a death has left wrong.
@@ -122,7 +125,15 @@ impl Late {
             stage_at_ns: 0,
             observe_at_ns: 0,
             expires_at_ns: None,
+            is_keyed: false,
+            keyed_at_ns: None,
         })
+    }
+
+    /// Its member is one of a keyed group: whenever there is no run to take, there is work here.
+    pub(super) fn be_keyed(&mut self) {
+        self.is_keyed = true;
+        self.paused_until_ns = u64::MAX;
     }
 
     pub(super) fn attempts_max(&self) -> u8 {
@@ -147,7 +158,7 @@ impl Late {
         Ok(())
     }
 
-    fn store<'a>(&'a self, core: &'a TopicCore) -> Option<(&'a AsideFile, Store<'a, AsideFile>)> {
+    pub(super) fn store<'a>(&'a self, core: &'a TopicCore) -> Option<(&'a AsideFile, Store<'a, AsideFile>)> {
         let file = self.file(core)?;
         Some((file, Store::attach(file, self.due)))
     }
@@ -178,14 +189,18 @@ impl Late {
     }
 
     fn next_message_ns(&self) -> Option<u64> {
-        let paused = Some(self.paused_until_ns).filter(|&until| until != 0);
         let kept = (!self.kept.is_empty()).then_some(self.stage_at_ns);
+        if self.is_keyed {
+            return [self.keyed_at_ns, kept].into_iter().flatten().min();
+        }
+        let paused = Some(self.paused_until_ns).filter(|&until| until != 0);
         [due_ns(self.due), paused, kept].into_iter().flatten().min()
     }
 
     /// Is there a message whose time has come?
     pub(super) fn has_message_due(&self) -> bool {
-        due_ns(self.due).is_some_and(|at_ns| at_ns <= monotonic_ns())
+        let at_ns = if self.is_keyed { self.keyed_at_ns } else { due_ns(self.due) };
+        at_ns.is_some_and(|at_ns| at_ns <= monotonic_ns())
     }
 
     /// Has that moment come?
@@ -255,6 +270,9 @@ impl RawSubscriber {
         verdict: Verdict,
         error: &str,
     ) -> Result<(), ReceiveError> {
+        if let Some(keyed) = &mut self.keyed {
+            keyed.note_put_aside(error != super::WORN_OUT);
+        }
         let Some(late) = &mut self.late else { return Ok(()) };
         let times = delivery.found.times;
         let dead = verdict == Verdict::Dead || times >= late.settings.attempts_max;
@@ -411,7 +429,7 @@ impl RawSubscriber {
     }
 
     /// An entry in hand waits again, or is a dead letter if the store has room for one more.
-    fn end_entry(&self, held: Held, dead: bool, not_before_ns: u64) {
+    pub(super) fn end_entry(&self, held: Held, dead: bool, not_before_ns: u64) {
         let Some(late) = &self.late else { return };
         let Some((file, store)) = late.store(&self.core) else { return };
         let has_room = || {
@@ -462,6 +480,9 @@ impl RawSubscriber {
         };
         match proof {
             Some(proof) if !self.fork.is_child() => {
+                if let Some(keyed) = &self.keyed {
+                    keyed.beat();
+                }
                 self.current.proof = proof;
                 Ok(())
             }
@@ -542,6 +563,9 @@ impl RawSubscriber {
     /// Takes a message whose time has come, if there is one, into `current`. It counts as handed out.
     #[cold]
     pub(super) fn take_late(&mut self) -> Result<bool, Failure> {
+        if self.keyed.is_some() {
+            return self.poll_keyed();
+        }
         self.stage_kept()?;
         loop {
             let Some(late) = &mut self.late else { return Ok(false) };
@@ -569,7 +593,7 @@ impl RawSubscriber {
     }
 
     /// Copies a claimed entry into `current`. False where it is lost, or makes no sense.
-    fn load_entry(&mut self, held: Held) -> bool {
+    pub(super) fn load_entry(&mut self, held: Held) -> bool {
         let Self { late: Some(late), core, lanes, .. } = self else { return false };
         let mut copy = std::mem::take(&mut late.copy);
         let Some((file, store)) = late.store(core) else { return false };
@@ -616,7 +640,7 @@ impl RawSubscriber {
     #[cold]
     pub(super) fn is_paused(&mut self) -> bool {
         let Some(late) = &mut self.late else { return false };
-        if late.paused_until_ns != 0 && late.paused_until_ns <= monotonic_ns() {
+        if late.paused_until_ns != 0 && !late.is_keyed && late.paused_until_ns <= monotonic_ns() {
             late.paused_until_ns = 0;
         }
         late.paused_until_ns != 0
@@ -653,6 +677,10 @@ impl RawSubscriber {
         if wait_ns == 0 || now_ns < late.observe_at_ns {
             return;
         }
+        if self.keyed.is_some() {
+            self.observe_keyed(now_ns);
+            return;
+        }
         let mut released = false;
         for (lane, (reader, owners)) in lanes.iter().zip(owners).enumerate() {
             for (sequence, word) in reader.claims(owners) {
@@ -681,9 +709,7 @@ impl RawSubscriber {
                     && store.expire(index, word);
             }
         }
-        let soon_ns =
-            (wait_ns / LOOKS_PER_ACK_WAIT).clamp(*OBSERVE_PERIOD_NS.start(), *OBSERVE_PERIOD_NS.end());
-        late.observe_at_ns = now_ns + soon_ns;
+        late.observe_at_ns = now_ns + observe_period_ns(wait_ns);
         late.expires_at_ns = observer.end_pass();
         late.observer = observer;
         if released {
@@ -703,6 +729,11 @@ impl RawSubscriber {
             delivery.found.sequence,
         )
     }
+}
+
+/// How long a member waits between two looks at the others' claims.
+pub(super) fn observe_period_ns(ack_wait_ns: u64) -> u64 {
+    (ack_wait_ns / LOOKS_PER_ACK_WAIT).clamp(*OBSERVE_PERIOD_NS.start(), *OBSERVE_PERIOD_NS.end())
 }
 
 /// The settings that a group keeps, changed by a member that says so; returns them.
