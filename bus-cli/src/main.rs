@@ -51,6 +51,7 @@ fn run(cli: &Cli) -> Outcome {
         Command::Pub(args) => cmd::publish::run(place, args),
         Command::Sub(args) => cmd::subscribe::run(place, args),
         Command::Dlq(args) => cmd::dlq::run(place, args),
+        Command::Group(args) => cmd::group::run(place, args),
         Command::Quota(args) => cmd::quota::run(place, args),
         Command::Replay(args) => cmd::replay::run(place, args),
         Command::Lag(args) => cmd::lag::run(place, args),

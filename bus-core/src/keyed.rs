@@ -34,9 +34,17 @@
 //!
 //! **Balance.** Every member counts the seats that are taken by members which are not silent, and its own place among them; that gives each its share
 //! ([`share`]) without a word between them. Who has more gives up, who has less takes.
+//!
+//! Somebody may ask for shares by how busy the partitions are: then each partition's line names the seat that is to have it, and one word
+//! says for which members that was meant ([`Keys::members_mark`]). As soon as others are there it means nothing any more. It is a hint: it says who is to take and to give up, and
+//! takes nothing from anybody.
+
+mod plan;
+
+pub use plan::spread;
 
 use crate::holder::{Holder, HolderWord};
-use crate::layout::keys::{GENERATION, WORDS, in_partition, in_seat, partition_word, seat, seat_word};
+use crate::layout::keys::{GENERATION, PLAN, WORDS, in_partition, in_seat, partition_word, seat, seat_word};
 use crate::limits::{KEYED_MEMBERS_MAX, PARTITIONS};
 use crate::sync::{AtomicU64, Ordering, fence_after_swap};
 
@@ -202,6 +210,14 @@ impl<'a> Keys<'a> {
                 .is_ok()
     }
 
+    /// A number that is another when other members have seats; never 0.
+    pub fn members_mark(&self) -> u64 {
+        let fold = |mark: u64, (index, word): (u8, HolderWord)| {
+            mix(mark ^ u64::from(index) << 32 ^ u64::from(word.tag)).rotate_left(7)
+        };
+        self.taken().fold(1, fold) | 1
+    }
+
     /// A count of a seat: one of [`in_seat`].
     pub fn seat_counter(&self, index: u8, which: usize) -> &'a AtomicU64 {
         &self.words[seat_word(index as usize, which)]
@@ -222,6 +238,48 @@ impl<'a> Keys<'a> {
     pub fn partition(&self, partition: usize) -> PartitionWord {
         // Acquire: pairs with `take` and `give_up`; who finds it given up sees all that its member did.
         PartitionWord::unpack(self.word(partition).load(Ordering::Acquire))
+    }
+
+    /// The same as it lies in memory, for who checks it.
+    pub fn partition_raw(&self, partition: usize) -> u64 {
+        self.word(partition).load(Ordering::Acquire)
+    }
+
+    /// For which members the plan is; 0: there is none.
+    pub fn plan_mark(&self) -> u64 {
+        // Acquire: pairs with the Release of `set_plan`.
+        self.words[PLAN / 8].load(Ordering::Acquire)
+    }
+
+    /// The seat that is to have a partition.
+    pub fn planned(&self, partition: usize) -> u8 {
+        // Relaxed: after the mark; a hint.
+        self.words[partition_word(partition % PARTITIONS as usize, in_partition::PLANNED)]
+            .load(Ordering::Relaxed) as u8
+    }
+
+    /// Says which seat is to have each partition, as long as the members are those of `mark`, and begins to count anew.
+    pub fn set_plan(&self, mark: u64, seats: impl Fn(usize) -> u8) {
+        let plan = &self.words[PLAN / 8];
+        plan.store(0, Ordering::Release);
+        for partition in 0..PARTITIONS as usize {
+            let word = |which| &self.words[partition_word(partition, which)];
+            word(in_partition::PLANNED).store(u64::from(seats(partition)), Ordering::Relaxed);
+            let handed = word(in_partition::HANDED).load(Ordering::Relaxed);
+            word(in_partition::COUNTED).store(handed, Ordering::Relaxed);
+        }
+        // Release: pairs with `plan_mark`.
+        plan.store(mark, Ordering::Release);
+        self.raise_generation();
+    }
+
+    /// Messages of a partition that were handed out since the last plan was made.
+    pub fn handed_since_plan(&self, partition: usize) -> u64 {
+        let word = |which| {
+            self.words[partition_word(partition % PARTITIONS as usize, which)].load(Ordering::Relaxed)
+        };
+        // Whoever set the plan may have been slow.
+        word(in_partition::HANDED).saturating_sub(word(in_partition::COUNTED))
     }
 
     /// Has a partition with this word no owner any more?

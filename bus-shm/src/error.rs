@@ -303,6 +303,16 @@ pub enum AttachError {
         /// What it is.
         theirs: &'static str,
     },
+    /// A group has no keys to share.
+    #[error("group {group:?} of topic {topic:?}: {why}")]
+    NotKeyed {
+        /// The topic.
+        topic: String,
+        /// The group.
+        group: String,
+        /// What it is instead.
+        why: &'static str,
+    },
     /// All seats of a keyed group are taken.
     #[error(
         "keyed group {group:?} of topic {topic:?} has {max} members already, and no more partitions than that; share one group among fewer, or use another"

@@ -365,6 +365,10 @@ impl TopicCore {
         self.map_owners(entry, Access::Write)
     }
 
+    pub(crate) fn look_owners(&self, entry: usize) -> Result<Region, RegionError> {
+        self.map_owners(entry, Access::Read)
+    }
+
     fn map_owners(&self, entry: usize, access: Access) -> Result<Region, RegionError> {
         let path = self.dir.owners(entry);
         let (region, preamble) = Region::attach(&path, owners::MAGIC, access, None)?;

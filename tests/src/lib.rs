@@ -3,6 +3,7 @@
 pub mod burst;
 pub mod cli;
 pub mod harness;
+pub mod keyed;
 pub mod model;
 pub mod scale;
 pub mod stepper;

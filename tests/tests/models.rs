@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use tests::model::explorer::{Model, Verdict, explore};
 use tests::model::{
-    aside_due, aside_one, doorbell, gate, keyed, let_go, lossy, owner, publish, replay, role, single_producer,
-    takeover, two_phase,
+    aside_due, aside_one, doorbell, gate, keyed, let_go, lossy, owner, publish, replay, role,
+    single_producer, takeover, two_phase,
 };
 
 /// No model may have more states than this: the tests are to stay quick and small.

@@ -8,6 +8,9 @@ use crate::limits::{KEYED_MEMBERS_MAX, PARTITIONS};
 pub const MAGIC: [u8; 8] = *b"SHMBUS\0K";
 /// Byte offset of the generation: raised whenever somebody ought to look who has what.
 pub const GENERATION: usize = 64;
+/// Byte offset of the word that says for which members the plan is: see [`crate::keyed::Keys::members_mark`]; 0: there is none. Stored by
+/// whoever asks for a plan, like the seats that it names.
+pub const PLAN: usize = 128;
 /// Byte offset of the seats, one line each.
 pub const SEATS: usize = 4096;
 /// Byte offset of the partitions, one line each.
@@ -43,6 +46,10 @@ pub mod in_partition {
     pub const WORD: usize = 0;
     /// Messages of it that were handed out (statistics).
     pub const HANDED: usize = 1;
+    /// The seat that is to have it, if there is a plan.
+    pub const PLANNED: usize = 2;
+    /// What [`HANDED`] was when the plan was made.
+    pub const COUNTED: usize = 3;
 }
 
 /// Index of a word of a seat in the file.

@@ -17,6 +17,7 @@ mod arenas;
 mod aside;
 mod files;
 mod groups;
+mod keys;
 mod listeners;
 mod owners;
 mod participants;
@@ -32,6 +33,7 @@ use crate::topic::{Role, TopicCore};
 use bus_core::layout::superblock::at;
 use bus_core::sync::Ordering;
 use participants::Roll;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long to wait before looking again, and again.
@@ -127,6 +129,7 @@ impl<'a> Look<'a> {
             Err(TopicError::NotFound { .. }) => return,
             Err(error) => return files::unreadable(self, Place::topic(name), name.len() as u64, &error),
         };
+        let core = Arc::new(core);
         self.topics += 1;
         self.lanes += core.lanes();
         files::check_topic(self, &core);
@@ -135,6 +138,7 @@ impl<'a> Look<'a> {
         groups::check(self, &core);
         let ends: Vec<Option<u64>> = (0..core.lanes()).map(|lane| ring::check(self, &core, lane)).collect();
         owners::check(self, &core, &ends);
+        keys::check(self, &core);
         aside::check(self, &core, &ends);
     }
 }

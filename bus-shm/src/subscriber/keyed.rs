@@ -390,8 +390,9 @@ impl RawSubscriber {
 
     fn claim_keyed(&mut self, lane: usize, sequence: u64, key: u64) -> Option<(OwnerWord, bool)> {
         let attempts_max = self.late.as_ref().map_or(bus_core::limits::ATTEMPTS_MAX, |l| l.attempts_max());
-        let Self { keyed: Some(keyed), lanes, membership: Membership::Shared(_, owners), participant, .. } =
-            self
+        let Self {
+            keyed: Some(keyed), lanes, membership: Membership::Shared(_, owners), participant, ..
+        } = self
         else {
             return None;
         };
@@ -428,7 +429,8 @@ impl RawSubscriber {
         };
         let is_mine = keyed.seated.keys().confirm(partition, mine) || bus_core::is_broken("keyed_no_look");
         if !is_mine {
-            let gave_back = if is_worn_out { owners.release(sequence, word) } else { owners.unclaim(sequence, word) };
+            let gave_back =
+                if is_worn_out { owners.release(sequence, word) } else { owners.unclaim(sequence, word) };
             keyed.lose(partition);
             if gave_back {
                 // Whoever has the partition now may have met the claim.
@@ -443,7 +445,11 @@ impl RawSubscriber {
     }
 
     /// The same of an entry of the store.
-    fn take_entry(&mut self, (lane, sequence, key): (usize, u64, u64), index: usize) -> Result<bool, Failure> {
+    fn take_entry(
+        &mut self,
+        (lane, sequence, key): (usize, u64, u64),
+        index: usize,
+    ) -> Result<bool, Failure> {
         let Self { keyed: Some(keyed), late: Some(late), core, .. } = self else { return Ok(false) };
         keyed.must_scan = true;
         let Some((partition, mine)) = keyed.has(key, sequence) else { return Ok(false) };
@@ -507,7 +513,8 @@ impl RawSubscriber {
 
     /// What has become of what was handed out? What was given back is to be handed out again.
     fn sweep_hands(&mut self) {
-        let Self { keyed: Some(keyed), membership: Membership::Shared(_, owners), late: Some(late), .. } = self
+        let Self { keyed: Some(keyed), membership: Membership::Shared(_, owners), late: Some(late), .. } =
+            self
         else {
             return;
         };
@@ -590,9 +597,11 @@ impl RawSubscriber {
             }
         }
         let (mut place, mut members) = (0, 0);
+        let mut is_silent_seat = [false; 256];
         for (index, word) in keys.taken() {
             let beat = keys.seat_counter(index, in_seat::BEAT).load(Ordering::Relaxed);
             let is_silent = keyed.silent.get(&index) == Some(&(beat ^ u64::from(word.tag) << 40));
+            is_silent_seat[usize::from(index)] = is_silent;
             if index == me.index {
                 place = members;
             } else if is_silent {
@@ -600,26 +609,31 @@ impl RawSubscriber {
             }
             members += 1;
         }
-        let mut target = share(place, members);
+        // By how busy they are, where somebody has asked for that and nobody has come or gone since; else by their number.
+        let is_planned = keys.plan_mark() == keys.members_mark();
+        let mut target = if is_planned { PARTS } else { share(place, members) };
+        let is_others = |partition: usize| {
+            let planned = keys.planned(partition);
+            is_planned && planned != me.index && !is_silent_seat[usize::from(planned)]
+        };
         let mut given_up = 0;
         for partition in (0..PARTS).rev() {
-            let Some(mine) = keyed.owned[partition].filter(|_| keyed.owned_count > target) else { continue };
+            let is_too_many = keyed.owned_count > target || is_others(partition);
+            let Some(mine) = keyed.owned[partition].filter(|_| is_too_many) else { continue };
             let is_in_hand =
                 keyed.hands.iter().any(|hand| partition_of(hand.key, hand.sequence) == partition);
             if is_in_hand && !bus_core::is_broken("keyed_given_up_in_hand") {
+                // When it is no longer in hand.
+                keyed.must_balance = true;
                 continue;
             }
             keyed.owned[partition] = None;
             keyed.owned_count -= 1;
             given_up += u32::from(keys.give_up(partition, mine));
         }
-        // The rest when it is no longer in hand.
-        keyed.must_balance = keyed.owned_count > target;
-        if is_pruned || given_up > 0 {
-            keyed.prune();
-        }
-        let keys = keyed.seated.keys();
-        if keyed.vacant_since_ns.is_some_and(|since_ns| now_ns >= since_ns + VACANT_NS) && given_up == 0 {
+        let is_overdue =
+            given_up == 0 && keyed.vacant_since_ns.is_some_and(|since_ns| now_ns >= since_ns + VACANT_NS);
+        if is_overdue {
             target = PARTS;
         }
         let mut taken = Vec::new();
@@ -630,7 +644,8 @@ impl RawSubscriber {
             if keyed.owned[partition].is_some() || !keys.is_vacant(seen) {
                 continue;
             }
-            if keyed.owned_count >= target || keyed.is_in_hand(partition) {
+            let is_for_others = keyed.owned_count >= target || !is_overdue && is_others(partition);
+            if is_for_others || keyed.is_in_hand(partition) {
                 is_left = true;
             } else if let Some(mine) = keys.take(partition, seen, me) {
                 keyed.owned[partition] = Some(mine);
@@ -638,13 +653,16 @@ impl RawSubscriber {
                 taken.push(partition);
             }
         }
-        keyed.vacant_since_ns = match (is_left, target == PARTS) {
+        keyed.vacant_since_ns = match (is_left, is_overdue) {
             (false, _) => None,
             (true, true) => Some(now_ns),
             (true, false) => keyed.vacant_since_ns.or(Some(now_ns)),
         };
         if given_up > 0 {
             keys.raise_generation();
+        }
+        if is_pruned || given_up > 0 {
+            keyed.prune();
             self.ring_members();
         }
         self.settle(&taken);
@@ -714,10 +732,8 @@ impl RawSubscriber {
         if let Some((_, store)) = late.store(core) {
             for index in 0..store.len() {
                 let Some(word) = store.look(index) else { break };
-                let is_unfinished = matches!(
-                    word.state,
-                    aside::STAGED | aside::WAITING | aside::CLAIMED | aside::AMENDING
-                );
+                let is_unfinished =
+                    matches!(word.state, aside::STAGED | aside::WAITING | aside::CLAIMED | aside::AMENDING);
                 if !is_unfinished {
                     continue;
                 }
@@ -779,8 +795,9 @@ impl RawSubscriber {
                 index != me.index && keyed.watch.is_expired(Place::Seat { index }, beat, now_ns);
         }
         keyed.watch.end_pass();
-        let is_owner_silent =
-            |partition: usize| words[partition].owner.is_some_and(|owner| is_silent[usize::from(owner.index)]);
+        let is_owner_silent = |partition: usize| {
+            words[partition].owner.is_some_and(|owner| is_silent[usize::from(owner.index)])
+        };
         let mut fenced = Vec::new();
         for (lane, (reader, owners)) in lanes.iter_mut().zip(owners.iter()).enumerate() {
             let from = reader.low_water().map_or(0, |word| word.load(Ordering::Acquire));
@@ -859,7 +876,8 @@ impl RawSubscriber {
                 keyed.owned_count += 1;
                 taken.push(partition);
                 // It has no share until it does something.
-                if let Some(owner) = words[partition].owner.filter(|owner| is_silent[usize::from(owner.index)])
+                if let Some(owner) =
+                    words[partition].owner.filter(|owner| is_silent[usize::from(owner.index)])
                 {
                     let beat = keys.seat_counter(owner.index, in_seat::BEAT).load(Ordering::Relaxed);
                     let tag = keys.seat(owner.index).tag;

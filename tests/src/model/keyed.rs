@@ -112,7 +112,10 @@ impl Word {
     const fn nonce(self) -> u8 {
         match self {
             Self::Free | Self::Done => 0,
-            Self::Claimed(_, nonce) | Self::Tried(_, nonce) | Self::Released(nonce) | Self::Waiting(nonce) => nonce,
+            Self::Claimed(_, nonce)
+            | Self::Tried(_, nonce)
+            | Self::Released(nonce)
+            | Self::Waiting(nonce) => nonce,
         }
     }
 
@@ -299,10 +302,12 @@ impl Keyed {
                     m.at = At::Settle(left - 1);
                 });
             }
-            At::Met(message, seen) => go("sees whether the partition is its own", u8::from(still), &|_, m| {
-                m.at = if still { At::MetSure(message, seen) } else { At::Idle };
-                m.has = m.has.filter(|_| still);
-            }),
+            At::Met(message, seen) => {
+                go("sees whether the partition is its own", u8::from(still), &|_, m| {
+                    m.at = if still { At::MetSure(message, seen) } else { At::Idle };
+                    m.has = m.has.filter(|_| still);
+                })
+            }
             At::MetSure(message, seen) => go("takes back the claim of message", message, &|n, m| {
                 if n.words[usize::from(message)] == seen {
                     n.words[usize::from(message)] = seen.taken_back();
@@ -398,7 +403,8 @@ impl Keyed {
             let is_silent = !is_lost && state.fences < self.fences;
             let is_robbed = !is_lost && self.variant == Variant::TakenAlive;
             if is_lost || is_silent || is_robbed {
-                let what = if is_lost { "takes the partition" } else { "takes the partition of a silent member" };
+                let what =
+                    if is_lost { "takes the partition" } else { "takes the partition of a silent member" };
                 go(what, 0, &|n, m| {
                     n.fences += u8::from(is_silent);
                     n.part = Part { owner: Some(id), generation: n.part.generation + 1 };

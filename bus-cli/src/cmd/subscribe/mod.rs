@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// The group is shared: each message goes to one of its members
     #[arg(long, requires = "group")]
     shared: bool,
+    /// The group is keyed: all messages of a key go to one of its members, in order
+    #[arg(long, requires = "group", conflicts_with = "shared")]
+    keyed: bool,
     /// Where to begin, unless the group exists: oldest, latest, SEQUENCE or LANE:SEQUENCE, or a time: 5m or 10s-ago, 14:30
     /// or 14:30:05 (UTC), 2026-11-28T14:30:05Z
     #[arg(long, default_value = "latest", value_name = "WHERE")]
@@ -182,6 +185,9 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
         if args.shared {
             builder = builder.shared();
         }
+        if args.keyed {
+            builder = builder.keyed();
+        }
     } else if args.tap {
         builder = builder.tap();
     } else if !args.hold {
@@ -222,7 +228,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
         place.note(format_args!("no topic matches yet; waiting for one"));
     }
     let limits = (args.count, args.timeout);
-    Feed::new(place, &signals, args.format(), limits, args.shared).run(many, patterns)
+    Feed::new(place, &signals, args.format(), limits, args.shared || args.keyed).run(many, patterns)
 }
 
 fn is_of_the_bus(topic: &str) -> bool {
