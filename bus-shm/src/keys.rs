@@ -8,6 +8,7 @@ use crate::listeners::wake_readers_after_repair;
 use crate::region::{Access, Region};
 use crate::repair::making_prefix;
 use crate::sys::file;
+use crate::sys::process::ForkMark;
 use crate::topic::{Topic, TopicCore};
 use bus_core::holder::{Holder, HolderWord};
 use bus_core::keyed::PartitionWord;
@@ -119,6 +120,15 @@ impl Seated {
     pub(crate) fn leave(&mut self) {
         if !std::mem::replace(&mut self.is_left, true) && self.keys().rise(self.seat.index, self.word) {
             self.keys().raise_generation();
+        }
+    }
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        // In a forked child nothing of the bus is mapped.
+        if !ForkMark::global().is_child() {
+            self.leave();
         }
     }
 }

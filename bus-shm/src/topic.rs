@@ -606,18 +606,23 @@ impl<T: Speak> TopicBuilder<T> {
 
     /// A named group that exists from the topic's creation on, so that nothing is published before it. At most 10.
     pub fn with_group(self, name: &str) -> Self {
-        self.with(name, false)
+        self.with(name, false, false)
     }
 
     /// The same for a group of many members.
     pub fn with_shared_group(self, name: &str) -> Self {
-        self.with(name, true)
+        self.with(name, true, false)
     }
 
-    fn with(mut self, name: &str, shared: bool) -> Self {
+    /// The same for a keyed group: [`crate::SubscriberBuilder::keyed`].
+    pub fn with_keyed_group(self, name: &str) -> Self {
+        self.with(name, true, true)
+    }
+
+    fn with(mut self, name: &str, shared: bool, keyed: bool) -> Self {
         // Two entries of one name would be one group that reads and one that holds everybody up.
         self.groups.retain(|group| group.name != name);
-        self.groups.push(GroupSpec { name: name.to_owned(), shared });
+        self.groups.push(GroupSpec { name: name.to_owned(), shared, keyed });
         self
     }
 

@@ -35,6 +35,10 @@ const WATCH_PERIOD_NS: u64 = 100_000_000;
 const VACANT_NS: u64 = 500_000_000;
 /// An entry that a former member still writes to is looked at again after so long.
 const RESCAN_NS: u64 = 20_000_000;
+/// A member that waits until its batch is complete says so often within `ack_wait` that it lives.
+const BEATS_PER_ACK_WAIT: u64 = 4;
+/// Looks at messages, most of them of others, before something else is looked at.
+const LOOKS_MAX: usize = 1 << 16;
 /// A busy member looks round after so many messages.
 const LOOK_PERIOD: u32 = 64;
 
@@ -85,6 +89,8 @@ pub(super) struct Keyed {
     watch: Observer,
     vacant_since_ns: Option<u64>,
     rescan_at_ns: Option<u64>,
+    /// While messages wait for a batch to be complete: when to show that it lives.
+    beat_at_ns: Option<u64>,
 }
 
 /// What is handed out next.
@@ -115,6 +121,7 @@ impl Keyed {
             watch: Observer::new(u64::from(ack_wait_ms) * 1_000_000),
             vacant_since_ns: None,
             rescan_at_ns: None,
+            beat_at_ns: None,
         }
     }
 
@@ -222,7 +229,10 @@ impl Keyed {
             self.ready[lane].remove(&sequence);
             self.behind.entry((lane, key)).or_default().push(sequence);
         }
-        while self.ready[lane].len() < want {
+        for _ in 0..LOOKS_MAX {
+            if self.ready[lane].len() >= want {
+                break;
+            }
             let sequence = reader.next();
             let key = match reader.peek(sequence) {
                 Peek::Empty => break,
@@ -266,11 +276,16 @@ impl Keyed {
         None
     }
 
+    /// When the first message in the store is due.
+    fn due_ns(&self) -> Option<u64> {
+        self.stored.values().filter_map(|stored| stored.not_before_ns).min()
+    }
+
     /// When something here is to be done by itself.
     fn next_ns(&self) -> Option<u64> {
-        let due = self.stored.values().filter_map(|stored| stored.not_before_ns).min();
+        let due = self.due_ns();
         let vacant = self.vacant_since_ns.map(|since_ns| since_ns + VACANT_NS);
-        [due, vacant, self.rescan_at_ns].into_iter().flatten().min()
+        [due, vacant, self.rescan_at_ns, self.beat_at_ns].into_iter().flatten().min()
     }
 }
 
@@ -314,6 +329,13 @@ impl RawSubscriber {
         for (lane, (reader, owners)) in lanes.iter_mut().zip(owners.iter()).enumerate() {
             keyed.find((lane, reader), owners, kept, most);
             count += keyed.ready[lane].len();
+        }
+        if let Some(late) = late
+            && count > 0
+            && late.observer.ack_wait_ns() != 0
+        {
+            keyed.beat_at_ns = Some(monotonic_ns() + late.observer.ack_wait_ns() / BEATS_PER_ACK_WAIT);
+            late.keyed_at_ns = keyed.next_ns();
         }
         count
     }
@@ -487,6 +509,7 @@ impl RawSubscriber {
     fn tend_keyed(&mut self, is_idle: bool) {
         let Some(keyed) = &mut self.keyed else { return };
         keyed.beat();
+        keyed.beat_at_ns = None;
         keyed.must_balance |= keyed.seated.keys().generation() != keyed.generation;
         keyed.until_look = keyed.until_look.wrapping_sub(1);
         let looks = is_idle || keyed.until_look == 0;
@@ -508,6 +531,7 @@ impl RawSubscriber {
         }
         if let (Some(keyed), Some(late)) = (&self.keyed, &mut self.late) {
             late.keyed_at_ns = keyed.next_ns();
+            late.keyed_due_ns = keyed.due_ns();
         }
     }
 
@@ -629,6 +653,7 @@ impl RawSubscriber {
             }
             keyed.owned[partition] = None;
             keyed.owned_count -= 1;
+            is_pruned = true;
             given_up += u32::from(keys.give_up(partition, mine));
         }
         let is_overdue =
@@ -661,7 +686,7 @@ impl RawSubscriber {
         if given_up > 0 {
             keys.raise_generation();
         }
-        if is_pruned || given_up > 0 {
+        if is_pruned {
             keyed.prune();
             self.ring_members();
         }

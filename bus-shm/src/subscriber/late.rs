@@ -85,6 +85,8 @@ pub(super) struct Late {
     /// Of a member of a keyed group: it does everything by itself, and this is when.
     is_keyed: bool,
     pub(super) keyed_at_ns: Option<u64>,
+    /// And when the first of its messages in the store is due.
+    pub(super) keyed_due_ns: Option<u64>,
 }
 
 /// How often an idle member counts the entries, for what a death has left wrong.
@@ -127,6 +129,7 @@ impl Late {
             expires_at_ns: None,
             is_keyed: false,
             keyed_at_ns: None,
+            keyed_due_ns: None,
         })
     }
 
@@ -199,7 +202,7 @@ impl Late {
 
     /// Is there a message whose time has come?
     pub(super) fn has_message_due(&self) -> bool {
-        let at_ns = if self.is_keyed { self.keyed_at_ns } else { due_ns(self.due) };
+        let at_ns = if self.is_keyed { self.keyed_due_ns } else { due_ns(self.due) };
         at_ns.is_some_and(|at_ns| at_ns <= monotonic_ns())
     }
 

@@ -229,12 +229,12 @@ fn fill_samples(path: &Path, lanes: usize, epoch: u64) -> Result<(), RegionError
 
 /// Groups that hold messages from the topic's first one on.
 fn fill_groups(region: &Region, spec: &TopicSpec) -> Result<(), RegionError> {
-    for (index, GroupSpec { name, shared }) in spec.groups.iter().enumerate() {
+    for (index, GroupSpec { name, shared, keyed }) in spec.groups.iter().enumerate() {
         let at = groups::entry(index) as u64;
         let word = HolderWord { state: groups::state::HELD, holder: Holder::new(0, 0), tag: 1 };
         region.write(at + groups::in_entry::STATE as u64, &word.pack())?;
         region.write(at + groups::in_entry::KEY as u64, &key(name))?;
-        region.write(at + groups::in_entry::KIND as u64, &crate::group::kind_bits(*shared, false))?;
+        region.write(at + groups::in_entry::KIND as u64, &crate::group::kind_bits(*shared, *keyed))?;
         region.write(at + groups::in_entry::SINCE_NS as u64, &clock::realtime_ns())?;
         region.write(at + groups::in_entry::NAME as u64, &put_name::<64>(name))?;
     }
