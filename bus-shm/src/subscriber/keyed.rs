@@ -6,8 +6,10 @@
 //!
 //! A keyed member takes messages one by one, wherever they lie; the readers' positions say how far it has looked at a lane.
 
-use super::late::Kept;
+use super::late::{Kept, Late};
 use super::{ASK_PERIOD, Delivery, Membership, Proof, RawSubscriber};
+use crate::bus::BusInner;
+use crate::error::AttachError;
 use crate::keys::Seated;
 use crate::listeners::wake_readers;
 use crate::observe::{Observer, Place};
@@ -15,6 +17,7 @@ use crate::reader::{LaneReader, Peek};
 use crate::repair;
 use crate::subscriber::Failure;
 use crate::sys::clock::monotonic_ns;
+use crate::topic::TopicCore;
 use bus_core::aside::AsideClaim;
 use bus_core::keyed::{PartitionWord, partition_of, share};
 use bus_core::layout::aside::state as aside;
@@ -33,6 +36,8 @@ const SILENT_NS: u64 = 2_000_000_000;
 const WATCH_PERIOD_NS: u64 = 100_000_000;
 /// A partition that nobody takes for so long is taken by whoever sees that, whatever its share.
 const VACANT_NS: u64 = 500_000_000;
+/// So often it is looked who has what, whether somebody has said that it changed or not.
+const CHECK_PERIOD_NS: u64 = 500_000_000;
 /// An entry that a former member still writes to is looked at again after so long.
 const RESCAN_NS: u64 = 20_000_000;
 /// A member that waits until its batch is complete says so often within `ack_wait` that it lives.
@@ -89,6 +94,8 @@ pub(super) struct Keyed {
     watch: Observer,
     vacant_since_ns: Option<u64>,
     rescan_at_ns: Option<u64>,
+    /// When it looks who has what although nobody has said that anything changed: who was to say it may have died.
+    check_at_ns: u64,
     /// While messages wait for a batch to be complete: when to show that it lives.
     beat_at_ns: Option<u64>,
 }
@@ -99,8 +106,32 @@ enum Next {
     Entry { lane: usize, sequence: u64, key: u64, index: usize },
 }
 
+/// Keys are shared in groups that have a name.
+pub(super) fn check(topic: &str, keyed: bool, is_named: bool) -> Result<(), AttachError> {
+    if keyed && !is_named {
+        return Err(AttachError::Option {
+            topic: topic.to_owned(),
+            option: "keyed",
+            allowed: "a group with a name, which has members that share its keys".into(),
+        });
+    }
+    Ok(())
+}
+
 impl Keyed {
-    pub(super) fn new(seated: Seated, lanes: usize, ack_wait_ms: u32) -> Self {
+    /// Takes a seat in the group of which `late` has the store.
+    pub(super) fn join(
+        (bus, core): (&BusInner, &TopicCore),
+        late: &mut Late,
+        ack_wait_ms: u32,
+    ) -> Result<Box<Self>, AttachError> {
+        let is_dead = |holder| bus.participants().is_dead(holder);
+        let seated = Seated::join(core, late.entry, late.me, is_dead)?;
+        late.be_keyed();
+        Ok(Box::new(Self::new(seated, core.lanes(), ack_wait_ms)))
+    }
+
+    fn new(seated: Seated, lanes: usize, ack_wait_ms: u32) -> Self {
         Self {
             seated,
             generation: 0,
@@ -121,6 +152,7 @@ impl Keyed {
             watch: Observer::new(u64::from(ack_wait_ms) * 1_000_000),
             vacant_since_ns: None,
             rescan_at_ns: None,
+            check_at_ns: 0,
             beat_at_ns: None,
         }
     }
@@ -319,7 +351,17 @@ impl RawSubscriber {
 
     /// How many messages of a batch may be had at once, at most `most`.
     pub(super) fn ready_keyed(&mut self, most: usize) -> usize {
-        self.tend_keyed(true);
+        self.tend_keyed(false);
+        match self.count_ready(most) {
+            count if count >= most => count,
+            _ => {
+                self.tend_keyed(true);
+                self.count_ready(most)
+            }
+        }
+    }
+
+    fn count_ready(&mut self, most: usize) -> usize {
         let Self { keyed: Some(keyed), lanes, membership: Membership::Shared(_, owners), late, .. } = self
         else {
             return 0;
@@ -551,7 +593,9 @@ impl RawSubscriber {
             return;
         }
         keyed.must_sweep = false;
-        let store = late.store(&self.core).map(|(_, store)| store);
+        // A group without a store is asked for it at every look, by a system call.
+        let is_any_stored = keyed.hands.iter().any(|hand| hand.entry.is_some());
+        let store = if is_any_stored { late.store(&self.core).map(|(_, store)| store) } else { None };
         let mut hands = std::mem::take(&mut keyed.hands);
         hands.retain(|hand| match hand.entry {
             None => {
@@ -594,6 +638,10 @@ impl RawSubscriber {
                 }
             }
             keyed.shares.end_pass();
+        }
+        if now_ns >= keyed.check_at_ns {
+            keyed.check_at_ns = now_ns + CHECK_PERIOD_NS;
+            keyed.must_balance = true;
         }
         keyed.must_balance |= keyed.vacant_since_ns.is_some_and(|since_ns| now_ns >= since_ns + VACANT_NS);
         keyed.must_scan |= keyed.rescan_at_ns.is_some_and(|at_ns| now_ns >= at_ns);
@@ -728,7 +776,7 @@ impl RawSubscriber {
                     let Peek::Key(key) = reader.peek(sequence) else { break };
                     let partition = partition_of(key, sequence);
                     let Some(mine) = keyed.owned[partition].filter(|_| is_new[partition]) else { break };
-                    if seen.state == state::CLAIMED && !bus_core::is_broken("keyed_not_settled") {
+                    if seen.state == state::CLAIMED {
                         // The look at the claim, then that at the partition, then the change.
                         if !keyed.seated.keys().is_mine(partition, mine) {
                             keyed.lose(partition);
@@ -737,7 +785,8 @@ impl RawSubscriber {
                         reader.release_claim(owners, sequence, seen);
                         continue;
                     }
-                    if distance(sequence, reader.next()) < 0 {
+                    if distance(sequence, reader.next()) < 0 && !bus_core::is_broken("keyed_passed_forgotten")
+                    {
                         keyed.ready[lane].insert(sequence, key);
                     }
                     break;

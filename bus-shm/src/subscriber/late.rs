@@ -58,7 +58,7 @@ pub(super) struct Kept {
 
 /// A group's aside store, as one of its members sees it.
 pub(super) struct Late {
-    entry: usize,
+    pub(super) entry: usize,
     /// When the earliest entry is due, 0 for none.
     due: &'static AtomicU64,
     file: OnceCell<AsideFile>,

@@ -31,7 +31,6 @@ use crate::bus::BusInner;
 use crate::dead_letters::Announcer;
 use crate::error::{AttachError, ReceiveError};
 use crate::group::{LaneStand, Seat, Wanted};
-use crate::keys::Seated;
 use crate::listeners::wake_readers;
 use crate::payload::{Bytes, Speak, TypeIdentity};
 use crate::reader::{Finding, Found, LaneReader};
@@ -249,13 +248,7 @@ impl RawSubscriber {
         let mut wished: Vec<u64> = lanes.iter_mut().map(|lane| lane.end()).collect();
         start::begin_at(&core, start, or_oldest, &mut lanes, &mut wished)?;
         let name = group.as_deref();
-        if keyed && (name.is_none() || tap) {
-            return Err(AttachError::Option {
-                topic: core.name().into(),
-                option: "keyed",
-                allowed: "a group with a name, which has members that share its keys".into(),
-            });
-        }
+        keyed::check(core.name(), keyed, name.is_some() && !tap)?;
         let shared = shared && name.is_some();
         let goes_on = start == Start::Latest;
         let wanted = Wanted { name, shared, keyed, yields, ack_wait, goes_on, wished: wished.clone() };
@@ -318,15 +311,8 @@ impl RawSubscriber {
                 Some(Box::new(Late::new(&core, who, settings, (announcer, ack_wait_ms))?))
             }
         };
-        let keyed = match (entry, &mut late) {
-            (Some(entry), Some(late)) if keyed => {
-                late.be_keyed();
-                let is_dead = |holder| bus.participants().is_dead(holder);
-                let seated = Seated::join(&core, entry, bus.me(), is_dead)?;
-                Some(Box::new(Keyed::new(seated, core.lanes(), ack_wait_ms)))
-            }
-            _ => None,
-        };
+        let keyed = late.as_mut().filter(|_| keyed);
+        let keyed = keyed.map(|late| Keyed::join((&bus, &core), late, ack_wait_ms)).transpose()?;
         let counter =
             |offset| entry.map(|entry| core.held_group_word(groups::entry(entry) + offset)).transpose();
         let joined = Self {
