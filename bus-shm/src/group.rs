@@ -3,6 +3,7 @@
 
 use crate::bus::BusInner;
 use crate::error::{AttachError, RegionError};
+use crate::keys::KeysFile;
 use crate::region::{Region, reserve};
 use crate::repair;
 use crate::sys::clock;
@@ -287,6 +288,9 @@ fn enter(
     let attempt = (|| {
         if wanted.shared {
             make_owners(core, entry, bus.me())?;
+        }
+        if wanted.keyed {
+            KeysFile::make(core, entry, bus.me())?;
         }
         if reserved.state == state::REJOINING {
             for lane in 0..core.lanes() {

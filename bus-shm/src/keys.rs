@@ -19,6 +19,7 @@ use bus_core::layout::{Mismatch, Preamble};
 use bus_core::limits::{KEYED_MEMBERS_MAX, PARTITIONS};
 use bus_core::sync::Ordering;
 use rustix::io::Errno;
+use std::path::Path;
 
 /// The file of one keyed group, mapped.
 #[derive(Debug)]
@@ -49,24 +50,28 @@ impl KeysFile {
         Ok(Self { region })
     }
 
-    /// Maps it for writing, making it if there is none.
-    fn make(core: &TopicCore, entry: usize, me: Holder) -> Result<Self, RegionError> {
+    /// Makes it, complete before it gets its name, if there is none.
+    pub(crate) fn make(core: &TopicCore, entry: usize, me: Holder) -> Result<(), RegionError> {
         let path = core.dir().keys(entry);
-        if !path.exists() {
-            let making = core.dir().0.join(crate::directory::unique_name(&making_prefix(me)));
-            let made = Region::create(&making, FOOTPRINT_BYTES, FOOTPRINT_BYTES).and_then(|region| {
-                region.write(0, &Preamble::new(MAGIC, FOOTPRINT_BYTES, core.epoch()))?;
-                Ok(file::rename_noreplace(&making, &path)?)
-            });
-            if made.is_err() {
-                let _ = std::fs::remove_file(&making);
-            }
-            match made {
-                Err(RegionError::System(error)) if error.is(Errno::EXIST) => {}
-                other => other?,
-            }
+        if path.exists() {
+            return Ok(());
         }
-        Self::attach(core, entry, Access::Write)
+        let making = core.dir().0.join(crate::directory::unique_name(&making_prefix(me)));
+        let made =
+            Self::create(&making, core.epoch()).and_then(|()| Ok(file::rename_noreplace(&making, &path)?));
+        if made.is_err() {
+            let _ = std::fs::remove_file(&making);
+        }
+        match made {
+            Err(RegionError::System(error)) if error.is(Errno::EXIST) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Makes an empty one under this name.
+    pub(crate) fn create(path: &Path, epoch: u64) -> Result<(), RegionError> {
+        let region = Region::create(path, FOOTPRINT_BYTES, FOOTPRINT_BYTES)?;
+        region.write(0, &Preamble::new(MAGIC, FOOTPRINT_BYTES, epoch))
     }
 
     /// Its words.
@@ -93,7 +98,7 @@ impl Seated {
         me: Holder,
         is_dead: impl Fn(Holder) -> bool,
     ) -> Result<Self, AttachError> {
-        let mut file = KeysFile::make(core, entry, me)?;
+        let mut file = KeysFile::attach(core, entry, Access::Write)?;
         if core.is_frugal() {
             file.region.close_file();
         }
@@ -228,7 +233,9 @@ pub(crate) fn now(core: &TopicCore, entry: usize, participants: &Participants) -
         })
         .collect();
     hottest.sort_by_key(|partition| std::cmp::Reverse(partition.handed_count));
-    let handed_count = hottest.iter().map(|partition| partition.handed_count).sum();
+    // What a damaged file says may add up to anything.
+    let add = |sum: u64, partition: &KeyedPartition| sum.saturating_add(partition.handed_count);
+    let handed_count = hottest.iter().fold(0, add);
     hottest.truncate(HOTTEST);
     hottest.retain(|partition| partition.handed_count > 0);
     let vacant_count = words.iter().filter(|&&word| keys.is_vacant(word)).count() as u32;
@@ -269,9 +276,6 @@ impl<T> Topic<T> {
         if core.group_number(entry, in_entry::KIND) & kind::KEYED == 0 {
             return refuse("it is not keyed, so its members have no shares");
         }
-        if !core.dir().keys(entry).exists() {
-            return refuse("it has no members yet");
-        }
         let file = KeysFile::attach(core, entry, Access::Write)?;
         let keys = file.keys();
         let mark = keys.members_mark();
@@ -279,7 +283,8 @@ impl<T> Topic<T> {
         if seats.is_empty() {
             return refuse("it has no members");
         }
-        let weights = std::array::from_fn(|partition| keys.handed_since_plan(partition));
+        // As many as can be added up, whatever a damaged file says.
+        let weights = std::array::from_fn(|partition| keys.handed_since_plan(partition).min(1 << 48));
         let mut homes = std::array::from_fn(|partition| {
             let owner = keys.partition(partition).owner?;
             seats.iter().position(|&(index, word)| Seat::new(index, word) == owner)

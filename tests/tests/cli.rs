@@ -589,7 +589,7 @@ fn members_of_a_shared_group_share_the_messages() {
 fn members_of_a_keyed_group_have_keys_for_themselves_and_info_says_how_many() {
     let cli = CliBus::new("cli-keyed");
     cli.run(&["create", "a", "--keyed-group", "team"]).expect(0);
-    cli.run(&["group", "rebalance", "a", "team"]).expect(6).says("no members yet");
+    cli.run(&["group", "rebalance", "a", "team"]).expect(6).says("no members");
     let mut members: Vec<Running> =
         (0..2).map(|_| cli.start(&["sub", "a", "-g", "team", "--keyed", "-q"])).collect();
     let shares = || {

@@ -578,6 +578,8 @@ fn damages() -> Vec<Damage> {
             store(&path, claim(2) as u64, claimed(6).pack());
         }),
         word("keys", FileUnreadable, KEYS, 0, |word| word ^ 1),
+        word("keys of another topic", FileUnreadable, KEYS, 24, |word| word ^ 1),
+        act("keys missing", &[FileUnreadable], |bus| std::fs::remove_file(bus.join(KEYS)).unwrap()),
         act("aside state", &[AsideState], |bus| make_aside(bus, &[(aside_word(9, 1), 3, DESCRIPTION)])),
         act("aside of a later sequence", &[AsideMessage], move |bus| {
             make_aside(bus, &[(waiting(1), END, DESCRIPTION)]);

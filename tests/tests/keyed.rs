@@ -562,8 +562,8 @@ fn member(mut role: Role) {
         if is_strict && found != 0 && is_alive(found) {
             journal.number(2).fetch_add(1, Ordering::SeqCst);
         }
-        if number.is_multiple_of(29) {
-            std::thread::sleep(Duration::from_millis(3));
+        if number.is_multiple_of(5) {
+            std::thread::sleep(Duration::from_millis(2));
         }
         if witness.compare_exchange(pid, 0, Ordering::SeqCst, Ordering::SeqCst).is_err() && is_strict {
             journal.number(3).fetch_add(1, Ordering::SeqCst);

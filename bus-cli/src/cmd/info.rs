@@ -135,7 +135,7 @@ fn topic_text(sample: &Sample) -> String {
 /// Who has which keys.
 fn keyed_text(group: &str, keyed: &KeyedState) -> String {
     let mut members = columns(&["MEMBER", ">PID", ">PARTITIONS", ">HANDED OUT", ">SHARE", ">FAILED"]);
-    let all: u64 = keyed.members.iter().map(|member| member.handed_count).sum();
+    let all = keyed.members.iter().fold(0, |all: u64, member| all.saturating_add(member.handed_count));
     for member in &keyed.members {
         members.row([
             member.process.service.clone(),

@@ -23,8 +23,8 @@ pub(super) fn check(look: &mut Look<'_>, core: &Arc<TopicCore>) {
         let packed = core.group_number(entry, in_entry::STATE);
         let bits = core.group_number(entry, in_entry::KIND);
         let is_keyed = bits & kind::KEYED != 0 && group_state::holds_gate(HolderWord::unpack(packed).state);
-        // Its first member makes the file after it has joined.
-        if !is_keyed || !is_still(core, entry, packed) || !core.dir().keys(entry).exists() {
+        // The file is there before the cursors are put in place.
+        if !is_keyed || !is_still(core, entry, packed) {
             continue;
         }
         let place = Place::topic(core.name()).group(display_name(core, entry));

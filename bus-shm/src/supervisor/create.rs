@@ -210,6 +210,9 @@ fn fill_topic(
         let region = Region::create_in_steps(&making.owners(index), bytes, on_step)?;
         region.write(0, &Preamble::new(owners::MAGIC, bytes, epoch))?;
     }
+    for index in (0..spec.groups.len()).filter(|&index| spec.groups[index].keyed) {
+        crate::keys::KeysFile::create(&making.keys(index), epoch)?;
+    }
     let region = Region::create(&making.wake(), wake::FILE_BYTES, wake::FILE_BYTES)?;
     region.write(0, &Preamble::new(wake::MAGIC, wake::FILE_BYTES, epoch))?;
     // With stamps, ages are known exactly.
