@@ -22,7 +22,8 @@ pub(super) fn check(look: &mut Look<'_>, core: &Arc<TopicCore>) {
     for entry in 0..core.groups_used() {
         let packed = core.group_number(entry, in_entry::STATE);
         let bits = core.group_number(entry, in_entry::KIND);
-        let is_keyed = bits & kind::KEYED != 0 && group_state::holds_gate(HolderWord::unpack(packed).state);
+        let is_keyed =
+            bits & kind::KINDS == kind::KINDS && group_state::holds_gate(HolderWord::unpack(packed).state);
         // The file is there before the cursors are put in place.
         if !is_keyed || !is_still(core, entry, packed) {
             continue;
