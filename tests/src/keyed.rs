@@ -3,7 +3,7 @@
 //! Every member writes into memory that outlives it: that it was handed a message, that it is about to acknowledge it, and that the
 //! acknowledgement has returned. A record gets its place by one addition, so the places tell what was before what.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -30,10 +30,19 @@ pub enum What {
     Refused,
     /// Its member says that it failed; it comes again.
     Failed,
+    /// The member is about to be killed. No message.
+    Gone,
 }
 
-const WHATS: [What; 6] =
-    [What::Handed, What::HandedAgain, What::Finishing, What::Finished, What::Refused, What::Failed];
+const WHATS: [What; 7] = [
+    What::Handed,
+    What::HandedAgain,
+    What::Finishing,
+    What::Finished,
+    What::Refused,
+    What::Failed,
+    What::Gone,
+];
 
 /// One record: who, what, which message of which key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,9 +209,14 @@ pub struct Verdict {
 /// their acknowledgements may be refused.
 pub fn check(records: &[Record], counts: &[u16], is_fenced: bool) -> Verdict {
     let mut fates: HashMap<u16, Vec<Fate>> = HashMap::new();
+    let mut gone = HashSet::new();
     let mut verdict = Verdict::default();
     for (place, record) in records.iter().enumerate() {
         let Record { what, who, key, count } = *record;
+        if what == What::Gone {
+            gone.insert(who);
+            continue;
+        }
         let fates = fates.entry(key).or_default();
         let index = usize::from(count);
         if fates.len() <= index {
@@ -226,6 +240,11 @@ pub fn check(records: &[Record], counts: &[u16], is_fenced: bool) -> Verdict {
                 }
                 if fates[index].is_finished {
                     complain("it was finished".into());
+                }
+                let held = fates.iter().filter(|fate| !fate.may_be_finished()).filter_map(|fate| fate.open);
+                let other = held.into_iter().find(|other| *other != who && !gone.contains(other));
+                if let Some(other) = other.filter(|_| !is_fenced) {
+                    complain(format!("{other} lives and has a message of the key in hand"));
                 }
                 if let Some(later) = fates[index + 1..].iter().position(|fate| fate.is_finished) {
                     complain(format!("a later one, {}, was finished before", index + 1 + later));
@@ -258,6 +277,7 @@ pub fn check(records: &[Record], counts: &[u16], is_fenced: bool) -> Verdict {
                 }
             }
             What::Failed => fates[index].open = None,
+            What::Gone => {}
         }
     }
     for (key, &count) in counts.iter().enumerate() {
@@ -273,6 +293,7 @@ pub fn check(records: &[Record], counts: &[u16], is_fenced: bool) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use super::What::*;
     use super::*;
 
     fn run(events: &[(What, u32, u16)], is_fenced: bool) -> usize {
@@ -284,29 +305,19 @@ mod tests {
 
     #[test]
     fn histories_that_keep_the_order() {
-        use What::*;
-        assert_eq!(
-            run(
-                &[(Handed, 1, 0), (Finishing, 1, 0), (Finished, 1, 0), (Handed, 2, 1), (Finishing, 2, 1)],
-                false
-            ),
-            0
-        );
-        // In doubt after a death, and a batch.
-        assert_eq!(
-            run(
-                &[
-                    (Handed, 1, 0),
-                    (Handed, 1, 1),
-                    (HandedAgain, 2, 0),
-                    (Finishing, 2, 0),
-                    (HandedAgain, 2, 1),
-                    (Finishing, 2, 1)
-                ],
-                false
-            ),
-            0
-        );
+        let one_by_one =
+            [(Handed, 1, 0), (Finishing, 1, 0), (Handed, 2, 1), (Finished, 1, 0), (Finishing, 2, 1)];
+        assert_eq!(run(&one_by_one, false), 0);
+        let killed_with_a_batch = [
+            (Handed, 1, 0),
+            (Handed, 1, 1),
+            (Gone, 1, 0),
+            (HandedAgain, 2, 0),
+            (Finishing, 2, 0),
+            (HandedAgain, 2, 1),
+            (Finishing, 2, 1),
+        ];
+        assert_eq!(run(&killed_with_a_batch, false), 0);
         let fenced = [
             (Handed, 1, 0),
             (HandedAgain, 2, 0),
@@ -315,23 +326,18 @@ mod tests {
             (Refused, 1, 0),
             (Finished, 2, 0),
         ];
-        assert_eq!((run(&fenced, true), run(&fenced, false)), (0, 1));
+        assert_eq!((run(&fenced, true), run(&fenced, false)), (0, 2));
     }
 
     #[test]
     fn histories_that_do_not() {
-        use What::*;
-        assert_eq!(
-            run(&[(Handed, 1, 1), (Finishing, 1, 1), (Handed, 1, 0), (Finishing, 1, 0)], false),
-            1,
-            "overtaken"
-        );
-        assert_eq!(
-            run(&[(Handed, 1, 0), (Handed, 2, 1), (Finishing, 1, 0), (Finishing, 2, 1)], false),
-            1,
-            "two hands"
-        );
-        let back = [
+        let overtaken = [(Handed, 1, 1), (Finishing, 1, 1), (Handed, 1, 0), (Finishing, 1, 0)];
+        assert_eq!(run(&overtaken, false), 1);
+        let two_hands = [(Handed, 1, 0), (Handed, 2, 1), (Finishing, 1, 0), (Finishing, 2, 1)];
+        assert_eq!((run(&two_hands, false), run(&two_hands, true)), (2, 1));
+        let taken_alive = [(Handed, 1, 0), (HandedAgain, 2, 0), (Finishing, 2, 0)];
+        assert_eq!((run(&taken_alive, false), run(&taken_alive, true)), (1, 0));
+        let behind = [
             (Handed, 1, 0),
             (Finishing, 1, 0),
             (Handed, 1, 1),
@@ -339,8 +345,9 @@ mod tests {
             (Finished, 1, 1),
             (HandedAgain, 2, 0),
         ];
-        assert_eq!(run(&back, false), 1, "behind an acknowledged one");
-        assert_eq!(run(&[(Handed, 1, 0), (Handed, 2, 0), (Finishing, 2, 0)], false), 1, "not marked");
+        assert_eq!(run(&behind, false), 1);
+        let unmarked = [(Handed, 1, 0), (Gone, 1, 0), (Handed, 2, 0), (Finishing, 2, 0)];
+        assert_eq!(run(&unmarked, false), 1);
         assert_eq!(run(&[(Handed, 1, 0)], false), 1, "never finished");
         let twice = [
             (Handed, 1, 0),

@@ -306,6 +306,44 @@ fn a_batch_hands_out_in_order_and_comes_again_in_order() {
 }
 
 #[test]
+fn a_key_of_which_something_is_in_hand_stays_where_it_is_until_that_is_settled() {
+    let test = TestBus::new("keyed-in-hand");
+    let bus = test.open("tester");
+    let topic = topic(&bus);
+    let mut publisher = topic.publisher().unwrap();
+    let mut first = topic.group("g").keyed().join().unwrap();
+    // Whichever half it is that goes to the second one, one of these is of it.
+    let (low, high) = (keys_in(0..128, 1).remove(0), keys_in(128..256, 1).remove(0));
+    for number in 0..4 {
+        publish(&mut publisher, &low, number);
+        publish(&mut publisher, &high, 10 + number);
+    }
+    let mut batch = first.receive_batch(2, 8, PATIENCE).unwrap();
+    for number in [0, 10] {
+        assert_eq!(batch.next_message().unwrap().unwrap().value().unwrap().number(), number);
+    }
+    let mut second = topic.group("g").keyed().join().unwrap();
+    assert!(second.try_receive().unwrap().is_none());
+    assert_eq!(batch.next_message().unwrap().unwrap().value().unwrap().number(), 1);
+    assert!(second.receive_timeout(SOON).unwrap().is_none(), "both keys are in the first one's hand");
+    assert_eq!(batch.ack(), 3, "and nothing of them was taken from it");
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    eventually("both have their share", || {
+        theirs.extend(drain(&mut second));
+        ours.extend(drain(&mut first));
+        ours.len() + theirs.len() == 5
+    });
+    let all: BTreeSet<_> = ours.iter().chain(&theirs).copied().collect();
+    assert_eq!(all, BTreeSet::from([2, 3, 11, 12, 13]));
+    for is_high in [false, true] {
+        let of_key = |numbers: &[u64]| numbers.iter().copied().filter(|n| (*n >= 10) == is_high).collect();
+        let of_key: [Vec<u64>; 2] = [of_key(&ours), of_key(&theirs)];
+        assert!(of_key.iter().any(Vec::is_empty) && of_key.concat().is_sorted(), "{of_key:?}");
+    }
+    assert_clean(&test);
+}
+
+#[test]
 fn a_group_is_keyed_for_its_life() {
     let test = TestBus::new("keyed-kind");
     let bus = test.open("tester");
@@ -604,9 +642,14 @@ fn chaos(name: &str, ack_wait: Duration, seed: u64) {
         names += 1;
         let mut agent = spawn("member", &test, format!("{} {names} {kind}", path.display()));
         agent.line.expect("ready");
-        agent
+        (names, agent)
     };
-    let mut members: Vec<Agent> = (0..4).map(|_| join()).collect();
+    // From here on what it has in hand may be another's.
+    let kill = |(who, member): &mut (u32, Agent)| {
+        journal.note(Record { what: What::Gone, who: *who, key: 0, count: 0 });
+        member.kill();
+    };
+    let mut members: Vec<(u32, Agent)> = (0..4).map(|_| join()).collect();
     let mut publisher = spawn("publisher", &test, path.display());
     publisher.line.expect("ready");
     let begun = Instant::now();
@@ -616,25 +659,25 @@ fn chaos(name: &str, ack_wait: Duration, seed: u64) {
         let index = random.below(4) as usize;
         match random.below(4) {
             0 => {
-                members[index].kill();
+                kill(&mut members[index]);
                 members[index] = join();
                 kills += 1;
             }
             1 => {
-                members[index].line.tell("leave");
-                assert!(members[index].wait().success());
+                members[index].1.line.tell("leave");
+                assert!(members[index].1.wait().success());
                 members[index] = join();
                 leaves += 1;
             }
             _ => {
-                members[index].stop();
+                members[index].1.stop();
                 std::thread::sleep(Duration::from_millis(10 + random.below(500)));
                 if random.below(4) == 0 {
-                    members[index].kill();
+                    kill(&mut members[index]);
                     members[index] = join();
                     kills += 1;
                 } else {
-                    members[index].go_on();
+                    members[index].1.go_on();
                 }
                 stops += 1;
             }
@@ -655,7 +698,7 @@ fn chaos(name: &str, ack_wait: Duration, seed: u64) {
     eventually("keys are shared evenly", || {
         state(&test).members.iter().all(|member| member.partition_count == 64)
     });
-    for member in &mut members {
+    for (_, member) in &mut members {
         member.line.tell("leave");
         assert!(member.wait().success());
     }

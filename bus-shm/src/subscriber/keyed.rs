@@ -491,7 +491,7 @@ impl RawSubscriber {
             }
             return None;
         };
-        let is_mine = keyed.seated.keys().confirm(partition, mine) || bus_core::is_broken("keyed_no_look");
+        let is_mine = keyed.seated.keys().confirm(partition, mine);
         if !is_mine {
             let gave_back =
                 if is_worn_out { owners.release(sequence, word) } else { owners.unclaim(sequence, word) };
@@ -694,7 +694,7 @@ impl RawSubscriber {
             let Some(mine) = keyed.owned[partition].filter(|_| is_too_many) else { continue };
             let is_in_hand =
                 keyed.hands.iter().any(|hand| partition_of(hand.key, hand.sequence) == partition);
-            if is_in_hand && !bus_core::is_broken("keyed_given_up_in_hand") {
+            if is_in_hand {
                 // When it is no longer in hand.
                 keyed.must_balance = true;
                 continue;
