@@ -1,7 +1,6 @@
 //! Operations of members of a keyed group. Its messages have no keys here, so that each is of the partition of its sequence.
 
 use crate::child::Child;
-use crate::operations::read_batch;
 use std::time::Duration;
 
 /// Takes all partitions, and a message.
@@ -12,16 +11,6 @@ pub(crate) fn claim_and_acknowledge(child: Child) {
     if let Some(message) = child.receive(&mut member) {
         child.acknowledge(message);
     }
-    child.end();
-    child.read_on(member);
-}
-
-/// There are fewer messages than the batch is to have, so that it looks round before it waits.
-pub(crate) fn wait_for_batch(child: Child) {
-    let mut member = child.member();
-    child.consume(&mut member, 4);
-    child.begin();
-    read_batch(&child, &mut member);
     child.end();
     child.read_on(member);
 }

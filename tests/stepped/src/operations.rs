@@ -181,7 +181,6 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::hot("keyed: claim and acknowledge", Member, KEYED, keyed::claim_and_acknowledge),
     Operation::hot("keyed: give back and claim again", Member, KEYED, give_back),
     Operation::hot("keyed: claim and acknowledge a batch", Member, KEYED, batch),
-    Operation::control("keyed: wait for a batch", Member, KEYED, keyed::wait_for_batch),
     Operation::control("keyed: hand partitions over", Member, KEYED, keyed::hand_over),
     Operation::control("keyed: retry", Member, KEYED_LATE, late::retry),
     Operation::control(
@@ -395,7 +394,7 @@ fn batch(child: Child) {
     child.read_on(member);
 }
 
-pub(crate) fn read_batch(child: &Child, member: &mut Subscriber<Bytes>) {
+fn read_batch(child: &Child, member: &mut Subscriber<Bytes>) {
     let mut batch = member.receive_batch(3, 3, Duration::from_millis(1)).expect("a batch");
     let mut sequences = [0; 3];
     let mut count = 0;
