@@ -720,7 +720,7 @@ fn chaos(name: &str, ack_wait: Duration, seed: u64) {
 
 fn seed() -> u64 {
     let set = std::env::var("SHMBUS_SEED").ok().and_then(|seed| seed.parse().ok());
-    set.unwrap_or_else(|| u64::from(std::process::id()) * 0x9e37_79b9 | 1)
+    set.unwrap_or_else(|| (u64::from(std::process::id()) * 0x9e37_79b9) | 1)
 }
 
 #[test]

@@ -94,6 +94,9 @@ const MESSAGES: usize = 3;
 const MEMBERS: usize = 3;
 const NAMES: [&str; MEMBERS] = ["M0", "M1", "M2"];
 
+/// Adds a step: what it is called, the message concerned, and what it changes.
+type Go<'a> = dyn FnMut(&'static str, u8, &dyn Fn(&mut State, &mut Member)) + 'a;
+
 /// The word of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 enum Word {
@@ -388,12 +391,7 @@ impl Keyed {
         }
     }
 
-    fn choose(
-        &self,
-        state: &State,
-        who: usize,
-        go: &mut dyn FnMut(&'static str, u8, &dyn Fn(&mut State, &mut Member)),
-    ) {
+    fn choose(&self, state: &State, who: usize, go: &mut Go<'_>) {
         let me = state.members[who];
         let id = who as u8;
         let part = state.part;
@@ -471,13 +469,7 @@ impl Keyed {
         }
     }
 
-    fn take(
-        &self,
-        state: &State,
-        who: usize,
-        message: usize,
-        go: &mut dyn FnMut(&'static str, u8, &dyn Fn(&mut State, &mut Member)),
-    ) {
+    fn take(&self, state: &State, who: usize, message: usize, go: &mut Go<'_>) {
         let me = state.members[who];
         let seen = state.words[message];
         let value = message as u8;
