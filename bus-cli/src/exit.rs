@@ -130,6 +130,8 @@ fn code_of_attach(error: &AttachError) -> Code {
         | AttachError::ProducerLimit { .. }
         | AttachError::GroupLimit { .. }
         | AttachError::GroupBusy { .. }
+        | AttachError::KeyedMembers { .. }
+        | AttachError::NotKeyed { .. }
         | AttachError::GroupKind { .. } => Code::Refused,
         AttachError::Topic(error) => code_of_topic(error),
         _ => Code::Error,

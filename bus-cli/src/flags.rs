@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Ps(cmd::ps::Args),
     /// Dead letters: look at them, publish them again, remove them
     Dlq(cmd::dlq::Args),
+    /// Say something to a group: have a keyed group's members share its keys anew
+    Group(cmd::group::Args),
     /// Show or set what each publisher of a topic may publish
     Quota(cmd::quota::Args),
     /// Publish what a topic still holds of a time once more, in another topic

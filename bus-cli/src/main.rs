@@ -54,6 +54,7 @@ fn run(cli: &Cli) -> Outcome {
         Command::Sub(args) => cmd::subscribe::run(place, args),
         Command::Ps(args) => cmd::ps::run(place, args),
         Command::Dlq(args) => cmd::dlq::run(place, args),
+        Command::Group(args) => cmd::group::run(place, args),
         Command::Quota(args) => cmd::quota::run(place, args),
         Command::Replay(args) => cmd::replay::run(place, args),
         Command::Trace(args) => cmd::trace::run(place, args),

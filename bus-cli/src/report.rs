@@ -7,6 +7,7 @@ use bus_shm::inspect::{
     Age, BreakerState, GroupLane, GroupState, LaneState, Precision, ProcessInfo, PublisherState,
     TopicSettings, TopicState,
 };
+use bus_shm::keys::KeyedState;
 use serde_json::{Value, json};
 
 pub(crate) fn process(info: &ProcessInfo) -> Value {
@@ -112,6 +113,44 @@ pub(crate) fn group_lane(position: &GroupLane, lanes: usize) -> Value {
     })
 }
 
+/// Who has which keys of a keyed group; shares are of all messages that were handed out.
+pub(crate) fn keyed(keyed: &KeyedState) -> Value {
+    let share = |count: u64| (keyed.handed_count > 0).then(|| count as f64 / keyed.handed_count as f64);
+    let members: Vec<Value> = keyed
+        .members
+        .iter()
+        .map(|member| {
+            json!({
+                "pid": member.process.pid,
+                "service": member.process.service,
+                "seat": member.seat,
+                "partition_count": member.partition_count,
+                "handed_count": member.handed_count,
+                "failed_count": member.failed_count,
+            })
+        })
+        .collect();
+    let hottest: Vec<Value> = keyed
+        .hottest
+        .iter()
+        .map(|partition| {
+            json!({
+                "partition": partition.partition,
+                "seat": partition.seat,
+                "handed_count": partition.handed_count,
+                "share": share(partition.handed_count),
+            })
+        })
+        .collect();
+    json!({
+        "partitions": keyed.partitions,
+        "vacant_count": keyed.vacant_count,
+        "handed_count": keyed.handed_count,
+        "members": members,
+        "hottest": hottest,
+    })
+}
+
 /// A group with its lag over all lanes; what it has in each lane comes from `group_lane`.
 pub(crate) fn group(group: &GroupState, lanes: Vec<Value>) -> Value {
     let (lag_count, lag_bytes, age) = total_lag(group);
@@ -119,6 +158,7 @@ pub(crate) fn group(group: &GroupState, lanes: Vec<Value>) -> Value {
         "group": group.name,
         "state": group.state,
         "shared": group.shared,
+        "keyed": group.keyed.as_ref().map(keyed),
         "ephemeral": group.ephemeral,
         "members": group.members,
         "holder": group.holder.as_ref().map(process),

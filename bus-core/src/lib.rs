@@ -26,6 +26,7 @@ pub mod gate;
 pub mod group;
 pub mod header;
 pub mod holder;
+pub mod keyed;
 pub mod lane;
 pub mod layout;
 pub mod limits;

@@ -8,6 +8,10 @@ pub const PRODUCERS_MAX: u32 = 1_023;
 pub const PRODUCERS_DEFAULT: u32 = 64;
 /// Groups on one topic. The gate scan visits every used entry, once a ring revolution.
 pub const GROUPS_MAX: u32 = 256;
+/// Partitions of a keyed group: enough that the shares of some dozens of members differ little, few enough to look at all of them.
+pub const PARTITIONS: u32 = 256;
+/// Members of a keyed group: with more, some would have no partition. Eight bits name a seat.
+pub const KEYED_MEMBERS_MAX: u32 = 256;
 /// Lanes of one topic: each has its own ring and arenas, so more would cost memory that few topics use.
 pub const LANES_MAX: usize = 4;
 /// Lanes unless set: critical, high, normal.

@@ -255,6 +255,13 @@ impl<'a> Owners<'a> {
         self.settle(sequence, mine, OwnerWord { state: state::RELEASED, ..mine })
     }
 
+    /// Takes a claim back that has not been handed out: as if it had never been made, but for the nonce. False: it had been lost.
+    pub fn unclaim(&self, sequence: u64, mine: OwnerWord) -> bool {
+        let attempts = mine.attempts.saturating_sub(1);
+        let state = if attempts == 0 { state::FREE } else { state::RELEASED };
+        self.settle(sequence, mine, OwnerWord { state, attempts, ..mine })
+    }
+
     /// Commits a message to the aside store's `entry`, which is staged. False: the claim had been lost.
     pub fn park(&self, sequence: u64, mine: OwnerWord, entry: ParkedEntry) -> bool {
         let parked = mine.parked(entry);

@@ -196,6 +196,10 @@ impl TopicDir {
         self.0.join(format!("owners-{entry}"))
     }
 
+    pub(crate) fn keys(&self, entry: usize) -> PathBuf {
+        self.0.join(format!("keys-{entry}"))
+    }
+
     pub(crate) fn aside(&self, entry: usize) -> PathBuf {
         self.0.join(format!("aside-{entry}"))
     }

@@ -312,6 +312,28 @@ pub enum AttachError {
         /// What it is.
         theirs: &'static str,
     },
+    /// A group has no keys to share.
+    #[error("group {group:?} of topic {topic:?}: {why}")]
+    NotKeyed {
+        /// The topic.
+        topic: String,
+        /// The group.
+        group: String,
+        /// What it is instead.
+        why: &'static str,
+    },
+    /// All seats of a keyed group are taken.
+    #[error(
+        "keyed group {group:?} of topic {topic:?} has {max} members already, and no more partitions than that; share one group among fewer, or use another"
+    )]
+    KeyedMembers {
+        /// The topic.
+        topic: String,
+        /// The group.
+        group: String,
+        /// How many there can be.
+        max: u32,
+    },
     /// A group that waits for ever for its members cannot become one that does not, nor the other way round: its members read
     /// in place, and the others copy.
     #[error(

@@ -3,6 +3,7 @@
 
 use crate::bus::BusInner;
 use crate::error::{AttachError, RegionError};
+use crate::keys::KeysFile;
 use crate::region::{Region, reserve};
 use crate::repair;
 use crate::sys::clock;
@@ -25,6 +26,8 @@ pub(crate) struct Wanted<'a> {
     /// `None`: a group of its own, without a name.
     pub(crate) name: Option<&'a str>,
     pub(crate) shared: bool,
+    /// All messages of a key go to one member. Only with `shared`.
+    pub(crate) keyed: bool,
     /// Lets go when it has held others back for this long.
     pub(crate) yields: Option<Duration>,
     /// How long a member of a shared group may be silent, if the group is made now.
@@ -74,8 +77,8 @@ pub(crate) fn display_name(core: &TopicCore, entry: usize) -> String {
 }
 
 /// What a new named group is like.
-pub(crate) fn kind_bits(shared: bool) -> u64 {
-    let bits = if shared { kind::SHARED } else { 0 };
+pub(crate) fn kind_bits(shared: bool, keyed: bool) -> u64 {
+    let bits = if shared { kind::SHARED } else { 0 } | if keyed { kind::KEYED } else { 0 };
     kind::with_ack_wait_ms(kind::with_attempts_max(bits, ATTEMPTS_DEFAULT), ACK_WAIT_DEFAULT_MS)
 }
 
@@ -221,17 +224,21 @@ fn try_named(
     let entry = find_named(core, name)?;
     let word = word_of(core, entry, in_entry::STATE)?;
     let seen = HolderWord::unpack(word.load(Ordering::Acquire));
-    let mut bits = kind_bits(wanted.shared);
+    let mut bits = kind_bits(wanted.shared, wanted.keyed);
     if let Some(wait) = wanted.ack_wait {
         bits = kind::with_ack_wait_ms(bits, ack_wait_ms(wait));
     }
     let theirs = core.group_number(entry, in_entry::KIND);
-    let is_of_another_kind = (theirs ^ bits) & kind::SHARED != 0;
+    let is_of_another_kind = (theirs ^ bits) & kind::KINDS != 0;
     if state::has_let_go(seen.state) && !is_of_another_kind {
         bits = theirs;
     }
     if matches!(seen.state, state::ACTIVE | state::HELD) && is_of_another_kind {
-        let theirs = if wanted.shared { "a group of one member" } else { "shared by many members" };
+        let theirs = match theirs & kind::KINDS {
+            0 => "a group of one member",
+            kind::SHARED => "shared by many members, and not keyed",
+            _ => "keyed: shared by many members, all messages of a key going to one of them",
+        };
         return Err(AttachError::GroupKind { topic: core.name().into(), group: name.into(), theirs });
     }
     if (seen.state == state::HELD || state::has_let_go(seen.state))
@@ -286,6 +293,9 @@ fn enter(
     let attempt = (|| {
         if wanted.shared {
             make_owners(core, entry, bus.me())?;
+        }
+        if wanted.keyed {
+            KeysFile::make(core, entry, bus.me())?;
         }
         if reserved.state == state::REJOINING {
             for lane in 0..core.lanes() {

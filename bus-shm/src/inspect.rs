@@ -4,6 +4,7 @@
 use crate::aside::AsideFile;
 use crate::directory::{BusDir, visible_names};
 use crate::error::{BusError, MailboxOwner, TopicError};
+use crate::keys::KeyedState;
 use crate::lease::{ParticipantInfo, Participants};
 use crate::mailbox;
 use crate::payload::TypeIdentity;
@@ -189,6 +190,8 @@ pub struct GroupState {
     pub state: &'static str,
     /// Many members share it.
     pub shared: bool,
+    /// Of a keyed group: who has which keys.
+    pub keyed: Option<KeyedState>,
     /// It goes with its member.
     pub ephemeral: bool,
     /// Its member, if it has a single one.
@@ -511,6 +514,9 @@ impl TopicView {
             name: crate::group::display_name(&self.core, entry),
             state: name,
             shared,
+            keyed: (bits & kind::KEYED != 0)
+                .then(|| crate::keys::now(&self.core, entry, &self.participants))
+                .flatten(),
             ephemeral: bits & kind::EPHEMERAL != 0,
             holder,
             members,

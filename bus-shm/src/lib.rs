@@ -39,6 +39,7 @@ pub mod fsck;
 mod group;
 pub mod handlers;
 pub mod inspect;
+pub mod keys;
 mod lease;
 mod listeners;
 pub mod mailbox;

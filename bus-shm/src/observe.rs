@@ -25,6 +25,16 @@ pub(crate) enum Place {
         /// Its index.
         index: usize,
     },
+    /// The beat of a keyed group's member.
+    Seat {
+        /// Its seat.
+        index: u8,
+    },
+    /// The word of a keyed group's partition.
+    Partition {
+        /// Its index.
+        index: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]

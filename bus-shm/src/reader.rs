@@ -28,6 +28,17 @@ pub(crate) enum Found {
     Missed { at: u64, from: u64 },
 }
 
+/// What a look at a message that nobody has claimed shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peek {
+    /// It is not published yet.
+    Empty,
+    /// Its group has finished it.
+    Gone,
+    /// The hash of its key; 0 for none, or where the message cannot be read.
+    Key(u64),
+}
+
 /// A message as it was found, in place or copied.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Finding {
@@ -341,6 +352,34 @@ impl LaneReader {
             }
         }
         Err(self.corrupt("a reliable reader was overtaken"))
+    }
+
+    /// Shared: the key of a message, which others may finish meanwhile.
+    pub(crate) fn peek(&mut self, sequence: u64) -> Peek {
+        let is_empty = match &self.ring {
+            LaneRing::Mpmc(ring) => matches!(ring.slot(sequence), Slot::Empty),
+            LaneRing::Spsc(ring) => matches!(ring.slot(sequence), Slot::Empty),
+        };
+        if is_empty {
+            return Peek::Empty;
+        }
+        let mut finding = Finding::NONE;
+        let located = self.locate(sequence, &mut finding);
+        // CLAIM-COPY: the look at the message comes before this one at the cursor. Pairs with the Release that every publisher puts
+        // between seeing the gate and overwriting: who saw a byte of that sees the cursor that let the gate pass.
+        fence(Ordering::Acquire);
+        let low_water = self.low_water.map_or(sequence, |low_water| low_water.load(Ordering::Relaxed));
+        match located {
+            _ if distance(low_water, sequence) > 0 => Peek::Gone,
+            Ok(()) => Peek::Key(finding.header.reference),
+            Err(_) => Peek::Key(0),
+        }
+    }
+
+    /// Shared: finds a message that was claimed, wherever the reader's position is.
+    pub(crate) fn take_at(&mut self, sequence: u64, finding: &mut Finding) -> Result<(), Failure> {
+        finding.sequence = sequence;
+        self.locate(sequence, finding)
     }
 
     /// Copies a message that was found in place, and checks that it was this message all the while: for readers who do not

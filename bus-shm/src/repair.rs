@@ -96,6 +96,7 @@ fn sweep_topic(topic: &TopicCore, dead: Holder, is_its: &dyn Fn() -> bool) {
     for entry in 0..topic.groups_used() {
         release_group(topic, entry, dead);
         release_claims(topic, entry, |member| member == dead.participant && is_its());
+        crate::keys::release_dead_seats(topic, entry, |holder| holder == dead);
         release_letters(topic, entry, dead);
     }
     for producer in 0..topic.config().producers as usize {
@@ -335,6 +336,7 @@ pub(crate) fn release_dead_claims(topic: &TopicCore, participants: &Participants
     let mut changed = false;
     for entry in 0..topic.groups_used() {
         changed |= release_claims(topic, entry, &mut is_dead);
+        changed |= crate::keys::release_dead_seats(topic, entry, |holder| participants.is_dead(holder));
     }
     if changed {
         wake_readers_after_repair(topic);

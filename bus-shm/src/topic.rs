@@ -380,6 +380,10 @@ impl TopicCore {
         self.map_owners(entry, Access::Write)
     }
 
+    pub(crate) fn look_owners(&self, entry: usize) -> Result<Region, RegionError> {
+        self.map_owners(entry, Access::Read)
+    }
+
     fn map_owners(&self, entry: usize, access: Access) -> Result<Region, RegionError> {
         let path = self.dir.owners(entry);
         let (region, preamble) = Region::attach(&path, owners::MAGIC, access, None)?;
@@ -635,18 +639,23 @@ impl<T: Speak> TopicBuilder<T> {
 
     /// A named group that exists from the topic's creation on, so that nothing is published before it. At most 10.
     pub fn with_group(self, name: &str) -> Self {
-        self.with(name, false)
+        self.with(name, false, false)
     }
 
     /// The same for a group of many members.
     pub fn with_shared_group(self, name: &str) -> Self {
-        self.with(name, true)
+        self.with(name, true, false)
     }
 
-    fn with(mut self, name: &str, shared: bool) -> Self {
+    /// The same for a keyed group: [`crate::SubscriberBuilder::keyed`].
+    pub fn with_keyed_group(self, name: &str) -> Self {
+        self.with(name, true, true)
+    }
+
+    fn with(mut self, name: &str, shared: bool, keyed: bool) -> Self {
         // Two entries of one name would be one group that reads and one that holds everybody up.
         self.groups.retain(|group| group.name != name);
-        self.groups.push(GroupSpec { name: name.to_owned(), shared });
+        self.groups.push(GroupSpec { name: name.to_owned(), shared, keyed });
         self
     }
 

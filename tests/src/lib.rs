@@ -3,6 +3,7 @@
 pub mod burst;
 pub mod cli;
 pub mod harness;
+pub mod keyed;
 pub mod memory;
 pub mod model;
 pub mod scale;

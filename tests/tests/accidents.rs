@@ -404,6 +404,7 @@ fn visit(name: &str) -> Vec<(&'static str, String)> {
     note("topic", Ok(()));
     note("named", topic.group("g").join().map_err(|error| error.to_string()).and_then(read_some));
     note("shared", topic.group("s").shared().join().map_err(|error| error.to_string()).and_then(read_some));
+    note("keyed", topic.group("k").keyed().join().map_err(|error| error.to_string()).and_then(read_some));
     note(
         "tap",
         topic.subscriber().tap().from(Start::Oldest).join().map_err(|e| e.to_string()).and_then(read_some),
@@ -462,7 +463,8 @@ fn publish_some(topic: &Topic<Bytes>) -> Result<(), String> {
 fn furnished(test: &TestBus, producers: u32) {
     let bus = Bus::builder(&test.name).open().unwrap();
     let builder = bus.topic_builder::<Bytes>("t").producers(producers).capacity(64);
-    let topic = builder.with_group("g").with_shared_group("s").open().unwrap();
+    let topic = builder.with_group("g").with_shared_group("s").with_keyed_group("k").open().unwrap();
+    drop(topic.group("k").keyed().join().unwrap());
     let mut publisher = topic.publisher().unwrap();
     for n in 0..12_u8 {
         publisher.publish(&vec![n; if n % 3 == 0 { 5_000 } else { 50 }]).unwrap();
@@ -491,14 +493,16 @@ fn regions(bus: &Path) -> Vec<(PathBuf, &'static str)> {
             "bus" | "spin" => "bus",
             "listeners" => "many",
             "ring" | "groups" | "wake" => "topic",
+            "owners" if name == "owners-2" => "keyed",
             "owners" => "shared",
+            "keys" => "keyed",
             "arena" => "named",
             other => panic!("what is {other}?"),
         }
     };
     let found: Vec<_> =
         files.iter().map(|path| (path.strip_prefix(bus).unwrap().to_owned(), step(path))).collect();
-    assert_eq!(found.len(), 8, "{found:?}");
+    assert_eq!(found.len(), 10, "{found:?}");
     found
 }
 

@@ -586,6 +586,50 @@ fn members_of_a_shared_group_share_the_messages() {
 }
 
 #[test]
+fn members_of_a_keyed_group_have_keys_for_themselves_and_info_says_how_many() {
+    let cli = CliBus::new("cli-keyed");
+    cli.run(&["create", "a", "--keyed-group", "team"]).expect(0);
+    cli.run(&["group", "rebalance", "a", "team"]).expect(6).says("no members");
+    let mut members: Vec<Running> =
+        (0..2).map(|_| cli.start(&["sub", "a", "-g", "team", "--keyed", "-q"])).collect();
+    let shares = || {
+        let info = cli.run(&["info", "a", "--json"]).expect(0).json();
+        let members = info["groups"][0]["keyed"]["members"].as_array().unwrap().clone();
+        members.iter().map(|member| member["partition_count"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    eventually("they share", || shares() == [128, 128]);
+    for number in 0..3 {
+        for key in ["ada", "bob", "eve", "joe"] {
+            cli.run(&["-q", "pub", "a", "--key", key, &format!("{key} {number}")]).expect(0);
+        }
+    }
+    eventually("everything is finished", || {
+        cli.topic("a").is_some_and(|topic| topic.groups[0].lanes.iter().all(|lane| lane.lag_count == 0))
+    });
+    cli.run(&["sub", "a", "-g", "team", "--shared"]).expect(6).says("keyed");
+    let text = cli.run(&["info", "a"]).expect(0).out;
+    for words in ["group team is keyed", "128 of 256", "hottest partitions: "] {
+        assert!(text.contains(words), "{words:?} is not in {text}");
+    }
+    cli.run(&["group", "rebalance", "a", "team"]).expect(0);
+    let done = cli.run(&["group", "rebalance", "a", "team", "--json"]).expect(0).json();
+    assert_eq!((&done["members"], &done["counted"]), (&2.into(), &0.into()));
+    cli.run(&["group", "rebalance", "a", "nobody"]).expect(6).says("no such group");
+    for member in &members {
+        member.signal(Signal::INT);
+    }
+    let printed: Vec<String> = members.drain(..).map(|member| member.finish().out).collect();
+    for key in ["ada", "bob", "eve", "joe"] {
+        let of: Vec<Vec<&str>> = printed
+            .iter()
+            .map(|out| out.lines().filter(|line| line.starts_with(key)).collect())
+            .filter(|lines: &Vec<&str>| !lines.is_empty())
+            .collect();
+        assert_eq!(of, [[0, 1, 2].map(|number| format!("{key} {number}"))], "one member has all of {key}");
+    }
+}
+
+#[test]
 fn a_damaged_bus_is_named_and_goes_with_force() {
     let cli = CliBus::new("cli-damage");
     cli.run(&["pub", "good", "x"]).expect(0);

@@ -329,6 +329,11 @@ fn members_of_a_shared_group_divide_the_work() {
 }
 
 #[test]
+fn members_of_a_keyed_group_have_each_key_for_themselves() {
+    Shelf::new().expect("keyed_group", &["worker 2:", "20 accounts, 400 bookings, each account in order"]);
+}
+
+#[test]
 fn batches_are_received_dropped_and_received_again() {
     let shelf = Shelf::new();
     let texts = [

@@ -5,7 +5,9 @@ use bus_core::aside::AsideWord;
 use bus_core::header::WRITING;
 use bus_core::holder::{Holder, HolderWord, participant, producer};
 use bus_core::layout::groups::{in_entry, in_lane, state as group_state};
-use bus_core::layout::{Preamble, arena, aside, groups, listeners, outcomes, owners, ring, superblock, wake};
+use bus_core::layout::{
+    Preamble, arena, aside, groups, keys, listeners, outcomes, owners, ring, superblock, wake,
+};
 use bus_core::name::key;
 use bus_core::owner::{OwnerWord, ParkedEntry, state as owner_state};
 use bus_shm::dead_letters::{self, Filter, Full};
@@ -329,6 +331,11 @@ fn furnish(bus: &Bus) {
             }
         }
     }
+    let keyed = bus.topic_builder::<Bytes>("keyed").capacity(CAPACITY).lanes(1).open().unwrap();
+    drop(keyed.group("k").keyed().ack_wait(Duration::ZERO).join().unwrap());
+    let mut publisher = keyed.publisher().unwrap();
+    let meta = bus_shm::Meta::new().key("a");
+    (0..4).for_each(|_| _ = publisher.publish_bytes_with(Lane(0), &[1; 50], &meta).unwrap());
     bus.topic_builder::<Bytes>("empty").capacity(4_096).open().unwrap();
 }
 
@@ -413,6 +420,7 @@ const GROUPS: &str = "topics/many/groups";
 const OWNERS: &str = "topics/many/owners-1";
 const ASIDE: &str = "topics/many/aside-1";
 const OUTCOMES: &str = "topics/many/outcomes-1";
+const KEYS: &str = "topics/keyed/keys-0";
 /// A process that has never registered.
 const NOBODY: Holder = Holder { participant: 5, incarnation: 1 };
 
@@ -560,7 +568,8 @@ fn damages() -> Vec<Damage> {
         word("types", TopicTypes, RING, ring::at::TYPES_COUNT, |_| 17),
         word("quota of nothing", TopicQuota, RING, ring::at::QUOTA, |_| 5 << 36),
         word("group state", GroupState, GROUPS, group(in_entry::STATE), |word| word | 15),
-        word("unknown kind", GroupKind, GROUPS, group(in_entry::KIND), |_| 1 << 4),
+        word("unknown kind", GroupKind, GROUPS, group(in_entry::KIND), |_| 1 << 5),
+        word("keyed and not shared", GroupKind, GROUPS, group(in_entry::KIND), |_| 1 << 4),
         word("a name that goes", GroupKind, GROUPS, group(in_entry::KIND), |_| groups::kind::EPHEMERAL),
         word("another name", GroupKey, GROUPS, group(in_entry::NAME), |word| word + 1),
         word("no key", GroupKey, GROUPS, group(in_entry::KEY), |_| 0),
@@ -582,6 +591,21 @@ fn damages() -> Vec<Damage> {
             make_aside(bus, &[(waiting(1), 3, DESCRIPTION)]);
             store(&bus.join(OWNERS), claim(12) as u64, parked(0, 1));
         }),
+        word("seat state", KeySeat, KEYS, keys::seat_word(3, keys::in_seat::HOLDER) * 8, |_| 9),
+        word("seat of nobody", KeyHolder, KEYS, keys::seat_word(3, keys::in_seat::HOLDER) * 8, |_| {
+            held(keys::seat::TAKEN, 1)
+        }),
+        word("partition", KeyPartition, KEYS, keys::partition_word(9, keys::in_partition::WORD) * 8, |_| 4),
+        act("two at one key", &[OwnerMember, KeyClaims], |bus| {
+            let path = bus.join("topics/keyed/owners-0");
+            let claimed =
+                |member| OwnerWord { member, ..OwnerWord::unpack(owner(owner_state::CLAIMED, 1, 1)) };
+            store(&path, claim(1) as u64, claimed(5).pack());
+            store(&path, claim(2) as u64, claimed(6).pack());
+        }),
+        word("keys", FileUnreadable, KEYS, 0, |word| word ^ 1),
+        word("keys of another topic", FileUnreadable, KEYS, 24, |word| word ^ 1),
+        act("keys missing", &[FileUnreadable], |bus| std::fs::remove_file(bus.join(KEYS)).unwrap()),
         act("aside state", &[AsideState], |bus| make_aside(bus, &[(aside_word(9, 1), 3, DESCRIPTION)])),
         act("aside of a later sequence", &[AsideMessage], move |bus| {
             make_aside(bus, &[(waiting(1), END, DESCRIPTION)]);

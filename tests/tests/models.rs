@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tests::model::explorer::{Model, Verdict, explore};
 use tests::model::{
-    aside_due, aside_one, doorbell, gate, let_go, lossy, mailbox, owner, publish, receipts, replay,
+    aside_due, aside_one, doorbell, gate, keyed, let_go, lossy, mailbox, owner, publish, receipts, replay,
     reply_topic, role, single_producer, takeover, told, two_phase,
 };
 
@@ -240,6 +240,56 @@ mod mailboxes {
     fn break_when_they_are_made_in_two_steps_or_twice() {
         for variant in [Variant::GroupAfterwards, Variant::Replaced] {
             breaks(&format!("mailbox, {variant:?}"), &Mailbox { variant, ..RACE });
+        }
+    }
+}
+
+mod keyed_groups {
+    use super::keyed::{Keyed, Variant};
+    use super::*;
+
+    const BASE: Keyed = Keyed {
+        variant: Variant::Correct,
+        messages: 2,
+        members: 2,
+        batch: 1,
+        kills: 1,
+        fences: 0,
+        moves: 1,
+        retries: 1,
+        drops: 1,
+    };
+    const FENCED: Keyed = Keyed { fences: 2, batch: 2, moves: 1, retries: 0, drops: 0, ..BASE };
+
+    #[test]
+    fn keep_the_order_of_a_key_and_never_two_members_at_it() {
+        holds("keyed, three members", &Keyed { members: 3, messages: 3, batch: 2, ..BASE });
+        holds("keyed, three members, deaths and moves", &Keyed { members: 3, kills: 2, moves: 2, ..BASE });
+    }
+
+    #[test]
+    fn fence_members_that_are_silent() {
+        holds("keyed, fenced", &Keyed { messages: 3, ..FENCED });
+        holds("keyed, fenced, retries", &Keyed { retries: 1, drops: 1, ..FENCED });
+        holds("keyed, fenced, three members", &Keyed { members: 3, ..FENCED });
+    }
+
+    #[test]
+    fn break_when_a_partition_changes_hands_otherwise() {
+        for (variant, model) in [
+            (Variant::NoLook, FENCED),
+            (Variant::LookBefore, FENCED),
+            (Variant::TakenAlive, BASE),
+            (Variant::PassedOver, FENCED),
+            (Variant::BlindTake, FENCED),
+            (Variant::LookLast, FENCED),
+            (Variant::FirstToLast, FENCED),
+            (Variant::GivenUpInHand, BASE),
+            (Variant::TakenInHand, FENCED),
+            (Variant::RetryPasses, BASE),
+            (Variant::StoreForgotten, BASE),
+        ] {
+            breaks(&format!("keyed, {variant:?}"), &Keyed { variant, ..model });
         }
     }
 }

@@ -47,6 +47,9 @@ pub(crate) struct Args {
     /// The same, shared by any number of members
     #[arg(long, value_name = "NAME")]
     shared_group: Vec<String>,
+    /// The same, keyed: all messages of a key go to one of its members
+    #[arg(long, value_name = "NAME")]
+    keyed_group: Vec<String>,
 }
 
 /// As `--overflow` names them.
@@ -111,6 +114,9 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     for name in &args.shared_group {
         topic = topic.with_shared_group(name);
     }
+    for name in &args.keyed_group {
+        topic = topic.with_keyed_group(name);
+    }
     let topic = topic.open()?;
     ensure_groups(place, &topic, args)?;
     if place.quiet {
@@ -138,10 +144,13 @@ fn ensure_groups(place: &Place, topic: &Topic<Bytes>, args: &Args) -> Outcome {
         .filter(|group| group.state != "detached")
         .map(|group| group.name)
         .collect();
-    for (names, shared) in [(&args.group, false), (&args.shared_group, true)] {
+    let kinds =
+        [(&args.group, false, false), (&args.shared_group, true, false), (&args.keyed_group, true, true)];
+    for (names, shared, keyed) in kinds {
         for name in names.iter().filter(|name| !there.contains(name)) {
             let group = topic.group(name);
-            match if shared { group.shared() } else { group }.join() {
+            let group = if shared { group.shared() } else { group };
+            match if keyed { group.keyed() } else { group }.join() {
                 Ok(joined) => joined.close(),
                 // Somebody else was quicker.
                 Err(AttachError::GroupBusy { .. }) => {}

@@ -8,6 +8,7 @@ use crate::table::columns;
 use crate::units::{self, facts};
 use crate::watch::{Sample, Watch, is_present, members_text, stalled_text, total_lag};
 use bus_shm::inspect::{BreakerState, BusView, ProcessInfo, PublisherState, TopicSettings, TopicState};
+use bus_shm::keys::KeyedState;
 use bus_shm::{Overflow, ParticipantInfo, mailbox};
 use serde_json::{Value, json};
 
@@ -116,6 +117,9 @@ fn topic_text(sample: &Sample) -> String {
         text += &format!("\n{}", groups.render());
     }
     for group in state.groups.iter().filter(|group| is_present(group)) {
+        if let Some(keyed) = &group.keyed {
+            text += &keyed_text(&group.name, keyed);
+        }
         if group.full_count > 0 {
             text += &format!(
                 "\ngroup {}: its store for retries and dead letters was full for {}; `shmbus dlq purge {}` makes room\n",
@@ -128,6 +132,37 @@ fn topic_text(sample: &Sample) -> String {
             let dropped = units::counted(group.dropped_count, "dead letter");
             text += &format!("\ngroup {}: {dropped} made room for others\n", group.name);
         }
+    }
+    text
+}
+
+/// Who has which keys.
+fn keyed_text(group: &str, keyed: &KeyedState) -> String {
+    let mut members = columns(&["MEMBER", ">PID", ">PARTITIONS", ">HANDED OUT", ">SHARE", ">FAILED"]);
+    let all = keyed.members.iter().fold(0, |all: u64, member| all.saturating_add(member.handed_count));
+    for member in &keyed.members {
+        members.row([
+            member.process.service.clone(),
+            member.process.pid.to_string(),
+            format!("{} of {}", member.partition_count, keyed.partitions),
+            units::count(member.handed_count),
+            units::percent(member.handed_count, all),
+            units::count(member.failed_count),
+        ]);
+    }
+    let mut text = format!("\ngroup {group} is keyed\n{}", members.render());
+    if keyed.vacant_count > 0 && !keyed.members.is_empty() {
+        text += &format!(
+            "{} that nobody has at this moment\n",
+            units::counted(keyed.vacant_count.into(), "partition")
+        );
+    }
+    let hottest = keyed.hottest.iter().map(|partition| {
+        format!("{} ({})", partition.partition, units::percent(partition.handed_count, keyed.handed_count))
+    });
+    let hottest: Vec<_> = hottest.collect();
+    if !hottest.is_empty() {
+        text += &format!("hottest partitions: {}\n", hottest.join(", "));
     }
     text
 }

@@ -7,6 +7,7 @@ pub(crate) mod dlq;
 pub(crate) mod down;
 pub(crate) mod fsck;
 pub(crate) mod gc;
+pub(crate) mod group;
 pub(crate) mod info;
 pub(crate) mod lag;
 pub(crate) mod ls;

@@ -56,8 +56,8 @@ pub mod state {
 /// Bits of an entry's `kind` word.
 ///
 /// ```text
-/// bit   0           1        2        3         8..16          16..32   32..64
-///       ephemeral   shared   yields   lets go   attempts_max   hold, s  limit (yields) or ack_wait (shared), ms
+/// bit   0           1        2        3         4       8..16          16..32   32..64
+///       ephemeral   shared   yields   lets go   keyed   attempts_max   hold, s  limit (yields) or ack_wait (shared), ms
 /// ```
 pub mod kind {
     use crate::limits::ATTEMPTS_DEFAULT;
@@ -71,6 +71,12 @@ pub mod kind {
 
     /// A group of one that is let go when it has stood still for its limit, and comes back: see [`super::stall`].
     pub const LETS_GO: u64 = 1 << 3;
+
+    /// A shared group in which all messages of a key go to one member, in order: see [`crate::keyed`].
+    pub const KEYED: u64 = 1 << 4;
+
+    /// What makes two groups different in kind: one does not become the other.
+    pub const KINDS: u64 = SHARED | KEYED;
 
     /// How often a message is handed out before it is a dead letter.
     pub const fn attempts_max(kind: u64) -> u8 {

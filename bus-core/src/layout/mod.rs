@@ -20,6 +20,7 @@
 pub mod arena;
 pub mod aside;
 pub mod groups;
+pub mod keys;
 pub mod lease;
 pub mod listeners;
 pub mod outcomes;

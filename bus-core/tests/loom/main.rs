@@ -16,6 +16,7 @@ mod aside;
 mod doorbell;
 mod flow;
 mod gate;
+mod keyed;
 mod listener;
 mod owner;
 mod ring_mpmc;

@@ -11,7 +11,7 @@ use bus_core::seq::distance;
 use std::collections::HashMap;
 
 /// Bits of a kind word that mean something: flags, attempts, seconds, milliseconds.
-const KIND_BITS: u64 = kind::EPHEMERAL | kind::SHARED | COPIES | !0 << 8;
+const KIND_BITS: u64 = kind::EPHEMERAL | kind::SHARED | kind::KEYED | COPIES | !0 << 8;
 /// Groups whose member copies what it reads, since it may be let go.
 const COPIES: u64 = kind::YIELDS | kind::LETS_GO;
 
@@ -140,6 +140,7 @@ fn check_hands(look: &mut Look<'_>, core: &TopicCore, entry: usize, word: Holder
     let lets_go = bits & kind::LETS_GO != 0;
     let is_possible = bits & !KIND_BITS == 0
         && ephemeral == is_nameless
+        && (shared || bits & kind::KEYED == 0)
         && !(lets_go && (shared || yields))
         && match (shared, ephemeral, yields) {
             (true, ephemeral, yields) => !ephemeral && !yields,

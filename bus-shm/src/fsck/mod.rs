@@ -17,6 +17,7 @@ mod arenas;
 mod aside;
 mod files;
 mod groups;
+mod keys;
 mod listeners;
 mod outcomes;
 mod owners;
@@ -33,6 +34,7 @@ use crate::topic::{Role, TopicCore};
 use bus_core::layout::superblock::at;
 use bus_core::sync::Ordering;
 use participants::Roll;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long to wait before looking again, and again.
@@ -128,6 +130,7 @@ impl<'a> Look<'a> {
             Err(TopicError::NotFound { .. }) => return,
             Err(error) => return files::unreadable(self, Place::topic(name), name.len() as u64, &error),
         };
+        let core = Arc::new(core);
         self.topics += 1;
         self.lanes += core.lanes();
         files::check_topic(self, &core);
@@ -136,6 +139,7 @@ impl<'a> Look<'a> {
         groups::check(self, &core);
         let ends: Vec<Option<u64>> = (0..core.lanes()).map(|lane| ring::check(self, &core, lane)).collect();
         owners::check(self, &core, &ends);
+        keys::check(self, &core);
         aside::check(self, &core, &ends);
         outcomes::check(self, &core, &ends);
     }

@@ -74,7 +74,7 @@ invariants! {
     TopicTypes "topic.types" Anew "A topic counts no more types than it has room for.";
     TopicQuota "topic.quota" Harmless "The quota of a topic has a rate, and no service's mark.";
     GroupState "group.state" Anew "A group entry is in a state that exists.";
-    GroupKind "group.kind" Anew "A group is of a kind that exists: without a name exactly if it goes with its member, and never shared then.";
+    GroupKind "group.kind" Anew "A group is of a kind that exists: without a name exactly if it goes with its member, and never shared then; keyed only if it is shared.";
     GroupKey "group.key" Harmless "The key of a group is the hash of its name.";
     GroupTwins "group.twins" Anew "No two entries have the same name.";
     GroupUncounted "group.uncounted" Anew "Every entry in use is among those that publishers look at.";
@@ -91,6 +91,10 @@ invariants! {
     OwnerWalk "owner.walk" Repairs "While nobody moves, the cursor of a shared group stands at a message that is not finished.";
     OwnerParked "owner.parked" Anew "A parked message lies in the group's aside store, or has been settled since.";
     AsideState "aside.state" Anew "An entry of an aside store is in a state that exists.";
+    KeySeat "key.seat" Anew "A seat of a keyed group is in a state that exists.";
+    KeyHolder "key.holder" Repairs "A seat of a keyed group that is taken is held by a process that is registered.";
+    KeyPartition "key.partition" Anew "The word of a partition has no bits that mean nothing.";
+    KeyClaims "key.claims" Anew "In a keyed group that waits for ever for its members, all messages of a partition that are in hand are in one process's.";
     AsideTable "aside.table" Anew "An aside store has the measures of its topic's messages, and no more entries than are allowed and backed by memory.";
     AsideMessage "aside.message" Anew "A message in an aside store names a lane and a type of the topic and a published sequence, and is not too long.";
     AsideTwins "aside.twins" Anew "A message has at most one entry in an aside store that counts.";

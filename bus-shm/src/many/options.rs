@@ -20,6 +20,7 @@ pub struct ManyBuilder<T> {
     pub(super) patterns: Vec<String>,
     group: Option<String>,
     shared: bool,
+    keyed: bool,
     tap: bool,
     yields: Option<Duration>,
     start: Start,
@@ -52,6 +53,7 @@ impl Bus {
             patterns: patterns.into_iter().map(|pattern| pattern.as_ref().to_owned()).collect(),
             group: None,
             shared: false,
+            keyed: false,
             tap: false,
             yields: None,
             start: Start::Latest,
@@ -72,6 +74,13 @@ impl<T: Speak> ManyBuilder<T> {
     /// That group is shared by many members, each message going to one of them.
     pub fn shared(mut self) -> Self {
         self.shared = true;
+        self
+    }
+
+    /// That group is keyed, in each topic by itself: see [`SubscriberBuilder::keyed`]. A key's messages of two topics may go to two members.
+    pub fn keyed(mut self) -> Self {
+        self.shared = true;
+        self.keyed = true;
         self
     }
 
@@ -150,7 +159,7 @@ impl<T: Speak> ManyBuilder<T> {
             builder = builder.group(group);
         }
         if self.shared {
-            builder = builder.shared();
+            builder = if self.keyed { builder.keyed() } else { builder.shared() };
         }
         if self.tap {
             builder = builder.tap();

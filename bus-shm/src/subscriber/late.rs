@@ -50,8 +50,8 @@ pub(super) enum Verdict {
 
 /// A message of a shared group that found no room in the store: this member keeps its claim, and tries again.
 #[derive(Debug)]
-struct Kept {
-    delivery: Delivery,
+pub(super) struct Kept {
+    pub(super) delivery: Delivery,
     dead: bool,
     not_before_ns: u64,
     error: String,
@@ -61,21 +61,21 @@ struct Kept {
 
 /// A group's aside store, as one of its members sees it.
 pub(super) struct Late {
-    entry: usize,
+    pub(super) entry: usize,
     /// When the earliest entry is due, 0 for none.
     due: &'static AtomicU64,
     file: OnceCell<AsideFile>,
     /// What the group finished without handling.
     outcomes: OnceCell<OutcomesFile>,
-    me: Holder,
+    pub(super) me: Holder,
     service: String,
-    settings: Settings,
+    pub(super) settings: Settings,
     random: SplitMix64,
     /// Where the search for a free entry goes on, and that for one that is due.
     free_hint: usize,
     due_cursor: usize,
     copy: Vec<u128>,
-    kept: Vec<Kept>,
+    pub(super) kept: Vec<Kept>,
     /// A group of one member whose store is full stands still until then.
     paused_until_ns: u64,
     /// When the entries were last counted.
@@ -83,10 +83,15 @@ pub(super) struct Late {
     announcer: Announcer,
     /// When room for what is kept is looked for again.
     stage_at_ns: u64,
-    observer: Observer,
+    pub(super) observer: Observer,
     /// When it looks again, and when the first claim that it has seen expires.
-    observe_at_ns: u64,
-    expires_at_ns: Option<u64>,
+    pub(super) observe_at_ns: u64,
+    pub(super) expires_at_ns: Option<u64>,
+    /// Of a member of a keyed group: it does everything by itself, and this is when.
+    is_keyed: bool,
+    pub(super) keyed_at_ns: Option<u64>,
+    /// And when the first of its messages in the store is due.
+    pub(super) keyed_due_ns: Option<u64>,
 }
 
 /// How often an idle member counts the entries, for what a death has left wrong.
@@ -128,7 +133,16 @@ impl Late {
             stage_at_ns: 0,
             observe_at_ns: 0,
             expires_at_ns: None,
+            is_keyed: false,
+            keyed_at_ns: None,
+            keyed_due_ns: None,
         })
+    }
+
+    /// Its member is one of a keyed group: whenever there is no run to take, there is work here.
+    pub(super) fn be_keyed(&mut self) {
+        self.is_keyed = true;
+        self.paused_until_ns = u64::MAX;
     }
 
     pub(super) fn attempts_max(&self) -> u8 {
@@ -171,7 +185,7 @@ impl Late {
         Ok(())
     }
 
-    fn store<'a>(&'a self, core: &'a TopicCore) -> Option<(&'a AsideFile, Store<'a, AsideFile>)> {
+    pub(super) fn store<'a>(&'a self, core: &'a TopicCore) -> Option<(&'a AsideFile, Store<'a, AsideFile>)> {
         let file = self.file(core)?;
         Some((file, Store::attach(file, self.due)))
     }
@@ -202,14 +216,18 @@ impl Late {
     }
 
     fn next_message_ns(&self) -> Option<u64> {
-        let paused = Some(self.paused_until_ns).filter(|&until| until != 0);
         let kept = (!self.kept.is_empty()).then_some(self.stage_at_ns);
+        if self.is_keyed {
+            return [self.keyed_at_ns, kept].into_iter().flatten().min();
+        }
+        let paused = Some(self.paused_until_ns).filter(|&until| until != 0);
         [due_ns(self.due), paused, kept].into_iter().flatten().min()
     }
 
     /// Is there a message whose time has come?
     pub(super) fn has_message_due(&self) -> bool {
-        due_ns(self.due).is_some_and(|at_ns| at_ns <= monotonic_ns())
+        let at_ns = if self.is_keyed { self.keyed_due_ns } else { due_ns(self.due) };
+        at_ns.is_some_and(|at_ns| at_ns <= monotonic_ns())
     }
 
     /// Has that moment come?
@@ -286,6 +304,9 @@ impl RawSubscriber {
         verdict: Verdict,
         error: &str,
     ) -> Result<(), ReceiveError> {
+        if let Some(keyed) = &mut self.keyed {
+            keyed.note_put_aside(error != super::WORN_OUT);
+        }
         let Some(late) = &mut self.late else { return Ok(()) };
         let times = delivery.found.times;
         let dead = verdict == Verdict::Dead || times >= late.settings.attempts_max;
@@ -442,7 +463,7 @@ impl RawSubscriber {
     }
 
     /// An entry in hand waits again, or is a dead letter if the store has room for one more.
-    fn end_entry(&self, held: Held, dead: bool, not_before_ns: u64) {
+    pub(super) fn end_entry(&self, held: Held, dead: bool, not_before_ns: u64) {
         let Some(late) = &self.late else { return };
         let Some((file, store)) = late.store(&self.core) else { return };
         let has_room = || {
@@ -519,6 +540,9 @@ impl RawSubscriber {
         };
         match proof {
             Some(proof) if !self.fork.is_child() => {
+                if let Some(keyed) = &self.keyed {
+                    keyed.beat();
+                }
                 self.current.proof = proof;
                 Ok(())
             }
@@ -599,6 +623,9 @@ impl RawSubscriber {
     /// Takes a message whose time has come, if there is one, into `current`. It counts as handed out.
     #[cold]
     pub(super) fn take_late(&mut self) -> Result<bool, Failure> {
+        if self.keyed.is_some() {
+            return self.poll_keyed();
+        }
         self.stage_kept()?;
         loop {
             let Some(late) = &mut self.late else { return Ok(false) };
@@ -626,7 +653,7 @@ impl RawSubscriber {
     }
 
     /// Copies a claimed entry into `current`. False where it is lost, or makes no sense.
-    fn load_entry(&mut self, held: Held) -> bool {
+    pub(super) fn load_entry(&mut self, held: Held) -> bool {
         let Self { late: Some(late), core, lanes, .. } = self else { return false };
         let mut copy = std::mem::take(&mut late.copy);
         let Some((file, store)) = late.store(core) else { return false };
@@ -673,7 +700,7 @@ impl RawSubscriber {
     #[cold]
     pub(super) fn is_paused(&mut self) -> bool {
         let Some(late) = &mut self.late else { return false };
-        if late.paused_until_ns != 0 && late.paused_until_ns <= monotonic_ns() {
+        if late.paused_until_ns != 0 && !late.is_keyed && late.paused_until_ns <= monotonic_ns() {
             late.paused_until_ns = 0;
         }
         late.paused_until_ns != 0
@@ -710,6 +737,10 @@ impl RawSubscriber {
         if wait_ns == 0 || now_ns < late.observe_at_ns {
             return;
         }
+        if self.keyed.is_some() {
+            self.observe_keyed(now_ns);
+            return;
+        }
         let mut released = false;
         for (lane, (reader, owners)) in lanes.iter().zip(owners).enumerate() {
             for (sequence, word) in reader.claims(owners) {
@@ -738,9 +769,7 @@ impl RawSubscriber {
                     && store.expire(index, word);
             }
         }
-        let soon_ns =
-            (wait_ns / LOOKS_PER_ACK_WAIT).clamp(*OBSERVE_PERIOD_NS.start(), *OBSERVE_PERIOD_NS.end());
-        late.observe_at_ns = now_ns + soon_ns;
+        late.observe_at_ns = now_ns + observe_period_ns(wait_ns);
         late.expires_at_ns = observer.end_pass();
         late.observer = observer;
         if released {
@@ -760,6 +789,11 @@ impl RawSubscriber {
             delivery.found.sequence,
         )
     }
+}
+
+/// How long a member waits between two looks at the others' claims.
+pub(super) fn observe_period_ns(ack_wait_ns: u64) -> u64 {
+    (ack_wait_ns / LOOKS_PER_ACK_WAIT).clamp(*OBSERVE_PERIOD_NS.start(), *OBSERVE_PERIOD_NS.end())
 }
 
 /// The settings that a group keeps, changed by a member that says so; returns them.

@@ -24,6 +24,13 @@ impl RawSubscriber {
         let is_filled = |lane: &LaneReader| lane.has_known() || !lane.is_quiet() && lane.is_filled();
         let filled = self.lanes.iter().position(is_filled).map(|lane| lane + below);
         if self.late.as_ref().is_some_and(|late| late.has_work()) {
+            if let Some(keyed) = &self.keyed {
+                let has_more = self.late.as_ref().is_some_and(|late| late.is_due())
+                    || is_closed(self.state.load(Ordering::Relaxed))
+                    || keyed.has_news(&self.lanes);
+                let ready = keyed.first_ready().map(|lane| lane + below);
+                return ready.into_iter().chain(filled).min().or(has_more.then_some(lowest));
+            }
             if self.late.as_ref().is_some_and(|late| late.is_due()) {
                 // What comes again is as urgent as the least, and hides nothing that is more so.
                 return filled.or(Some(lowest));
@@ -106,7 +113,8 @@ impl<T> Subscriber<T> {
 
     /// Is there something that its group's members have to look for while nobody publishes?
     pub(crate) fn has_ack_wait(&self) -> bool {
-        matches!(self.raw.membership, Membership::Shared(..)) && self.raw.may_lose_claims
+        self.raw.keyed.is_some()
+            || matches!(self.raw.membership, Membership::Shared(..)) && self.raw.may_lose_claims
     }
 
     /// What a wait in vain ends with.

@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 
 mod interrupt;
+mod keyed;
 mod late;
 mod many;
 mod options;
@@ -53,6 +54,7 @@ use bus_core::outcome;
 use bus_core::owner::{OwnerWord, Owners};
 use bus_core::ring::Poll;
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
+use keyed::Keyed;
 use late::{Late, Settings, Verdict};
 use screen::Screen;
 use std::cell::{Cell, RefCell};
@@ -173,6 +175,8 @@ struct RawSubscriber {
     invalid: Cell<Option<(usize, u64)>>,
     /// The group's aside store; a tap has none.
     late: Option<Box<Late>>,
+    /// What a member of a keyed group keeps in mind.
+    keyed: Option<Box<Keyed>>,
     /// When the other members of a shared group were last asked after.
     asked: Instant,
     /// Messages until a busy member of a shared group looks round.
@@ -217,6 +221,7 @@ impl RawSubscriber {
             topic,
             group,
             shared,
+            keyed,
             tap,
             yields,
             start,
@@ -251,9 +256,10 @@ impl RawSubscriber {
         let mut wished: Vec<u64> = lanes.iter_mut().map(|lane| lane.end()).collect();
         start::begin_at(&core, start, or_oldest, &mut lanes, &mut wished)?;
         let name = group.as_deref();
+        keyed::check(core.name(), keyed, name.is_some() && !tap)?;
         let shared = shared && name.is_some();
         let goes_on = start == Start::Latest;
-        let wanted = Wanted { name, shared, yields, ack_wait, goes_on, wished: wished.clone() };
+        let wanted = Wanted { name, shared, keyed, yields, ack_wait, goes_on, wished: wished.clone() };
         let seat = if tap { None } else { Some(Seat::join(&bus, &core, &wanted)?) };
         let lets_go = seat.as_ref().is_some_and(|seat| stall::settle(&core, seat.joined.entry, stall));
         for (index, lane) in lanes.iter_mut().enumerate() {
@@ -296,7 +302,7 @@ impl RawSubscriber {
         }
         let entry = membership.entry();
         let mut ack_wait_ms = 0;
-        let late = match entry {
+        let mut late = match entry {
             None => None,
             Some(entry) => {
                 let kind = late::settle_kind(&core, entry, attempts_max, ack_wait, hold)?;
@@ -313,9 +319,11 @@ impl RawSubscriber {
                 Some(Box::new(Late::new(&core, who, settings, (announcer, ack_wait_ms))?))
             }
         };
+        let keyed = late.as_mut().filter(|_| keyed);
+        let keyed = keyed.map(|late| Keyed::join((&bus, &core), late, ack_wait_ms)).transpose()?;
         let counter =
             |offset| entry.map(|entry| core.held_group_word(groups::entry(entry) + offset)).transpose();
-        Ok(Self {
+        let joined = Self {
             picker: Picker::new(lanes.len(), guard),
             waiter: Waiter::new(wait, bus.barrier(), bus.me().participant),
             barrier: bus.barrier(),
@@ -350,8 +358,14 @@ impl RawSubscriber {
             fork: ForkMark::global(),
             bus,
             _owners: owners_region,
+            keyed,
             core,
-        })
+        };
+        if joined.keyed.is_some() {
+            // Whoever has more than its share now gives up some.
+            joined.ring_members();
+        }
+        Ok(joined)
     }
 
     fn check(&self) -> Result<(), ReceiveError> {
@@ -787,10 +801,12 @@ impl RawSubscriber {
             self.walk();
             let until = self.wait_until(deadline);
             let is_paused = self.late.is_some() && self.is_paused();
-            let Self { lanes, waiter, bus, message_bell, state, late, interrupted, rested_at, .. } = self;
+            let Self { lanes, waiter, bus, message_bell, state, late, interrupted, rested_at, keyed, .. } =
+                self;
             let beat = beat_of(lanes, rested_at, bus);
             let ready = || {
-                !is_paused && lanes.iter().any(|lane| lane.is_filled() || lane.has_releases())
+                keyed.as_ref().is_some_and(|keyed| keyed.has_news(lanes))
+                    || !is_paused && lanes.iter().any(|lane| lane.is_filled() || lane.has_releases())
                     || late.as_ref().is_some_and(|late| late.is_due())
                     || interrupted.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
                     || is_closed(state.load(Ordering::Relaxed))
@@ -844,6 +860,10 @@ impl Drop for RawSubscriber {
         }
         self.give_back_forgotten();
         self.release_kept();
+        if let Some(keyed) = &mut self.keyed {
+            keyed.leave();
+            self.ring_members();
+        }
         // The seat in the group is given back here.
         self.membership = Membership::Tap;
         // Room may have been made for those who wait.
@@ -966,6 +986,7 @@ impl<T: Speak> Subscriber<T> {
             self.raw.look_back();
             let is_paused = self.raw.is_paused();
             let there: u64 = match is_paused {
+                true if self.raw.keyed.is_some() => self.raw.ready_keyed(min as usize) as u64,
                 true => 0,
                 false => self.raw.lanes.iter_mut().map(LaneReader::ready_count).sum(),
             };
@@ -978,12 +999,22 @@ impl<T: Speak> Subscriber<T> {
             self.raw.walk();
             let until = self.raw.wait_until(deadline);
             let RawSubscriber {
-                lanes, waiter, bus, message_bell, state, late, interrupted, rested_at, ..
+                lanes,
+                waiter,
+                bus,
+                message_bell,
+                state,
+                late,
+                interrupted,
+                rested_at,
+                keyed,
+                ..
             } = &mut self.raw;
             let beat = beat_of(lanes, rested_at, bus);
             let ready = || {
-                !is_paused && lanes.iter_mut().map(LaneReader::ready_count).sum::<u64>() >= min
-                    || lanes.iter().any(LaneReader::has_releases)
+                keyed.as_ref().is_some_and(|keyed| keyed.has_news(lanes))
+                    || !is_paused && lanes.iter_mut().map(LaneReader::ready_count).sum::<u64>() >= min
+                    || keyed.is_none() && lanes.iter().any(LaneReader::has_releases)
                     || late.as_ref().is_some_and(|late| late.is_due())
                     || interrupted.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
                     || is_closed(state.load(Ordering::Relaxed))

@@ -51,6 +51,7 @@ pub struct SubscriberBuilder<T> {
     pub(super) topic: Topic<T>,
     pub(super) group: Option<String>,
     pub(super) shared: bool,
+    pub(super) keyed: bool,
     pub(super) tap: bool,
     pub(super) yields: Option<Duration>,
     pub(super) start: Start,
@@ -78,6 +79,7 @@ impl<T: Speak> SubscriberBuilder<T> {
             topic,
             group: None,
             shared: false,
+            keyed: false,
             tap: false,
             yields: None,
             start: Start::Latest,
@@ -127,6 +129,15 @@ impl<T: Speak> SubscriberBuilder<T> {
     /// The named group is shared by many members, each message going to one of them.
     pub fn shared(mut self) -> Self {
         self.shared = true;
+        self
+    }
+
+    /// The named group is keyed: shared by many members, and all messages of a key go to one of them, in order. Whoever joins takes over
+    /// some of the keys, whoever leaves or dies leaves its keys to the others, and no key is ever handled by two at once. Implies
+    /// [`SubscriberBuilder::shared`]. A group is keyed or not for its life. docs/keyed-groups.md says what is promised.
+    pub fn keyed(mut self) -> Self {
+        self.shared = true;
+        self.keyed = true;
         self
     }
 

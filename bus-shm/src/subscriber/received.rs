@@ -301,7 +301,9 @@ impl<T> Batch<'_, T> {
     /// Acknowledges these, and gives their memory back to the subscriber.
     fn settle(&mut self, mut batch: Vec<Delivery>) -> usize {
         let raw = &mut self.subscriber.raw;
-        let kept = if matches!(raw.membership, Membership::Shared(..)) {
+        let kept = if raw.keyed.is_some() {
+            raw.acknowledge_keyed(&batch)
+        } else if matches!(raw.membership, Membership::Shared(..)) {
             batch.iter().filter(|delivery| raw.acknowledge(delivery)).count()
         } else if raw.fork.is_child() {
             0

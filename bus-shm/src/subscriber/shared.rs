@@ -71,6 +71,10 @@ impl RawSubscriber {
     /// Shared group with nothing new: was something given back? True if there is something to look at again.
     pub(super) fn look_back(&mut self) -> bool {
         let Membership::Shared(_, owners) = &self.membership else { return false };
+        if self.keyed.is_some() {
+            // It knows by itself what comes again.
+            return false;
+        }
         let mut found = false;
         for (lane, owners) in self.lanes.iter_mut().zip(owners) {
             found |= lane.look_back(owners);

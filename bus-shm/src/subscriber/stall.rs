@@ -137,8 +137,15 @@ impl RawSubscriber {
         group::detach(&self.core, &seat.joined);
         let name = self.core.group_name(entry);
         let wished = self.lanes.iter().map(LaneReader::end).collect();
-        let wanted =
-            Wanted { name: Some(&name), shared: false, yields: None, ack_wait: None, wished, goes_on: true };
+        let wanted = Wanted {
+            name: Some(&name),
+            shared: false,
+            keyed: false,
+            yields: None,
+            ack_wait: None,
+            wished,
+            goes_on: true,
+        };
         let lost = || ReceiveError::Fenced { topic: self.core.name().to_owned() };
         let seat = Seat::join(&self.bus, &self.core, &wanted).map_err(|error| match error {
             AttachError::Topic(crate::error::TopicError::Region(error)) => error.into(),

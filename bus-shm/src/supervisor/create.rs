@@ -210,6 +210,9 @@ fn fill_topic(
         let region = Region::create_in_steps(&making.owners(index), bytes, on_step)?;
         region.write(0, &Preamble::new(owners::MAGIC, bytes, epoch))?;
     }
+    for index in (0..spec.groups.len()).filter(|&index| spec.groups[index].keyed) {
+        crate::keys::KeysFile::create(&making.keys(index), epoch)?;
+    }
     let region = Region::create(&making.wake(), wake::FILE_BYTES, wake::FILE_BYTES)?;
     region.write(0, &Preamble::new(wake::MAGIC, wake::FILE_BYTES, epoch))?;
     // With stamps, ages are known exactly.
@@ -229,12 +232,12 @@ fn fill_samples(path: &Path, lanes: usize, epoch: u64) -> Result<(), RegionError
 
 /// Groups that hold messages from the topic's first one on.
 fn fill_groups(region: &Region, spec: &TopicSpec) -> Result<(), RegionError> {
-    for (index, GroupSpec { name, shared }) in spec.groups.iter().enumerate() {
+    for (index, GroupSpec { name, shared, keyed }) in spec.groups.iter().enumerate() {
         let at = groups::entry(index) as u64;
         let word = HolderWord { state: groups::state::HELD, holder: Holder::new(0, 0), tag: 1 };
         region.write(at + groups::in_entry::STATE as u64, &word.pack())?;
         region.write(at + groups::in_entry::KEY as u64, &key(name))?;
-        region.write(at + groups::in_entry::KIND as u64, &crate::group::kind_bits(*shared))?;
+        region.write(at + groups::in_entry::KIND as u64, &crate::group::kind_bits(*shared, *keyed))?;
         region.write(at + groups::in_entry::SINCE_NS as u64, &clock::realtime_ns())?;
         region.write(at + groups::in_entry::NAME as u64, &put_name::<64>(name))?;
     }

@@ -38,6 +38,8 @@ pub(crate) struct TopicSpec {
 pub(crate) struct GroupSpec {
     pub(crate) name: String,
     pub(crate) shared: bool,
+    /// All messages of a key go to one member. Only with `shared`.
+    pub(crate) keyed: bool,
 }
 
 /// What a process asks for.

@@ -17,6 +17,7 @@
 //! | [`gate`] | the gate against groups that join, leave, die or are evicted |
 //! | [`let_go`] | a named group that is let go while its member lives, and comes back |
 //! | [`owner`] | who works on which message in a group of many members, and the entries put aside |
+//! | [`keyed`] | a keyed group: a partition's messages in order, its members that come, go, stop and die |
 //! | [`takeover`] | a group of one member: deaths counted, redeliveries marked, dead letters |
 //! | [`aside_one`] | a group of one member: messages put aside, committed by its cursor |
 //! | [`aside_due`] | whether an entry that waits is ever forgotten |
@@ -33,6 +34,7 @@ pub mod aside_one;
 pub mod doorbell;
 pub mod explorer;
 pub mod gate;
+pub mod keyed;
 pub mod let_go;
 pub mod lossy;
 pub mod mailbox;

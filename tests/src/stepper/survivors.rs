@@ -190,8 +190,8 @@ impl Survivors {
         }
         // A guest was a member and has left: it may not keep the group from anything, and somebody reads for it.
         let is_member = match part {
-            Part::Member => self.scene.group == Group::Shared,
-            Part::Guest => matches!(self.scene.group, Group::One | Group::Shared),
+            Part::Member => self.scene.group.has_room(),
+            Part::Guest => self.scene.group == Group::One || self.scene.group.has_room(),
             Part::Publisher | Part::Supervisor => false,
         };
         if is_member {

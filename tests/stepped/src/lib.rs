@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod child;
+mod keyed;
 mod late;
 mod letters;
 pub mod operations;

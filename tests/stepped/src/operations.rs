@@ -4,7 +4,7 @@
 use crate::body::{Stream, Words, body};
 use crate::child::Child;
 use crate::scene::{BUS, Group, Late, Scene};
-use crate::{late, letters};
+use crate::{keyed, late, letters};
 use bus_shm::directory::BusDir;
 use bus_shm::supervisor::Supervisor;
 use bus_shm::{Bytes, Lane, Publisher, Subscriber, Wait};
@@ -81,6 +81,8 @@ const TYPED: Scene = Scene { typed: true, ..MANY };
 const MANY_ALONE: Scene = MANY.with_group(Group::One, 6);
 const ONE_ALONE: Scene = ONE.with_group(Group::One, 6);
 const SHARED: Scene = MANY.with_group(Group::Shared, 6);
+const KEYED: Scene = MANY.with_group(Group::Keyed, 6);
+const KEYED_LATE: Scene = KEYED.with_late(Late::PLAIN);
 const NEW: Scene = MANY.with_group(Group::New, 3);
 const NEW_SHARED: Scene = MANY.with_group(Group::NewShared, 3);
 /// Takes more messages than the first segment of an arena holds, which is 512 of these.
@@ -176,6 +178,20 @@ pub const OPERATIONS: &[Operation] = &[
         SHARED_LATE.with_late(IMPATIENT),
         late::take_back,
     ),
+    Operation::hot("keyed: claim and acknowledge", Member, KEYED, keyed::claim_and_acknowledge),
+    Operation::hot("keyed: give back and claim again", Member, KEYED, give_back),
+    Operation::hot("keyed: claim and acknowledge a batch", Member, KEYED, batch),
+    Operation::control("keyed: hand partitions over", Member, KEYED, keyed::hand_over),
+    Operation::control("keyed: retry", Member, KEYED_LATE, late::retry),
+    Operation::control(
+        "keyed: a late one: claim, acknowledge",
+        Member,
+        KEYED_LATE,
+        late::claim_and_acknowledge,
+    ),
+    Operation::control("keyed: leave", Member, KEYED, leave_group),
+    Operation::control("keyed: take partitions of a dead member", Member, KEYED, keyed::take_over)
+        .after(consume_and_die),
     Operation::control("dead letters: replay", Guest, SHARED_LATE, letters::replay_here),
     Operation::control("dead letters: replay, behind the table", Guest, SHARED_SPILLED, letters::replay_here),
     Operation::control("dead letters of one member: replay", Guest, ONE_LATE, letters::replay_here),

@@ -29,12 +29,19 @@ pub enum Group {
     New,
     /// It is shared, and made when the first member joins.
     NewShared,
+    /// It is keyed.
+    Keyed,
 }
 
 impl Group {
     /// Has it many members?
     pub fn is_shared(self) -> bool {
-        matches!(self, Group::Shared | Group::NewShared)
+        matches!(self, Group::Shared | Group::NewShared | Group::Keyed)
+    }
+
+    /// Is it there from the beginning, and has many members?
+    pub fn has_room(self) -> bool {
+        matches!(self, Group::Shared | Group::Keyed)
     }
 }
 
@@ -112,6 +119,7 @@ impl Scene {
     pub fn group_of(&self, topic: &Topic<Bytes>) -> SubscriberBuilder<Bytes> {
         let builder = topic.group(GROUP);
         let builder = if self.group.is_shared() { builder.shared() } else { builder };
+        let builder = if self.group == Group::Keyed { builder.keyed() } else { builder };
         let Some(late) = self.late else { return builder };
         let builder = match late.ack_wait {
             Some(wait) => builder.ack_wait(wait),
@@ -159,6 +167,7 @@ impl Scene {
             Group::None | Group::New | Group::NewShared => builder,
             Group::One => builder.with_group(GROUP),
             Group::Shared => builder.with_shared_group(GROUP),
+            Group::Keyed => builder.with_keyed_group(GROUP),
         };
         builder.open()
     }

@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// The group is shared: each message goes to one of its members
     #[arg(long, requires = "group")]
     shared: bool,
+    /// The group is keyed: all messages of a key go to one of its members, in order
+    #[arg(long, requires = "group", conflicts_with = "shared")]
+    keyed: bool,
     /// Where to begin, unless the group exists: oldest, latest, SEQUENCE or LANE:SEQUENCE, or a time: 5m or 10s-ago, 14:30
     /// or 14:30:05 (UTC), 2026-11-28T14:30:05Z
     #[arg(long, default_value = "latest", value_name = "WHERE")]
@@ -272,7 +275,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
                 Some(name) => registration.group(name),
                 None => registration.without_group(),
             };
-            if args.shared {
+            if args.shared || args.keyed {
                 registration = registration.shared();
             }
             if let Some(most) = args.attempts {
@@ -282,7 +285,8 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
                 registration = registration.ack_wait(wait);
             }
             let each = each.clone();
-            registration.each(move |one| each(one))
+            let is_keyed = args.keyed;
+            registration.each(move |one| if is_keyed { each(one).keyed() } else { each(one) })
         });
     }
     let mut builder = bus.subscribe_patterns::<Bytes>(patterns).from(by_pattern);
@@ -290,6 +294,9 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
         builder = builder.group(name);
         if args.shared {
             builder = builder.shared();
+        }
+        if args.keyed {
+            builder = builder.keyed();
         }
     } else if args.tap {
         builder = builder.tap();
@@ -304,7 +311,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
         place.note(format_args!("no topic matches yet; waiting for one"));
     }
     let limits = (args.count, args.timeout);
-    Feed::new(place, &signals, args.format(), limits, args.shared).run(many, patterns)
+    Feed::new(place, &signals, args.format(), limits, args.shared || args.keyed).run(many, patterns)
 }
 
 /// A mailbox has one group, which is joined as it stands.

@@ -1,6 +1,6 @@
 //! Publishes and receives as many messages as asked for, in one process, with nothing else in use: what `ci/instructions` counts.
 //!
-//! `hot_path many|one|shared COUNT`: a topic of many producers, of one, or a shared group.
+//! `hot_path many|one|shared|keyed COUNT`: a topic of many producers, of one, or a shared or keyed group.
 
 use bus_shm::{Bus, Subscriber};
 use std::process::ExitCode;
@@ -27,7 +27,11 @@ fn run(kind: &str, count: u64) -> Result<u64, Box<dyn std::error::Error>> {
     let topic =
         bus.topic_builder::<Reading>("readings").producers(if kind == "one" { 1 } else { 64 }).open()?;
     let group = topic.group("reader");
-    let group = if kind == "shared" { group.shared().ack_wait(std::time::Duration::ZERO) } else { group };
+    let group = match kind {
+        "shared" => group.shared().ack_wait(std::time::Duration::ZERO),
+        "keyed" => group.keyed().ack_wait(std::time::Duration::ZERO),
+        _ => group,
+    };
     let mut subscriber = group.join()?;
     let mut publisher = topic.publisher()?;
     let mut sum = 0;
@@ -46,7 +50,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (Some(kind), Some(count)) = (arguments.next(), arguments.next().and_then(|count| count.parse().ok()))
     else {
-        eprintln!("hot_path many|one|shared COUNT");
+        eprintln!("hot_path many|one|shared|keyed COUNT");
         return ExitCode::from(2);
     };
     match run(&kind, count) {
