@@ -36,17 +36,9 @@ fn examples() -> &'static Path {
             other => other,
         };
         let built = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--package",
-                "bus-shm",
-                "--features",
-                "tokio,signals",
-                "--examples",
-                "--profile",
-                profile,
-            ])
+            // All of the workspace, as `cargo test --workspace` has built it: of one package alone, whatever others ask of its
+            // dependencies would be built once more without.
+            .args(["build", "--quiet", "--workspace", "--examples", "--profile", profile])
             .arg("--target-dir")
             .arg(profile_dir.parent().expect("the target directory"))
             .current_dir(workspace())

@@ -248,7 +248,7 @@ fn a_dedicated_supervisor_supersedes_a_stopped_one_without_being_told_to_replace
 /// Where the topics of the dead cannot be opened, their number is not anybody else's: a claim carries the number only.
 #[test]
 fn a_supervisor_without_descriptors_sweeps_when_it_has_some() {
-    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
     let test = TestBus::new("no-descriptors");
     let mut chief = spawn("supervisor", &test, "");
     chief.line.expect("serving");
@@ -260,20 +260,23 @@ fn a_supervisor_without_descriptors_sweeps_when_it_has_some() {
     victim.line.tell("claim");
     victim.line.expect("claimed");
 
-    // Descriptors below the first free one are in use.
-    let open = std::fs::read_dir(format!("/proc/{}/fd", chief.pid())).unwrap();
-    let numbers: Vec<u64> =
-        open.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok()).collect();
-    let free = (0..).find(|number| !numbers.contains(number)).unwrap();
+    let open = || -> Vec<u64> {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", chief.pid())).unwrap();
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+    };
+    // As many as it may wait on: itself, its socket, the tester and the victim. All numbers below are in use.
+    let in_use = open();
+    assert!((0..4).all(|number| in_use.contains(&number)), "{in_use:?}");
     let pid = Pid::from_raw(chief.pid() as i32);
-    let before = prlimit(pid, Resource::Nofile, Rlimit { current: Some(free), maximum: None }).unwrap();
-    let view = BusView::open(&test.name, None).unwrap();
-    let dead = victim.pid();
+    let limits = Rlimit { current: Some(4), maximum: getrlimit(Resource::Nofile).maximum };
+    let before = prlimit(pid, Resource::Nofile, limits).unwrap();
     victim.kill();
-    eventually("noticed", || view.participants().iter().all(|info| info.pid != dead));
+    eventually("noticed, by the descriptor of its process", || open().len() < in_use.len());
+    std::thread::sleep(Duration::from_millis(50));
+    prlimit(pid, Resource::Nofile, before).unwrap();
+    // It would get the number of the dead one, were that free.
     let mut newcomer = spawn("guest", &test, "");
     newcomer.line.expect("false");
-    prlimit(pid, Resource::Nofile, before).unwrap();
     let mut survivor = topic.group("g").shared().join().unwrap();
     let message = survivor.receive_timeout(Duration::from_secs(10)).unwrap().expect("what the dead one held");
     assert_eq!((message.sequence(), message.attempts()), (sequence, 2));

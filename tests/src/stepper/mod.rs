@@ -38,15 +38,24 @@ pub struct Effort {
     pub stops: usize,
     /// Points at which it is stopped in a control operation.
     pub control_stops: usize,
+    /// Instructions that all children of a control operation that are stopped may be stepped through together; in long ones without
+    /// calls there are fewer stops.
+    pub control_steps: usize,
     /// Points at which it is killed for good.
     pub kills: usize,
+    /// States of a control operation in which it is dead on a copy. Of those that follow, which are much alike, every eighth.
+    pub control_states: usize,
 }
+
+const MOST: usize = usize::MAX;
 
 impl Effort {
     /// For every run of the test suite.
-    pub const USUAL: Self = Self { stops: 12, control_stops: 64, kills: 8 };
+    pub const USUAL: Self =
+        Self { stops: 12, control_stops: 64, control_steps: 500_000, kills: 8, control_states: 64 };
     /// Every single instruction of the data path, and every store and system call of the others.
-    pub const ALL: Self = Self { stops: usize::MAX, control_stops: usize::MAX, kills: usize::MAX };
+    pub const ALL: Self =
+        Self { stops: MOST, control_stops: MOST, control_steps: MOST, kills: MOST, control_states: MOST };
 }
 
 /// Where an operation was interrupted.
@@ -277,7 +286,7 @@ pub fn prove(program: &Path, operation: &'static Operation, effort: Effort) -> L
         failures: Vec::new(),
         took: Duration::ZERO,
     };
-    let events = match try_deaths(program, operation, &mut line) {
+    let events = match try_deaths(program, operation, effort, &mut line) {
         Ok(events) => events,
         Err(why) => {
             line.failures.push(why);
@@ -319,7 +328,12 @@ fn in_parallel<J: Send>(
 }
 
 /// Steps through the operation once. Returns where something changed or the kernel was called; first of all, the beginning.
-fn try_deaths(program: &Path, operation: &'static Operation, line: &mut Line) -> Verdict<Vec<Event>> {
+fn try_deaths(
+    program: &Path,
+    operation: &'static Operation,
+    effort: Effort,
+    line: &mut Line,
+) -> Verdict<Vec<Event>> {
     let (mut stage, _) = Stage::set(program, operation, false)?;
     let (send, receive) = mpsc::channel::<(Death, bool)>();
     let mut events = Vec::new();
@@ -347,8 +361,11 @@ fn try_deaths(program: &Path, operation: &'static Operation, line: &mut Line) ->
                 // Else a copy would be the one that was made last.
                 if differs {
                     line.states += 1;
+                    let is_tried = !operation.control
+                        || line.states <= effort.control_states
+                        || line.states.is_multiple_of(8);
                     for is_swept in [true, false] {
-                        if is_swept || operation.scene.exists {
+                        if is_tried && (is_swept || operation.scene.exists) {
                             let death = Death {
                                 point,
                                 at: stage.child.at(),
@@ -456,6 +473,10 @@ fn stops(operation: &Operation, effort: Effort, events: &[Event], instructions: 
     stops.dedup();
     if operation.control {
         stops = spread(&stops, effort.control_stops);
+        let steps: usize = stops.iter().map(|point| point.since_call).sum();
+        if steps > effort.control_steps {
+            stops = spread(&stops, stops.len() * effort.control_steps / steps);
+        }
     } else if let Some(first) = events.first() {
         let count = effort.stops.min(instructions);
         for step in (0..count).map(|index| index * instructions / count) {
