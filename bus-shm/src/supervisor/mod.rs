@@ -846,11 +846,16 @@ impl Supervisor {
     }
 }
 
+/// A lane of a topic of which only the ring is mapped.
+fn lane_ring<'a>(map: &'a Map, config: &ring::Config, lane: usize) -> Option<LaneRing<'a>> {
+    let slots = map.words(config.slots(lane) as usize, (config.lane_slots_bytes() / 8) as usize)?;
+    LaneRing::attach(slots, config)
+}
+
 /// A lane's end, as `TopicCore::end` has it, of a topic of which only the ring is mapped. `known` is what was found the last
 /// time: where nothing has come since, a look at one word tells.
 fn lane_end(map: &Map, config: &ring::Config, lane: usize, known: Option<u64>) -> Option<u64> {
-    let slots = map.words(config.slots(lane) as usize, (config.lane_slots_bytes() / 8) as usize)?;
-    let ring = LaneRing::attach(slots, config)?;
+    let ring = lane_ring(map, config, lane)?;
     if let Some(known) = known.filter(|&known| ring.is_still_end(known)) {
         return Some(known);
     }

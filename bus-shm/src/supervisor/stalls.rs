@@ -6,9 +6,9 @@
 //! cleared by the next. Letting go is one compare-and-swap on the state word that was seen before the cursors: a publisher
 //! that waits for room does the same, and whoever joins meanwhile has changed the word.
 
-use super::lane_end;
 use super::role::BEAT;
 use super::watchlist::Watchlist;
+use super::{lane_end, lane_ring};
 use crate::directory::BusDir;
 use crate::error::RegionError;
 use crate::inspect::ProcessInfo;
@@ -103,6 +103,9 @@ struct Watched {
     reported: Vec<u64>,
     looked_ms: u64,
     rest_ms: u64,
+    /// If no group had anything to read at the last look: how many joins there had been, and the lanes' ends. As long as both are
+    /// the same, none has.
+    quiet: Option<(u64, [u64; LANES_MAX])>,
 }
 
 /// What a look needs to know of the supervisor.
@@ -216,6 +219,7 @@ impl Watched {
             reported: Vec::new(),
             looked_ms: 0,
             rest_ms: 0,
+            quiet: None,
         })
     }
 
@@ -240,7 +244,18 @@ impl Watched {
 
     /// Looks at its groups, and says when it wants to be looked at again.
     fn look(&mut self, now_ms: u64, around: &Around<'_>) {
-        (self.looked_ms, self.rest_ms) = (now_ms, REST_MS_MAX);
+        self.looked_ms = now_ms;
+        // Before anything else is looked at: who joins meanwhile makes it differ the next time.
+        let joins = self.number(groups::at::GENERATION);
+        if self.is_still_quiet(joins) {
+            return;
+        }
+        self.rest_ms = REST_MS_MAX;
+        let mut ends = [0; LANES_MAX];
+        for (lane, end) in ends.iter_mut().enumerate().take(self.config.lanes as usize) {
+            *end = lane_end(&self.ring, &self.config, lane, None).unwrap_or(0);
+        }
+        let mut is_quiet = true;
         let used = self.used(around.dir);
         self.trackers.resize(used.max(self.trackers.len()), Tracker::default());
         self.reported.resize(self.trackers.len(), 0);
@@ -272,6 +287,7 @@ impl Watched {
             let mut tracker = self.trackers[entry];
             let found = tracker.look(seen.pack(), &lanes[..count], limits, now_ms);
             self.trackers[entry] = tracker;
+            is_quiet &= found == Found::Idle;
             if found == Found::Idle {
                 let wanted_ms = limits.after_ms.unwrap_or(REST_MS_MAX) / REST_SHARE;
                 // How far it is behind can change at once.
@@ -286,6 +302,17 @@ impl Watched {
                 self.trackers[entry] = Tracker::default();
             }
         }
+        self.quiet = is_quiet.then_some((joins, ends));
+    }
+
+    /// Has nothing come, and nobody joined, since no group had anything to read?
+    fn is_still_quiet(&self, joins: u64) -> bool {
+        self.quiet.is_some_and(|(seen, ends)| {
+            let is_end = |(lane, end): (usize, u64)| {
+                lane_ring(&self.ring, &self.config, lane).is_some_and(|ring| ring.is_still_end(end))
+            };
+            seen == joins && ends.into_iter().enumerate().take(self.config.lanes as usize).all(is_end)
+        })
     }
 
     /// Marks a group, or lets it go, by what a look has found. False: it is a shared one without a member, which cannot stall.
