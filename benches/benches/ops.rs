@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use bus_bench::content::fill;
 use bus_core::limits::PATTERNS_MAX;
+use bus_shm::sys::cpu;
 use bus_shm::{Bus, ManySubscriber, Publisher, Subscriber, Topic, Wait};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
 /// Messages of a batch.
 const BATCH: u64 = 64;
@@ -265,9 +267,14 @@ fn await_readable(fd: BorrowedFd<'_>) {
     poll(&mut fds, None).expect("a wait");
 }
 
-/// There and back between two threads that sleep in poll(2): by messages and the descriptors of subscriptions, and by bare
+/// There and back between two threads, each on a core of its own, that sleep in poll(2): by messages and the descriptors of subscriptions, and by bare
 /// eventfds, which is the least that it can cost.
 fn descriptor(criterion: &mut Criterion) {
+    let before = sched_getaffinity(None).expect("cores");
+    let cores = cpu::online();
+    let (near, far) = (cores[0], cores[cores.len() - 1]);
+    let pin = |core| cpu::pin(core).expect("a core");
+    pin(near);
     let mut group = criterion.benchmark_group("there and back, asleep");
     let bus = bus();
     let [there, back] = ["wake.there", "wake.back"].map(|name| bus.topic::<Small>(name).expect("a topic"));
@@ -279,6 +286,7 @@ fn descriptor(criterion: &mut Criterion) {
     let value = |number| Small { words: [number; 8] };
     std::thread::scope(|scope| {
         scope.spawn(move || {
+            pin(far);
             while await_message(&mut beyond) != 0 {
                 answer.publish(&value(1)).expect("room");
             }
@@ -301,6 +309,7 @@ fn descriptor(criterion: &mut Criterion) {
     };
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            pin(far);
             while hear(&there) == 1 {
                 send(&back, 1);
             }
@@ -314,6 +323,7 @@ fn descriptor(criterion: &mut Criterion) {
         // Two of them: the end.
         send(&there, 2);
     });
+    sched_setaffinity(None, &before).expect("the cores as before");
     group.finish();
 }
 
