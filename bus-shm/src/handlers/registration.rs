@@ -220,7 +220,7 @@ impl<T: Speak> Registration<T> {
             for topic in &self.patterns {
                 self.check_type(topic, many.topics().any(|joined| joined == topic))?;
             }
-            parts.push((Source::Many(many), work));
+            parts.push((Source::Many(Box::new(many)), work));
         }
         Ok((self.name, self.bus, parts))
     }

@@ -67,7 +67,7 @@ impl Came {
 /// Where messages come from.
 pub(super) enum Source<T> {
     One(Box<Subscriber<T>>, Arc<str>),
-    Many(ManySubscriber<T>),
+    Many(Box<ManySubscriber<T>>),
 }
 
 impl<T: Speak> Source<T> {

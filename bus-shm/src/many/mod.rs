@@ -202,7 +202,7 @@ impl<T: Speak> ManySubscriber<T> {
             topics: Topics::new(options),
             turn: 0,
             window: 0,
-            rested_at: u64::MAX,
+            rested_at: 0,
             scanned: Instant::now(),
             look_at: 0,
             is_watching: false,

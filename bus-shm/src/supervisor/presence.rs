@@ -94,7 +94,7 @@ fn raise(word: &AtomicU64, to: u64, tag_of: impl Fn(u64) -> u32, tag: u32) {
 
 impl Supervisor {
     /// Is there anybody to be told?
-    fn is_told_to_any(&self) -> bool {
+    pub(super) fn is_told_to_any(&self) -> bool {
         self.events.has_topic()
             && !(self.temporary && self.watched.iter().all(|(info, _)| info.service == SERVICE))
     }

@@ -314,7 +314,7 @@ impl Model for Told {
     }
 
     fn successors(&self, state: &State, out: &mut Successors<State>) {
-        for index in 0..self.holders {
+        for (index, name) in NAMES.into_iter().enumerate().take(self.holders) {
             let me = state.holders[index];
             if me.is_dead {
                 continue;
@@ -334,7 +334,7 @@ impl Model for Told {
                     next.twice[usize::from(kind)][usize::from(tag)] = true;
                 }
                 next.holders[index] = Holder { is_dead: true, ..Holder::default() };
-                out.push((Step::kill(NAMES[index]), next));
+                out.push((Step::kill(name), next));
             }
         }
         let successor = usize::from(state.newest) + 1;

@@ -50,7 +50,7 @@ impl Program {
             return Err(Failure::new(Code::Usage, "--exec wants a command"));
         };
         // What the shell would have to make something of is the shell's to find.
-        let is_plain = !first.contains(|character| is_special(character));
+        let is_plain = !first.contains(is_special);
         let found = if is_plain { find(first)? } else { Found::ByShell };
         let words = match found {
             Found::At(path) if !command.contains(is_special) && is_run_by_kernel(&path) => {
