@@ -174,10 +174,9 @@ fn answer(message: &Incoming<'_, Bytes>, finished: &Finished, error: Option<&Han
             let most = output.most;
             message.reply_outcome(Err(&format!("the answer has more than the {most} bytes of a message")))
         }
-        None => message.reply_outcome(Ok(&output.bytes)).map_err(|error| {
+        None => message.reply_outcome(Ok(&output.bytes)).inspect_err(|error| {
             // Too long for the asker, say.
             let _ = message.reply_outcome(Err(&error.to_string()));
-            error
         }),
     };
     if let Err(error) = sent {
