@@ -12,7 +12,7 @@ use crate::region::{Access, Region};
 use crate::requests::{Answer, Ask, Desk, RequestError, Requester};
 use crate::supervisor::protocol::{Reply, Request};
 use crate::supervisor::role::{self, Role};
-use crate::supervisor::{Host, client, create};
+use crate::supervisor::{Host, client, create, events};
 use crate::sys::clock::{Calibration, Clock};
 use crate::sys::process::{ForkMark, executable_name, pid_namespace_inode, start_time_ticks};
 use crate::sys::{barrier, file, lock};
@@ -42,6 +42,7 @@ pub struct BusBuilder {
     temporary: bool,
     create: bool,
     host: bool,
+    is_of_the_bus: bool,
 }
 
 impl BusBuilder {
@@ -61,6 +62,12 @@ impl BusBuilder {
     /// A bus made by this call goes when its last participant leaves. Default: it lives until `down` or reboot.
     pub fn temporary(mut self, temporary: bool) -> Self {
         self.temporary = temporary;
+        self
+    }
+
+    /// By the thread that publishes events: with its name.
+    pub(crate) fn for_the_bus(mut self) -> Self {
+        self.is_of_the_bus = true;
         self
     }
 
@@ -86,6 +93,10 @@ impl BusBuilder {
         let service = self.service.unwrap_or_else(default_service);
         check_dotted(&service, SERVICE_NAME_BYTES_MAX)
             .map_err(|why| BusError::Service { name: service.clone(), why })?;
+        if service == events::SERVICE && !self.is_of_the_bus {
+            let reason = format!("{service:?} is the name of its own thread; use another one");
+            return Err(BusError::Refused { bus: dir.name().into(), reason });
+        }
         if self.create {
             dir.prepare_base()?;
         } else {
@@ -163,6 +174,7 @@ impl Bus {
             temporary: false,
             create: true,
             host: true,
+            is_of_the_bus: false,
         }
     }
 
@@ -366,7 +378,11 @@ fn register(
             Reply::Registered { participant, tag } => return Ok((participant, tag)),
             // A supervisor that died between registering this lease and saying so has renamed it. A new lease then: when
             // the old one is closed, its registration is that of a dead process.
-            Reply::Refused { .. } if lease.is_lost() => *lease = Lease::prepare(dir)?,
+            Reply::Refused { .. } if lease.is_lost() => {
+                // Of that registration nobody is to think that it died.
+                lease.head().leave();
+                *lease = Lease::prepare(dir)?;
+            }
             Reply::Refused { reason } => return Err(BusError::Refused { bus: dir.name().into(), reason }),
             _ => break,
         }
@@ -388,6 +404,8 @@ impl BusInner {
         let (Attached { superblock, fixed, spin, barrier }, (participant, tag)) = match opened {
             Ok(opened) => opened,
             Err(error) => {
+                // It may be registered all the same, where the answer did not come.
+                lease.head().leave();
                 lease.release();
                 if let Some(mut host) = host {
                     host.stop();

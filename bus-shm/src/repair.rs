@@ -27,7 +27,9 @@ use std::path::Path;
 pub(crate) struct Swept {
     /// A topic has dead letters that nobody was told of.
     pub(crate) unannounced: bool,
-    /// Messages that the dead process had in hand.
+    /// Somebody is to be told how many messages the dead process had in hand.
+    pub(crate) is_counted: bool,
+    /// How many that were.
     pub(crate) in_hand: u64,
 }
 
@@ -54,7 +56,9 @@ pub(crate) fn sweep(
                 if let (Some(listeners), Some(table)) = (&listeners, topic.listener_table()) {
                     table.clear(|ticket| listeners.is_of(ticket, dead));
                 }
-                swept.in_hand += in_hand(&topic, dead, is_its);
+                if swept.is_counted {
+                    swept.in_hand += in_hand(&topic, dead, is_its);
+                }
                 sweep_topic(&topic, dead, is_its);
                 swept.unannounced |= has_unannounced(&topic);
             }

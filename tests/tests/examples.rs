@@ -264,10 +264,8 @@ fn an_agent_on_the_runner_ends_at_a_signal() {
     eventually("the agent is there", || bus(false).is_ok());
     let bus = bus(false).expect("the agent's bus");
     let mut answers = bus.topic::<Bytes>("answer").expect("a topic").group("asker").join().expect("a place");
-    let mut questions = bus
-        .topic::<Bytes>("question.sum")
-        .and_then(|topic| Ok(topic.publisher().expect("a place")))
-        .expect("a topic");
+    let mut questions =
+        bus.topic::<Bytes>("question.sum").map(|topic| topic.publisher().expect("a place")).expect("a topic");
     questions.publish(b"2 3 4").expect("room");
     questions.publish(b"2 and 3").expect("room");
     questions.publish(b"\xff").expect("room");

@@ -5,6 +5,7 @@ use bus_shm::dead_letters::{self, Filter};
 use rustix::process::Signal;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tests::cli::{CliBus, Running, has_ended};
 use tests::harness::eventually;
@@ -286,6 +287,138 @@ fn patterns_and_failing_commands_share_nothing() {
     let mut lines: Vec<_> = runs.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["observation.a 1", "observation.b 2", "observation.c 3"]);
+}
+
+#[test]
+fn a_command_that_does_not_stop_talking_is_looked_after() {
+    let (cli, desk) = (CliBus::new("exec-flood"), Desk::new("flood"));
+    cli.run(&["up"]).expect(0);
+    cli.run(&["create", "t"]).expect(0);
+    let flags = |script: &str| {
+        let flags = [
+            "-q",
+            "sub",
+            "t",
+            "--exec",
+            script,
+            "--exec-timeout",
+            "300ms",
+            "--attempts",
+            "1",
+            "--group",
+            "g",
+        ];
+        flags.map(str::to_owned)
+    };
+    // Passed on as fast as it comes, and to somebody who does not read.
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    for (index, to) in [Stdio::null(), Stdio::from(writer)].into_iter().enumerate() {
+        let flags = flags("yes >&2");
+        let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+        let mut child = cli.command(&flags).stdin(Stdio::null()).stderr(to).spawn().unwrap();
+        cli.wait_for_readers("t", 1);
+        publish(&cli, "t", &["x"]);
+        eventually("a dead letter", || letters(&cli).len() == index + 1);
+        assert_eq!(letters(&cli)[0].0, "took longer than 300 ms: y");
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+        assert!(tests::cli::wait(&mut child).success());
+        eventually("its place is free", || cli.view().participants().is_empty());
+    }
+    drop(reader);
+    // Somebody who is left behind may go on as long as he likes.
+    let script =
+        desk.script("setsid sh -c 'echo $$ > pid; exec yes' >&2 & until [ -s pid ]; do sleep 0.01; done");
+    let flags = flags(&script);
+    let flags: Vec<_> = flags.iter().map(String::as_str).chain(["-n", "1"]).collect();
+    let mut child = cli.command(&flags).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    cli.wait_for_readers("t", 1);
+    publish(&cli, "t", &["x"]);
+    assert!(tests::cli::wait(&mut child).success());
+    assert_eq!((lag(&cli), letters(&cli).len()), (0, 2));
+    let pid = desk.wait_for("pid").parse().unwrap();
+    eventually("it has ended with its reader", || has_ended(pid));
+}
+
+#[test]
+fn a_request_is_answered_with_what_the_command_prints() {
+    let (cli, desk) = (CliBus::new("exec-request"), Desk::new("request"));
+    cli.run(&["up"]).expect(0);
+    cli.run(&["create", "t", "--max-message", "64KiB"]).expect(0);
+    let script = desk.script(
+        "read text; case $text in shout) echo HEY; printf '%s' $SHMBUS_ATTEMPT;; never) echo unused;          echo 'no such thing' >&2; exit 65;; fails) echo unused; echo \"cannot $SHMBUS_ATTEMPT\" >&2; exit 3;;          long) head -c 100000 /dev/zero;; full) head -c 60000 /dev/zero; echo said >&2;; *) echo plain;; esac",
+    );
+    let mut running = sub(&cli, &["--exec", &script, "--group", "g", "--attempts", "2", "--retry", "1ms"], 1);
+    let ask = |text: &str| cli.run(&["request", "t", text, "--raw", "--timeout", "20s"]);
+    assert_eq!(ask("shout").expect(0).out, "HEY\n1");
+    ask("never").expect(1).says("exit 65: no such thing");
+    ask("fails").expect(1).says("exit 3: cannot 2");
+    ask("long").expect(1).says("more than the 65536 bytes");
+    assert_eq!(ask("full").expect(0).out.len(), 60_000);
+    // What nobody waits for goes through, as ever.
+    publish(&cli, "t", &["just so"]);
+    assert_eq!(running.line(), "plain");
+    eventually("it is acknowledged", || lag(&cli) == 0);
+    assert_eq!(letters(&cli).len(), 2);
+    running.signal(Signal::TERM);
+    assert_eq!(running.finish().expect(0).out, "plain\n");
+    cli.assert_nobody();
+}
+
+#[test]
+fn a_script_without_a_first_line_is_the_shells() {
+    let (cli, desk) = (CliBus::new("exec-script"), Desk::new("script"));
+    cli.run(&["up"]).expect(0);
+    let path = desk.path("script");
+    std::fs::write(&path, "words=$(wc -w)\necho $((words)) $1\n").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let command = format!("{} words", path.display());
+    let mut running = sub(&cli, &["--exec", &command, "--attempts", "1", "-n", "1"], 1);
+    publish(&cli, "t", &["one two three"]);
+    assert_eq!(running.line(), "3 words");
+    running.finish().expect(0);
+}
+
+#[test]
+fn a_parent_that_does_not_want_to_know_of_children_changes_nothing() {
+    let cli = CliBus::new("exec-sigchld");
+    cli.run(&["up"]).expect(0);
+    // `trap ''` leaves the signal ignored for what is started from there.
+    let mut command = std::process::Command::new("sh");
+    let own = cli.command(&["-q", "sub", "t", "--exec", "exit 65", "--group", "g"]);
+    command.args(["-c", "trap '' CHLD; exec \"$0\" \"$@\""]).arg(own.get_program()).args(own.get_args());
+    own.get_envs().for_each(|(name, value)| _ = value.map(|value| command.env(name, value)));
+    let running = Running::spawn(&mut command);
+    cli.wait_for_readers("t", 1);
+    publish(&cli, "t", &["x"]);
+    eventually("a dead letter", || letters(&cli).len() == 1);
+    assert_eq!(letters(&cli), [("exit 65".to_owned(), 1)]);
+    running.signal(Signal::TERM);
+    running.finish().expect(0);
+}
+
+#[test]
+fn no_more_commands_run_than_were_asked_for() {
+    let (cli, desk) = (CliBus::new("exec-count"), Desk::new("count"));
+    cli.run(&["up"]).expect(0);
+    cli.run(&["create", "t", "--shared-group", "g"]).expect(0);
+    publish(&cli, "t", &["1", "2", "3", "4", "5", "6"]);
+    let script =
+        desk.script("echo $SHMBUS_ATTEMPT >> runs; sleep 0.05; [ $SHMBUS_ATTEMPT$SHMBUS_SEQUENCE != 10 ]");
+    let flags = |jobs: &'static str, count: &'static str| {
+        let flags =
+            ["sub", "t", "--exec", &script, "--group", "g", "--jobs", jobs, "-n", count, "--retry", "1ms"];
+        flags.map(str::to_owned)
+    };
+    for (jobs, count, runs) in [("4", "0", 0), ("2", "1", 2), ("2", "3", 5), ("4", "2", 7)] {
+        let flags = flags(jobs, count);
+        let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+        cli.start(&flags).finish().expect(0);
+        let ran = desk.read("runs");
+        assert_eq!(ran.lines().count(), runs, "--jobs {jobs} -n {count}");
+        // The first message fails once, and no other was taken in vain.
+        assert!(ran.lines().filter(|line| *line != "1").count() <= 1, "{ran}");
+    }
+    assert_eq!((lag(&cli), letters(&cli).len()), (0, 0));
 }
 
 #[test]

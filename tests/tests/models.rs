@@ -719,13 +719,17 @@ mod events_told {
     use super::told::{Told, Variant};
     use super::*;
 
-    const TWO: Told = Told { variant: Variant::Correct, holders: 2, incarnations: 2 };
+    const TWO: Told = Told { variant: Variant::Correct, holders: 2, incarnations: 2, last_is_thread: false };
+    /// Nobody dies, and the entry goes to the thread that publishes.
+    const ONE: Told = Told { holders: 1, last_is_thread: true, ..TWO };
     const THREE: Told = Told { holders: 3, ..TWO };
 
     #[test]
     fn each_is_told_once() {
         holds("told, two holders", &TWO);
         holds("told, three holders", &THREE);
+        holds("told, an entry for the thread", &ONE);
+        holds("told, two holders and an entry for the thread", &Told { last_is_thread: true, ..TWO });
     }
 
     #[test]
@@ -733,6 +737,7 @@ mod events_told {
         for variant in [Variant::SaidFirst, Variant::NoLook, Variant::EndedLast] {
             breaks(&format!("told, {variant:?}"), &Told { variant, ..TWO });
         }
+        breaks("told, OwnIsTold", &Told { variant: Variant::OwnIsTold, ..ONE });
         breaks("told, Blind", &Told { variant: Variant::Blind, ..THREE });
     }
 }

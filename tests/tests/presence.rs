@@ -363,3 +363,10 @@ fn ps_shows_a_line_a_process() {
     let json = cli.run(&["ps", "--json", "--interval", "0"]).expect(0).json();
     assert_eq!(json["processes"][0]["status"], Value::Null);
 }
+
+#[test]
+fn the_name_of_the_bus_s_own_thread_is_nobody_elses() {
+    let test = TestBus::new("presence-own");
+    let refused = test.builder().service("shmbus-events").open();
+    assert!(matches!(refused, Err(BusError::Refused { .. })), "{refused:?}");
+}

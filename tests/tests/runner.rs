@@ -24,6 +24,7 @@ fn agent() {
     let Some(role) = harness::role() else { return };
     match role.name.as_str() {
         "slow" => slow(role),
+        "after" => after(role),
         other => panic!("no role {other:?}"),
     }
 }
@@ -55,6 +56,29 @@ fn slow(role: Role) {
         // The handler that has not finished holds the line.
         Err(_) => assert_eq!(said, "handled 0 unfinished 1"),
     }
+}
+
+/// Runs handlers twice, which end by themselves, and then does something else for long.
+fn after(mut role: Role) {
+    let bus = role.builder().temporary(false).open().unwrap();
+    for _ in 0..2 {
+        let mut handlers = Handlers::new();
+        let end = |_: &mut Incoming<'_, Bytes>, context: &mut Context| {
+            context.stop();
+            Ok(())
+        };
+        handlers.add(bus.on::<Bytes, _>("task.a", end).from(Start::Oldest)).unwrap();
+        let mut publisher = bus.topic::<Bytes>("task.a").unwrap().publisher().unwrap();
+        publisher.publish(b"1").unwrap();
+        assert_eq!(handlers.run().unwrap()[0].handled_count, 1);
+    }
+    // And once more, until a signal comes.
+    let mut handlers = Handlers::new();
+    handlers.add(bus.on::<Bytes, _>("task.a", |_, _| Ok(()))).unwrap();
+    role.parent.tell("again");
+    handlers.run().unwrap();
+    role.parent.tell("has run");
+    role.parent.hear();
 }
 
 /// Waits until the child catches SIGTERM; its handlers have begun before that.
@@ -216,19 +240,22 @@ fn batches_are_handled_side_by_side_and_come_again_after_an_error() {
 #[test]
 fn a_topic_that_cannot_be_joined_is_told_at_once_if_it_was_named() {
     let test = TestBus::new("runner-busy");
-    let bus = test.open("worker");
-    let topic = bus.topic::<Bytes>("task").unwrap();
-    let _held = topic.group("worker").join().unwrap();
+    let bus = test.builder().temporary(false).service("workers").open().unwrap();
+    bus.topic::<Bytes>("task.a").unwrap();
+    let mut holder = spawn("slow", &test, "10000 1");
+    wait_until_caught(&holder);
     let nothing = |_: &mut Incoming<'_, Bytes>, _: &mut Context| -> Result<(), HandlerError> { Ok(()) };
-    let refused = Handlers::new().add(bus.on("task", nothing));
+    let refused = Handlers::new().add(bus.on("task.a", nothing));
     assert!(matches!(refused, Err(ManyError::Join { .. })), "{refused:?}");
     // By a pattern the others go on, and it is said afterwards.
     let handlers = start(bus.on("*", nothing));
     publish(&bus, "other", &["1"]);
     eventually("the other is read", || lag(&test, "other") == 0);
     let handled = handlers.stop().remove(0);
-    assert!(handled.troubles[0].contains("\"task\""), "{handled:?}");
+    assert!(handled.troubles[0].contains("\"task.a\""), "{handled:?}");
     assert!(Handlers::new().add(bus.on("a.+b", nothing)).is_err());
+    holder.kill();
+    bus.down(true).unwrap();
 }
 
 #[test]
@@ -324,4 +351,144 @@ fn what_a_killed_runner_had_in_hand_goes_to_the_next() {
     next.line.expect("handled 2 unfinished 0");
     next.join();
     bus.down(true).unwrap();
+}
+
+#[test]
+fn signals_mean_what_they_did_once_handlers_have_run() {
+    let test = TestBus::new("runner-after");
+    let bus = test.builder().temporary(false).service("boss").open().unwrap();
+    bus.topic::<Bytes>("task.a").unwrap();
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let mut agent = spawn("after", &test, "");
+        agent.line.expect("again");
+        // The first one only ends the run, although others have ended before it: until that, it may come too early.
+        std::thread::sleep(Duration::from_millis(100));
+        agent.signal(signal);
+        agent.line.expect("has run");
+        agent.signal(signal);
+        assert_eq!(agent.wait().signal(), Some(signal), "it is caught for ever");
+    }
+    bus.down(true).unwrap();
+}
+
+/// A handler of batches that fails for some, in this kind of group: what becomes of each.
+fn fail_in_batches(test: &TestBus, is_shared: bool) {
+    let bus = test.open("worker");
+    let builder = bus.topic_builder::<Bytes>("task");
+    let builder = if is_shared { builder.with_shared_group("worker") } else { builder.with_group("worker") };
+    builder.open().unwrap();
+    publish(&bus, "task", &["good", "fails", "good", "reject", "panic", "good", "later", "good"]);
+    let begun = Instant::now();
+    let outage = Duration::from_millis(300);
+    let work = move |batch: &mut bus_shm::Batch<'_, Bytes>, _: &mut Context| {
+        let mut texts = Vec::new();
+        while let Some(message) = batch.next_message()? {
+            texts.push(String::from_utf8_lossy(message.payload()).into_owned());
+        }
+        for text in texts {
+            match text.as_str() {
+                "good" => {}
+                "later" if begun.elapsed() > outage => {}
+                "reject" => return Err(reject("never")),
+                "panic" => panic!("what a task"),
+                other => return Err(format!("cannot {other}").into()),
+            }
+        }
+        Ok(())
+    };
+    let registration = bus
+        .on_batch::<Bytes, _>("task", 8, work)
+        .from(Start::Oldest)
+        .attempts(9)
+        .retry_delays(Duration::from_millis(5), Duration::from_millis(100));
+    let handlers = start(if is_shared { registration.shared() } else { registration });
+    let view = BusView::open(&test.name, None).unwrap();
+    let letters = || dead_letters::list(&view, &Filter::default()).unwrap();
+    let is_settled = || {
+        let groups = view.topic("task").unwrap().sample().groups;
+        lag(test, "task") == 0 && groups[0].waiting_count == 0
+    };
+    eventually("all are settled", || letters().len() == 3 && is_settled());
+    let mut found: Vec<_> = letters().into_iter().map(|letter| letter.error).collect();
+    found.sort();
+    assert_eq!(found, ["cannot fails", "never", "panicked: what a task"]);
+    assert!(begun.elapsed() >= outage, "nobody waited between two attempts");
+    let handled = handlers.stop().remove(0);
+    assert_eq!((handled.handled_count, handled.rejected_count), (5, 1), "{handled:?}");
+}
+
+#[test]
+fn one_of_a_batch_that_fails_is_settled_by_itself() {
+    fail_in_batches(&TestBus::new("runner-batch-one"), false);
+    fail_in_batches(&TestBus::new("runner-batch-shared"), true);
+}
+
+#[test]
+fn handlers_that_would_take_each_others_messages_are_refused() {
+    let test = TestBus::new("runner-overlap");
+    let bus = test.open("worker");
+    bus.topic::<Bytes>("task.a").unwrap();
+    let nothing = |_: &mut Incoming<'_, Bytes>, _: &mut Context| -> Result<(), HandlerError> { Ok(()) };
+    let mut handlers = start(bus.on("task.a", nothing));
+    let refused = handlers.add(bus.on("task.*", nothing)).unwrap_err().to_string();
+    assert!(refused.contains("group \"worker\" of topic \"task.a\" is held by pid"), "{refused}");
+    handlers.add(bus.on("task.*", nothing).group("another")).unwrap();
+    // Neither is one that has nothing to take.
+    bus.topic::<Words>("words").unwrap();
+    let typed = |_: &mut Incoming<'_, Words>, _: &mut Context| -> Result<(), HandlerError> { Ok(()) };
+    handlers.add(bus.on("words", typed)).unwrap();
+    let refused = handlers.add(bus.on("task.a", typed).group("typed"));
+    assert!(matches!(&refused, Err(ManyError::Join { topic, .. }) if topic == "task.a"), "{refused:?}");
+}
+
+#[test]
+fn what_does_not_end_in_time_is_waited_for_once() {
+    let test = TestBus::new("runner-once");
+    let bus = test.open("worker");
+    bus.topic_builder::<Bytes>("task").with_group("worker").open().unwrap();
+    publish(&bus, "task", &["1"]);
+    let (begins, began) = channel();
+    let (go, wait) = channel::<()>();
+    let mut handlers = Handlers::new().drain_within(Duration::from_millis(400));
+    let work = move |_: &mut Incoming<'_, Bytes>, _: &mut Context| -> Result<(), HandlerError> {
+        begins.send(())?;
+        let _ = wait.recv();
+        Ok(())
+    };
+    handlers.add(bus.on("task", work).from(Start::Oldest)).unwrap();
+    began.recv_timeout(PATIENCE).unwrap();
+    let begun = Instant::now();
+    assert_eq!(handlers.stop()[0].unfinished_count, 1);
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(400) && took < Duration::from_millis(780), "{took:?}");
+    drop(go);
+}
+
+/// An error that cannot be told.
+#[derive(Debug)]
+struct Unspeakable;
+
+impl std::fmt::Display for Unspeakable {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("no words")
+    }
+}
+
+impl std::error::Error for Unspeakable {}
+
+#[test]
+fn an_error_that_panics_when_it_is_told_is_a_panic_like_any_other() {
+    let test = TestBus::new("runner-words");
+    let bus = test.open("worker");
+    bus.topic_builder::<Bytes>("task").with_group("worker").open().unwrap();
+    publish(&bus, "task", &["bad", "good"]);
+    let work = |task: &mut Incoming<'_, Bytes>, _: &mut Context| -> Result<(), HandlerError> {
+        if task.payload() == b"bad" { Err(Box::new(Unspeakable)) } else { Ok(()) }
+    };
+    let handlers = start(bus.on("task", work).from(Start::Oldest).attempts(1));
+    let view = BusView::open(&test.name, None).unwrap();
+    let letters = || dead_letters::list(&view, &Filter::default()).unwrap();
+    eventually("both are settled", || letters().len() == 1 && lag(&test, "task") == 0);
+    assert_eq!(letters()[0].error, "panicked: no words");
+    assert_eq!(handlers.stop()[0].handled_count, 1);
 }

@@ -48,7 +48,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     for process in &processes {
         let rate = |rate| if has_rates { units::rate(rate) } else { "-".into() };
         table.row([
-            process.info.service.clone(),
+            escaped(&process.info.service),
             process.info.pid.to_string(),
             user(process.info.uid),
             units::ago(process.info.since_ns),
@@ -73,7 +73,9 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
 /// `>` what it publishes, `<` what it reads, with the group.
 fn topics(process: &ProcessState) -> String {
     let publishes = process.publishes.iter().map(|topic| format!(">{topic}"));
-    let reads = process.member_of.iter().map(|member| format!("<{}/{}", member.topic, member.group));
+    // What a group's entry says may have been written by anybody.
+    let reads =
+        process.member_of.iter().map(|member| format!("<{}/{}", member.topic, escaped(&member.group)));
     let all: Vec<_> = publishes.chain(reads).collect();
     match all.len() {
         0 => "-".into(),
@@ -82,9 +84,9 @@ fn topics(process: &ProcessState) -> String {
     }
 }
 
-fn escaped(status: &str) -> String {
+fn escaped(words: &str) -> String {
     let mut line = Vec::new();
-    text::push_escaped(&mut line, status.as_bytes());
+    text::push_escaped(&mut line, words.as_bytes());
     // A tab would spoil the columns.
     String::from_utf8_lossy(&line).replace('\t', "\\t")
 }

@@ -7,7 +7,8 @@ use bus_shm::{Bus, Handlers, Lane, Meta};
 
 pub(crate) fn start(bus: &Bus, options: &Options, handlers: &mut Handlers, book: Book) -> Outcome<()> {
     let (work, most) = (options.work, options.batch());
-    (verdicts(bus)?, actions(bus)?);
+    verdicts(bus)?;
+    actions(bus)?;
     Ok(handlers.add(bus.on_batch::<Verdict, _>("guard.approved", most, move |batch, context| {
         let mut under_way = Vec::new();
         // Urgent lanes come first here too: a veto overtakes what was approved before it.

@@ -9,7 +9,8 @@ use bus_shm::{Bus, Handlers, Lane};
 const REFUND_CENTS_MAX: u64 = 9_700;
 
 pub(crate) fn start(bus: &Bus, _: &Options, handlers: &mut Handlers, book: Book) -> Outcome<()> {
-    (plans(bus)?, verdicts(bus)?);
+    plans(bus)?;
+    verdicts(bus)?;
     Ok(handlers.add(bus.on::<Plan, _>("reasoning.plan", move |plan, context| {
         let value = plan.value()?;
         let (ticket, refund_cents) = (value.ticket.read(), value.refund_cents.to_native());

@@ -7,7 +7,8 @@ use bus_shm::{Bus, Handlers};
 
 pub(crate) fn start(bus: &Bus, options: &Options, handlers: &mut Handlers, book: Book) -> Outcome<()> {
     let most = options.batch();
-    (actions(bus)?, notes(bus)?);
+    actions(bus)?;
+    notes(bus)?;
     book.lock().expect("no panic").learned = Some(Learned::new(options.requests));
     Ok(handlers.add(bus.on_batch::<Action, _>("action.done", most, move |batch, context| {
         let mut closing = false;

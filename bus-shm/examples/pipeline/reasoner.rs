@@ -8,7 +8,8 @@ use bus_shm::{Bus, Handlers, Lane, Meta};
 
 pub(crate) fn start(bus: &Bus, options: &Options, handlers: &mut Handlers, book: Book) -> Outcome<()> {
     let (work, most) = (options.work, options.batch());
-    (requests(bus)?, plans(bus)?);
+    requests(bus)?;
+    plans(bus)?;
     Ok(handlers.add(bus.on_batch::<Request, _>("observation.request", most, move |batch, context| {
         let mut ready = Vec::new();
         while let Some(request) = batch.next_message()? {

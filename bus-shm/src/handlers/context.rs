@@ -9,8 +9,11 @@ use bus_core::lane::Lane;
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 
-/// Publishers of one type, by their topics.
-type Publishers<T> = HashMap<String, Publisher<T>>;
+/// Publishers that are kept of one type; beyond that the one that was not used for longest is let go.
+const PUBLISHERS_MAX: usize = 64;
+
+/// Publishers of one type, by their topics, and when each was last used.
+type Publishers<T> = HashMap<String, (Publisher<T>, u64)>;
 
 /// What a handler can do besides handling its message: publish what follows from it, and see that it is time to end. Each thread of a
 /// handler has its own.
@@ -18,8 +21,11 @@ pub struct Context {
     bus: Bus,
     /// [`Publishers`] by the type of their messages.
     publishers: HashMap<TypeId, Box<dyn Any + Send>>,
+    /// How often a publisher was asked for.
+    used_count: u64,
     meta: Meta,
     stopper: Stopper,
+    has_done: bool,
 }
 
 impl std::fmt::Debug for Context {
@@ -30,7 +36,7 @@ impl std::fmt::Debug for Context {
 
 impl Context {
     pub(super) fn new(bus: Bus, stopper: Stopper) -> Self {
-        Self { bus, publishers: HashMap::new(), meta: Meta::new(), stopper }
+        Self { bus, publishers: HashMap::new(), used_count: 0, meta: Meta::new(), stopper, has_done: false }
     }
 
     /// The bus.
@@ -119,7 +125,16 @@ impl Context {
         }
     }
 
-    /// The publisher for a topic, kept for as long as the handler lives.
+    /// Has this thread of the handler take no further message. The others go on; this message is settled as ever.
+    pub fn take_no_more(&mut self) {
+        self.has_done = true;
+    }
+
+    pub(super) fn takes_no_more(&self) -> bool {
+        self.has_done || self.shutdown_requested()
+    }
+
+    /// The publisher for a topic, kept for as long as the handler lives and uses no more than 63 others of its type.
     ///
     /// # Errors
     /// Of [`Bus::topic`] or [`crate::Topic::publisher`].
@@ -130,12 +145,20 @@ impl Context {
             .or_insert_with(|| Box::new(Publishers::<V>::new()))
             .downcast_mut::<Publishers<V>>();
         let Some(of_type) = of_type else { unreachable!("they are kept by their type") };
+        self.used_count += 1;
         if !of_type.contains_key(topic) {
+            if of_type.len() >= PUBLISHERS_MAX {
+                let oldest = of_type.iter().min_by_key(|(_, (_, used))| *used).map(|(name, _)| name.clone());
+                oldest.map(|name| of_type.remove(&name));
+            }
             let publisher = self.bus.topic::<V>(topic)?.publisher()?;
-            of_type.insert(topic.to_owned(), publisher);
+            of_type.insert(topic.to_owned(), (publisher, 0));
         }
         match of_type.get_mut(topic) {
-            Some(publisher) => Ok(publisher),
+            Some((publisher, used)) => {
+                *used = self.used_count;
+                Ok(publisher)
+            }
             None => unreachable!("it was inserted above"),
         }
     }

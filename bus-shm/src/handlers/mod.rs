@@ -39,7 +39,8 @@ pub fn reject(why: impl Into<String>) -> HandlerError {
     Box::new(Reject(why.into()))
 }
 
-/// What a handler returns of a message that it has not worked on: it comes again at once, to whoever is next.
+/// What a handler returns of a message that it has not worked on: it comes again at once, to whoever is next. That it was handed out
+/// counts as an attempt all the same: one that everybody gives back is a dead letter in the end.
 pub fn give_back() -> HandlerError {
     Box::new(GiveBack)
 }
@@ -87,11 +88,12 @@ pub struct Handlers {
     running: Vec<Running>,
     stopper: Stopper,
     drain: Duration,
+    has_ended: bool,
 }
 
 impl Default for Handlers {
     fn default() -> Self {
-        Self { running: Vec::new(), stopper: Stopper::new(), drain: DRAIN_DEFAULT }
+        Self { running: Vec::new(), stopper: Stopper::new(), drain: DRAIN_DEFAULT, has_ended: false }
     }
 }
 
@@ -115,7 +117,8 @@ impl Handlers {
     /// Starts what [`Bus::on`] and its like have described.
     ///
     /// # Errors
-    /// As [`crate::ManyBuilder::join`]; a topic that was named and could not be joined; no thread could be started.
+    /// As [`crate::ManyBuilder::join`]; a topic that was named and could not be joined; a topic whose group this process has already, by
+    /// another handler; no thread could be started.
     pub fn add<T: Speak + Send + 'static>(&mut self, registration: Registration<T>) -> Result<(), ManyError> {
         let (name, bus, parts) = registration.join()?;
         self.start(&name, bus, parts)?;
@@ -145,7 +148,7 @@ impl Handlers {
         Ok(())
     }
 
-    /// A thread for each of these.
+    /// A thread for each of these, which begin when there are all.
     fn start<T: Speak + Send + 'static>(
         &mut self,
         name: &str,
@@ -153,20 +156,28 @@ impl Handlers {
         parts: Vec<(Source<T>, Work<T>)>,
     ) -> Result<(), SysError> {
         let tally = Arc::new(Tally::new(name));
-        let mut threads = Vec::new();
-        for (mut source, work) in parts {
-            let context = Context::new(bus.clone(), self.stopper.clone());
-            self.stopper.wakes(source.waker());
-            let (tally, running) = (tally.clone(), self.stopper.begin());
+        let (mut threads, mut begins) = (Vec::new(), Vec::new());
+        for _ in &parts {
+            let (begin, part) = std::sync::mpsc::channel();
+            let tally = tally.clone();
             let thread = std::thread::Builder::new()
                 .name(name.replace('\0', " "))
                 .spawn(move || {
+                    // Nothing comes where another thread could not be started.
+                    let Ok((source, work, context, running)) = part.recv() else { return };
                     // Last of all: the place in the group has been left by then.
                     let _running = running;
                     work::run(source, work, context, &tally);
                 })
                 .map_err(|error| SysError::from_io("clone", "a handler's thread", &error))?;
             threads.push(thread);
+            begins.push(begin);
+        }
+        for ((mut source, work), begin) in parts.into_iter().zip(begins) {
+            let context = Context::new(bus.clone(), self.stopper.clone());
+            self.stopper.wakes(source.waker());
+            // It waits for this and for nothing else.
+            let _ = begin.send((source, work, context, self.stopper.begin()));
         }
         self.running.push(Running { tally, threads });
         Ok(())
@@ -185,6 +196,7 @@ impl Handlers {
     }
 
     /// The same, and from this call on SIGTERM and SIGINT tell them to end too. A second one ends the process at once: what was in hand comes again.
+    /// Afterwards they do what they did before. One that was ignored (`nohup`) stays so.
     ///
     /// # Errors
     /// The signals cannot be caught.
@@ -202,6 +214,7 @@ impl Handlers {
     }
 
     fn end(&mut self) -> Vec<Handled> {
+        self.has_ended = true;
         self.stopper.stop();
         let have_ended = self.stopper.wait_for_end(Instant::now().checked_add(self.drain));
         self.stopper.forget_wakers();
@@ -210,7 +223,9 @@ impl Handlers {
             for thread in threads {
                 // One that has done its last is about to be finished.
                 if have_ended || thread.is_finished() {
-                    let _ = thread.join();
+                    if let Err(panic) = thread.join() {
+                        tally.thread_panicked(&*panic);
+                    }
                 } else {
                     unfinished_count += 1;
                 }
@@ -223,6 +238,9 @@ impl Handlers {
 
 impl Drop for Handlers {
     fn drop(&mut self) {
-        self.end();
+        // What did not end in time is not waited for again.
+        if !self.has_ended {
+            self.end();
+        }
     }
 }

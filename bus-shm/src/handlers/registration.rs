@@ -1,13 +1,15 @@
 //! Which messages a handler is for, and how it takes them.
 
-use super::work::{Each, Source, Work};
+use super::work::{Each, InBatches, Source, Work};
 use super::{Context, HandlerError};
 #[cfg(feature = "signals")]
 use super::{Handled, Handlers};
 use crate::bus::Bus;
+use crate::error::TopicError;
 use crate::many::{Incoming, ManyBuilder, ManyError};
 use crate::payload::Speak;
 use crate::subscriber::{Batch, Start, SubscriberBuilder};
+use crate::topic::TopicBuilder;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +46,8 @@ impl Bus {
     /// publication, but for those that are tried again. `Ok` acknowledges; an error, or a panic, has the message come again after a
     /// while and makes it a dead letter in the end; [`crate::handlers::reject`] does so at once.
     ///
-    /// The group has the name of this process's service unless told otherwise.
+    /// The group has the name of this process's service unless told otherwise. Two handlers that are to see the same topic need groups of
+    /// their own: see [`Registration::group`].
     pub fn on<T, F>(&self, pattern: &str, handle: F) -> Registration<T>
     where
         T: Speak,
@@ -54,6 +57,9 @@ impl Bus {
     }
 
     /// The same in `count` threads at a time, which are members of a shared group: messages begin in order, and end as they like.
+    ///
+    /// Each thread has a publisher of its own for each topic that it publishes to, and a topic has places for 64 publishers unless
+    /// it was made with more ([`crate::topic::TopicBuilder::producers`]).
     pub fn on_concurrently<T, F>(&self, pattern: &str, count: usize, handle: F) -> Registration<T>
     where
         T: Speak,
@@ -69,13 +75,14 @@ impl Bus {
     }
 
     /// A function for all messages that one topic has at the moment, up to `most`: for work that is done side by side. `Ok`
-    /// acknowledges those that it has taken and not settled itself; after an error, or a panic, they come again at once.
+    /// acknowledges those that it has taken and not settled itself. After an error, or a panic, they come again at once and one by
+    /// one; what is returned of a single one is what [`Bus::on`] says.
     pub fn on_batch<T, F>(&self, pattern: &str, most: usize, handle: F) -> Registration<T>
     where
         T: Speak,
         F: FnMut(&mut Batch<'_, T>, &mut Context) -> Result<(), HandlerError> + Send + 'static,
     {
-        Registration::new(self, pattern, vec![Work::Batch(most.max(1), Box::new(handle))])
+        Registration::new(self, pattern, vec![Work::Batch(InBatches::new(most, Box::new(handle)))])
     }
 }
 
@@ -184,17 +191,36 @@ impl<T: Speak> Registration<T> {
         builder.each(move |one| options.iter().fold(one.handler(&name), |one, each| each(one)))
     }
 
+    /// A topic that was named and was not joined, without a word, is of another type.
+    fn check_type(&self, topic: &str, is_joined: bool) -> Result<(), ManyError> {
+        if is_joined || !self.bus.inner().dir().topic_names().iter().any(|name| name == topic) {
+            return Ok(());
+        }
+        match TopicBuilder::<T>::new(self.bus.inner().clone(), topic).create(false).frugal().open() {
+            Err(source @ TopicError::TypeMismatch { .. }) => {
+                Err(ManyError::Join { topic: topic.to_owned(), source: source.into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A place in the group for each thread.
+    ///
+    /// What was named must be there, and of this type; of what a pattern has found, the rest goes on. A group that this process has
+    /// already is another handler's, or a subscriber's: the two would not both see the messages.
     #[allow(clippy::type_complexity)]
     pub(super) fn join(mut self) -> Result<(String, Bus, Vec<(Source<T>, Work<T>)>), ManyError> {
         let mut parts = Vec::new();
         for work in std::mem::take(&mut self.work) {
             let mut many = self.builder().join()?;
-            // What was named must be there; of what a pattern has found, the rest goes on.
-            if let Some(error) = many.take_report(|topic| self.patterns.iter().any(|name| name == topic)) {
+            let is_named = |topic: &str| self.patterns.iter().any(|name| name == topic);
+            if let Some(error) = many.take_report(is_named) {
                 return Err(error);
             }
-            parts.push((Source::Many(many), work));
+            for topic in &self.patterns {
+                self.check_type(topic, many.topics().any(|joined| joined == topic))?;
+            }
+            parts.push((Source::Many(Box::new(many)), work));
         }
         Ok((self.name, self.bus, parts))
     }

@@ -20,19 +20,54 @@ const FULL_PAUSE: Duration = Duration::from_millis(20);
 pub(super) type Each<T> =
     Box<dyn FnMut(&mut Incoming<'_, T>, &mut Context) -> Result<(), HandlerError> + Send>;
 /// Called for what there is.
-type All<T> = Box<dyn FnMut(&mut Batch<'_, T>, &mut Context) -> Result<(), HandlerError> + Send>;
+pub(super) type All<T> = Box<dyn FnMut(&mut Batch<'_, T>, &mut Context) -> Result<(), HandlerError> + Send>;
 
 /// What is to be called.
 pub(super) enum Work<T> {
     Each(Each<T>),
-    /// For so many messages at most.
-    Batch(usize, All<T>),
+    Batch(InBatches<T>),
+}
+
+/// Called for what there is.
+pub(super) struct InBatches<T> {
+    most: usize,
+    handle: All<T>,
+    /// So many messages are taken one by one: those of a batch that failed, each of which is then settled by itself.
+    singly: usize,
+}
+
+impl<T> InBatches<T> {
+    pub(super) fn new(most: usize, handle: All<T>) -> Self {
+        Self { most: most.max(1), handle, singly: 0 }
+    }
+}
+
+/// What a handler's call came to.
+enum Came {
+    Done,
+    GivenBack,
+    /// With the error's text; rejected, or to come again.
+    Failed {
+        text: String,
+        is_rejected: bool,
+    },
+}
+
+impl Came {
+    /// Of what it returned. The text is another's code as well, and may panic.
+    fn of(outcome: Result<(), HandlerError>) -> Self {
+        match outcome {
+            Ok(()) => Came::Done,
+            Err(error) if error.is::<GiveBack>() => Came::GivenBack,
+            Err(error) => Came::Failed { text: error.to_string(), is_rejected: error.is::<Reject>() },
+        }
+    }
 }
 
 /// Where messages come from.
 pub(super) enum Source<T> {
     One(Box<Subscriber<T>>, Arc<str>),
-    Many(ManySubscriber<T>),
+    Many(Box<ManySubscriber<T>>),
 }
 
 impl<T: Speak> Source<T> {
@@ -118,6 +153,18 @@ impl Tally {
         }
     }
 
+    /// A thread has ended by a panic of its own, outside of the handler's calls.
+    pub(super) fn thread_panicked(&self, panic: &(dyn Any + Send)) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.0.push(format!("a thread has panicked: {}", text_of(panic)));
+    }
+
+    /// How a call that failed is counted.
+    fn count_failed(&self, is_rejected: bool) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.rejected.fetch_add(u64::from(is_rejected), Ordering::Relaxed);
+    }
+
     /// Something went wrong. True if the handler goes on.
     fn goes_on_after(&self, error: ManyError) -> bool {
         let is_of_one_topic = match &error {
@@ -149,10 +196,10 @@ impl Tally {
 
 /// Handles what comes until it is told to end, or something ends it.
 pub(super) fn run<T: Speak>(mut source: Source<T>, mut work: Work<T>, mut context: Context, tally: &Tally) {
-    while !context.shutdown_requested() {
+    while !context.takes_no_more() {
         let done = match &mut work {
             Work::Each(handle) => each(&mut source, handle, &mut context, tally),
-            Work::Batch(most, handle) => batch(&mut source, *most, handle, &mut context, tally),
+            Work::Batch(work) => batch(&mut source, work, &mut context, tally),
         };
         if let Err(error) = done
             && !tally.goes_on_after(error)
@@ -170,28 +217,26 @@ fn each<T: Speak>(
 ) -> Result<(), ManyError> {
     let Some(mut message) = source.next()? else { return Ok(()) };
     context.caused_by(&message.metadata());
-    let outcome = catch_unwind(AssertUnwindSafe(|| handle(&mut message, context)));
-    match outcome {
-        Ok(Ok(())) => {
+    match catch_unwind(AssertUnwindSafe(|| Came::of(handle(&mut message, context)))) {
+        Ok(Came::Done) => {
             tally.handled.fetch_add(1, Ordering::Relaxed);
             message.ack()?;
         }
-        Ok(Err(error)) if error.is::<GiveBack>() => drop(message),
-        Ok(Err(error)) => {
-            tally.failed.fetch_add(1, Ordering::Relaxed);
+        Ok(Came::GivenBack) => drop(message),
+        Ok(Came::Failed { text, is_rejected }) => {
+            // One that is invalid can never be handled: dropped, it is a dead letter.
+            tally.count_failed(is_rejected && !message.is_invalid());
             if message.is_invalid() {
-                // It can never be handled: dropped, it is a dead letter.
                 drop(message);
-            } else if error.is::<Reject>() {
-                tally.rejected.fetch_add(1, Ordering::Relaxed);
-                message.reject(&error.to_string())?;
+            } else if is_rejected {
+                message.reject(&text)?;
             } else {
-                message.retry(&error.to_string())?;
+                message.retry(&text)?;
             }
         }
         Err(panic) => {
             tally.panicked.fetch_add(1, Ordering::Relaxed);
-            message.retry(&format!("panicked: {}", text_of(&*panic)))?;
+            message.retry(&panicked(&*panic))?;
         }
     }
     Ok(())
@@ -199,25 +244,52 @@ fn each<T: Speak>(
 
 fn batch<T: Speak>(
     source: &mut Source<T>,
-    most: usize,
-    handle: &mut All<T>,
+    work: &mut InBatches<T>,
     context: &mut Context,
     tally: &Tally,
 ) -> Result<(), ManyError> {
     let Some(subscriber) = source.ready()? else { return Ok(()) };
+    let most = if work.singly > 0 { 1 } else { work.most };
     let mut batch = subscriber.receive_batch(1, most, Duration::ZERO)?;
     context.no_cause();
-    let outcome = catch_unwind(AssertUnwindSafe(|| handle(&mut batch, context)));
-    let count = batch.len() as u64;
-    match outcome {
-        Ok(Ok(())) => {
-            tally.handled.fetch_add(count, Ordering::Relaxed);
+    let came = catch_unwind(AssertUnwindSafe(|| Came::of((work.handle)(&mut batch, context))));
+    let count = batch.len();
+    work.singly = work.singly.saturating_sub(count);
+    let (text, is_rejected) = match came {
+        Ok(Came::Done) => {
+            tally.handled.fetch_add(count as u64, Ordering::Relaxed);
             batch.ack();
+            return Ok(());
         }
-        Ok(Err(_)) => _ = tally.failed.fetch_add(count.max(1), Ordering::Relaxed),
-        Err(_) => _ = tally.panicked.fetch_add(1, Ordering::Relaxed),
+        Ok(Came::GivenBack) => return Ok(()),
+        Ok(Came::Failed { text, is_rejected }) => {
+            tally.count_failed(is_rejected && count == 1);
+            (text, is_rejected)
+        }
+        Err(panic) => {
+            tally.panicked.fetch_add(1, Ordering::Relaxed);
+            (panicked(&*panic), false)
+        }
+    };
+    match count {
+        // It cannot even take them. That is nothing to be tried again at once.
+        0 => {
+            drop(batch);
+            std::thread::sleep(FULL_PAUSE);
+        }
+        1 => batch.settle_failed(&text, is_rejected)?,
+        // Of several it is not known which one is to blame: they come one by one.
+        _ => {
+            drop(batch);
+            work.singly = count;
+        }
     }
     Ok(())
+}
+
+/// What is said of a message whose handler has panicked.
+fn panicked(panic: &(dyn Any + Send)) -> String {
+    format!("panicked: {}", text_of(panic))
 }
 
 /// What a panic said.

@@ -20,7 +20,7 @@ pub use interrupt::ManyInterrupter;
 pub use options::ManyBuilder;
 
 use crate::bus::BusInner;
-use crate::error::{BusError, NotOwner, ReceiveError};
+use crate::error::{AttachError, BusError, NotOwner, ReceiveError};
 use crate::payload::Speak;
 use crate::subscriber::{Received, Subscriber};
 use crate::sys::pipe;
@@ -202,7 +202,7 @@ impl<T: Speak> ManySubscriber<T> {
             topics: Topics::new(options),
             turn: 0,
             window: 0,
-            rested_at: u64::MAX,
+            rested_at: 0,
             scanned: Instant::now(),
             look_at: 0,
             is_watching: false,
@@ -269,9 +269,14 @@ impl<T: Speak> ManySubscriber<T> {
         }
     }
 
-    /// The first report about a topic that `is_meant`, taken out of those that are to come.
+    /// The first report about a topic that `is_meant`, or whose group this process has already; taken out of those that are to come.
     pub(crate) fn take_report(&mut self, is_meant: impl Fn(&str) -> bool) -> Option<ManyError> {
         let of_topic = |report: &ManyError| match report {
+            ManyError::Join { source: AttachError::GroupBusy { pid, .. }, .. }
+                if *pid == std::process::id() =>
+            {
+                true
+            }
             ManyError::Join { topic, .. }
             | ManyError::TopicLimit { topic, .. }
             | ManyError::TopicListeners { topic, .. } => is_meant(topic),

@@ -9,6 +9,7 @@ use crate::payload::{Message, Speak, access, access_unchecked};
 use bus_core::extension::Extension;
 use bus_core::header::producer_entry;
 use bus_core::lane::Lane;
+use bus_core::layout::groups;
 use bus_core::limits::LANES_MAX;
 use bus_core::seq::distance;
 use std::time::{Duration, Instant};
@@ -167,6 +168,19 @@ impl<T> Received<'_, T> {
         raw.put_aside(&delivery, verdict, error)
     }
 
+    /// Does it become a dead letter if it fails this time?
+    pub fn is_last_attempt(&self) -> bool {
+        self.subscriber.raw.late.as_ref().is_some_and(|late| self.attempts() >= late.attempts_max())
+    }
+
+    /// After how long another member gets it if this one is silent, as the group says at the moment; `None` where no other does.
+    pub fn ack_wait(&self) -> Option<Duration> {
+        let raw = &self.subscriber.raw;
+        let bits = raw.core.group_number(raw.membership.entry()?, groups::in_entry::KIND);
+        let wait_ms = groups::kind::ack_wait_ms(bits);
+        (wait_ms != 0).then(|| Duration::from_millis(u64::from(wait_ms)))
+    }
+
     /// Its work goes on: the group's `ack_wait` begins anew.
     ///
     /// # Errors
@@ -269,6 +283,18 @@ impl<T> Batch<'_, T> {
         self.bury_last();
         let batch = std::mem::take(&mut self.subscriber.raw.batch);
         self.settle(batch)
+    }
+
+    /// The one message of the batch has failed, unless its reader has said already what becomes of it.
+    pub(crate) fn settle_failed(mut self, error: &str, is_rejected: bool) -> Result<(), ReceiveError> {
+        self.bury_last();
+        let raw = &mut self.subscriber.raw;
+        if raw.batch.last().is_some_and(|last| !matches!(last.proof, Proof::Staged(_) | Proof::Settled)) {
+            // Where it cannot be put aside it stays in the batch, and comes again with it.
+            raw.put_item_aside(if is_rejected { Verdict::Dead } else { Verdict::Retry(None) }, error)?;
+        }
+        self.ack();
+        Ok(())
     }
 
     /// Those of one lane up to `sequence` are done, the others stay part of the batch. Returns how many were still this

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// The topic.
 pub const EVENTS_TOPIC: &str = "_bus.events";
 /// Under which name they are published.
-pub(super) const SERVICE: &str = "shmbus-events";
+pub(crate) const SERVICE: &str = "shmbus-events";
 /// Events that may wait; more are dropped, and their number is an event.
 const QUEUE_MAX: usize = 1_024;
 /// How long the thread stays for more: a breaker's next step comes within a second.
@@ -218,7 +218,8 @@ impl Shared {
     }
 
     fn publish_all(&self) {
-        let mut builder = Bus::builder(self.dir.name()).service(SERVICE).host(false).create(false);
+        let mut builder =
+            Bus::builder(self.dir.name()).service(SERVICE).for_the_bus().host(false).create(false);
         if let Some(parent) = self.dir.base().parent() {
             builder = builder.dir(parent);
         }

@@ -36,7 +36,7 @@ use bus_core::holder::{Holder, HolderWord, participant};
 use bus_core::layout::put_name;
 use bus_core::layout::ring;
 use bus_core::layout::superblock::{self, PARTICIPANT_BYTES, Participant, at};
-use bus_core::limits::{PARTICIPANTS_MAX, TOPIC_NAME_BYTES_MAX};
+use bus_core::limits::{PARTICIPANTS_MAX, SERVICE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
 use bus_core::name::{BUS_TOPICS, MAIL_TOPICS, REPLY_TOPICS};
 use bus_core::sync::{AtomicU64, Ordering};
 use events::Events;
@@ -351,7 +351,7 @@ impl Supervisor {
         // Another holder may do the same meanwhile; when it has handed the number out again, nothing under it is the dead one's.
         let is_its = || word.load(Ordering::Acquire) == seen.pack();
         let dead = Holder::new(number, u64::from(seen.tag));
-        let mut swept = repair::Swept::default();
+        let mut swept = repair::Swept { is_counted: self.is_told_to_any(), ..repair::Swept::default() };
         let noted = attached::topics_of(&self.dir.lease(number, seen.tag));
         let Some(topics) = noted.or_else(|| self.dir.topics_if_readable()) else {
             return self.unswept.set(true);
@@ -668,6 +668,9 @@ impl Supervisor {
         let refuse = |reason: &str| Ok(Reply::Refused { reason: reason.into() });
         if !lease_name.starts_with(TEMPORARY) || lease_name.contains('/') {
             return refuse("that is no name of a lease");
+        }
+        if bus_core::name::check_dotted(service, SERVICE_NAME_BYTES_MAX).is_err() {
+            return refuse("that is no name of a service");
         }
         let prepared = self.dir.leases().join(lease_name);
         let file = file::open_ro(&prepared)?;

@@ -93,19 +93,19 @@ fn raise(word: &AtomicU64, to: u64, tag_of: impl Fn(u64) -> u32, tag: u32) {
 }
 
 impl Supervisor {
-    /// Is there anybody to be told of this one?
-    fn is_told_of(&self, service: &str) -> bool {
-        // The thread that publishes events would tell of itself for ever.
-        service != SERVICE
-            && self.events.has_topic()
+    /// Is there anybody to be told?
+    pub(super) fn is_told_to_any(&self) -> bool {
+        self.events.has_topic()
             && !(self.temporary && self.watched.iter().all(|(info, _)| info.service == SERVICE))
     }
 
     fn push_told(&self, event: impl FnOnce() -> Event, service: &str, receipt: Receipt) {
-        if is_told(&self.superblock, receipt) {
+        // The thread that publishes events would tell of itself for ever. Nor is that noted: it may have the entry of one whose joining
+        // waits for it in the queue, and is not to be passed over.
+        if service == SERVICE || is_told(&self.superblock, receipt) {
             return;
         }
-        if self.is_told_of(service) {
+        if self.is_told_to_any() {
             self.events.push_told(event(), receipt);
         } else {
             // Nobody is there to be told, now or later.

@@ -20,7 +20,8 @@
 //!
 //! **Broken variants.** [`Variant::SaidFirst`]: a holder that dies after it said so has told nobody. [`Variant::NoLook`]: a superseded holder tells
 //! what its successor has told. [`Variant::Blind`]: a late one stores an earlier incarnation, and the next holder tells again.
-//! [`Variant::EndedLast`]: a successor finds a free entry and does not know that its end was told to nobody.
+//! [`Variant::EndedLast`]: a successor finds a free entry and does not know that its end was told to nobody. [`Variant::OwnIsTold`]: the thread
+//! that publishes gets the entry of one whose joining waits in the queue, and what it says of itself hides that.
 
 use super::explorer::{Model, Step, Successors};
 
@@ -37,6 +38,8 @@ pub enum Variant {
     Blind,
     /// The end is noted after the entry is free.
     EndedLast,
+    /// Where the entry goes to the thread that publishes, of which nothing is told, it is noted as told at once.
+    OwnIsTold,
 }
 
 /// A bounded run of one variant.
@@ -48,6 +51,8 @@ pub struct Told {
     pub holders: usize,
     /// How often the participant joins.
     pub incarnations: u8,
+    /// Is the last of these the thread that publishes, which nobody is told of?
+    pub last_is_thread: bool,
 }
 
 const HOLDERS: usize = 3;
@@ -147,6 +152,10 @@ impl Holder {
 }
 
 impl Told {
+    fn is_thread(&self, tag: u8) -> bool {
+        self.last_is_thread && tag == self.incarnations
+    }
+
     fn serve(&self, state: &State, index: usize, out: &mut Successors<State>) {
         let (name, me) = (NAMES[index], state.holders[index]);
         let is_newest = usize::from(state.newest) == index;
@@ -165,16 +174,17 @@ impl Told {
                 let me = &mut next.holders[index];
                 me.at = At::Serve;
                 let (word, tag) = (next.word, next.tag);
+                let is_thread = self.is_thread(tag);
                 let is_over = word == Word::Free && next.ended == tag;
-                if tag > 0 && (word == Word::Live || is_over) && next.joined < tag {
+                if tag > 0 && !is_thread && (word == Word::Live || is_over) && next.joined < tag {
                     me.push((0, tag));
                 }
-                if tag > 0 && is_over && next.end < tag {
+                if tag > 0 && !is_thread && is_over && next.end < tag {
                     me.push((1, tag));
                 }
                 me.watched = if word == Word::Live { tag } else { 0 };
                 if word == Word::Sweeping {
-                    if next.joined < tag {
+                    if next.joined < tag && !is_thread {
                         me.push((0, tag));
                     }
                     me.at = At::Free(tag);
@@ -231,6 +241,14 @@ impl Told {
                 next.ended = next.ended.max(tag);
                 next.holders[index].at = At::Push((1, tag));
             }),
+            At::Push((kind, tag)) if self.is_thread(tag) => {
+                go("tells nothing of the thread", &|next| {
+                    if self.variant == Variant::OwnIsTold {
+                        self.say(next, (kind, tag));
+                    }
+                    next.holders[index].at = At::Serve;
+                });
+            }
             At::Push(event) => go("queues an event", &|next| {
                 if event.0 == 1 && next.joined < event.1 {
                     next.holders[index].push((0, event.1));
@@ -250,7 +268,8 @@ impl Told {
                 let (kind, tag) = (usize::from(event.0), usize::from(event.1));
                 // What was told of a later one hides that this one was not.
                 let later = if kind == 0 { state.joined } else { state.end };
-                next.lost[kind][tag] |= later > event.1 && state.published[kind][tag] == 0;
+                let is_excused = state.newest > 0;
+                next.lost[kind][tag] |= is_excused && later > event.1 && state.published[kind][tag] == 0;
                 if self.variant == Variant::NoLook || !state.is_told(event) {
                     next.twice[kind][tag] |= state.holders.iter().any(|other| other.has_begun(event));
                     next.holders[index].thread = Thread::Looked(event);
@@ -295,7 +314,7 @@ impl Model for Told {
     }
 
     fn successors(&self, state: &State, out: &mut Successors<State>) {
-        for index in 0..self.holders {
+        for (index, name) in NAMES.into_iter().enumerate().take(self.holders) {
             let me = state.holders[index];
             if me.is_dead {
                 continue;
@@ -315,7 +334,7 @@ impl Model for Told {
                     next.twice[usize::from(kind)][usize::from(tag)] = true;
                 }
                 next.holders[index] = Holder { is_dead: true, ..Holder::default() };
-                out.push((Step::kill(NAMES[index]), next));
+                out.push((Step::kill(name), next));
             }
         }
         let successor = usize::from(state.newest) + 1;
@@ -347,7 +366,7 @@ impl Model for Told {
         state.tag == self.incarnations
             && state.word == Word::Free
             && (0..2).all(|kind| {
-                let mut tags = 1..=usize::from(self.incarnations);
+                let mut tags = 1..=usize::from(self.incarnations) - usize::from(self.last_is_thread);
                 tags.all(|tag| state.published[kind][tag] > 0 || state.lost[kind][tag])
             })
     }

@@ -12,6 +12,7 @@ use crate::place::Place;
 use crate::signals::Signals;
 use bus_shm::handlers::{HandlerError, Handlers, give_back, reject};
 use bus_shm::{Bus, Bytes, Context, Incoming, ManyError, Registration};
+use signal_hook::consts::SIGCHLD;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,14 +31,22 @@ struct Shared {
     place: Place,
     timeout: Option<Duration>,
     drain: Duration,
-    tick: Duration,
     /// End after so many messages that are done.
     count: Option<u64>,
     done: AtomicU64,
+    /// Messages that no job has set about yet, of those.
+    tickets: AtomicU64,
     types: Mutex<HashMap<String, TypeNames>>,
-    lanes: Mutex<HashMap<String, usize>>,
+    topics: Mutex<HashMap<String, Limits>>,
     /// When it was first seen that it is time to end.
     ending: Mutex<Option<Instant>>,
+}
+
+/// What is known of a topic.
+#[derive(Clone, Copy)]
+struct Limits {
+    lanes: usize,
+    message_bytes_max: usize,
 }
 
 /// Runs commands until there is a reason to end. `options` are those of the subscription.
@@ -49,7 +58,15 @@ pub(super) fn run(
     command: &str,
     options: impl Fn(Registration<Bytes>) -> Registration<Bytes>,
 ) -> Outcome {
+    if args.count == Some(0) {
+        return Ok(());
+    }
     let program = Program::new(command)?;
+    // Where this process was started with SIGCHLD ignored, nobody could be waited for.
+    signal_hook::flag::register(SIGCHLD, Arc::default())
+        .map_err(|error| Failure::new(Code::Error, format_args!("cannot catch signals: {error}")))?;
+    // No more than there are messages for: each begins with a ticket for one.
+    let jobs = usize::from(args.jobs).min(args.count.map_or(usize::MAX, |count| count as usize));
     let guard = Guard::start()?;
     let mut environment = vec![("SHMBUS_BUS", place.bus.clone()), (OWNER, guard.owner().to_owned())];
     if let Some(dir) = &place.dir {
@@ -61,11 +78,11 @@ pub(super) fn run(
         place: place.clone(),
         timeout: args.exec_timeout,
         drain: args.drain,
-        tick: args.ack_wait.map_or(TICK, |wait| (wait / 3).clamp(Duration::from_millis(1), TICK)),
         count: args.count,
         done: AtomicU64::new(0),
+        tickets: AtomicU64::new(args.count.map_or(0, |count| count.saturating_sub(jobs as u64))),
         types: Mutex::default(),
-        lanes: Mutex::default(),
+        topics: Mutex::default(),
         ending: Mutex::default(),
     });
     let mut handlers = Handlers::new().drain_within(args.drain.saturating_add(GRACE));
@@ -75,8 +92,7 @@ pub(super) fn run(
         move |message: &mut Incoming<'_, Bytes>, context: &mut Context| handle(&shared, message, context)
     };
     // Replaced by the subscription's own patterns.
-    let registration =
-        options(bus.on_concurrently::<Bytes, _>("exec", usize::from(args.jobs), each).name(command));
+    let registration = options(bus.on_concurrently::<Bytes, _>("exec", jobs, each).name(command));
     handlers.add(registration).map_err(|error| match error {
         ManyError::Bus(error) => error.into(),
         ManyError::Join { source, .. } => source.into(),
@@ -115,20 +131,16 @@ fn handle(
     message: &mut Incoming<'_, Bytes>,
     context: &mut Context,
 ) -> Result<(), HandlerError> {
-    if shared.count == Some(0)
-        || shared.count.is_some_and(|count| shared.done.load(Ordering::Relaxed) >= count)
-    {
-        context.stop();
-        return Err(give_back());
-    }
     let environment = environment_of(shared, message);
     // No process or descriptor to be had, or no such file any more: another time, perhaps.
     let cannot = |error| HandlerError::from(format!("the command cannot be started: {error}"));
     let input = run::input_of(message.payload()).map_err(cannot)?;
     let begun = Instant::now();
+    let kept_max = message.wants_reply().then(|| shared.limits(message.topic()).message_bytes_max);
     let mut running = Running { shared, message, context, begun, is_late: false };
-    let finished = run::run(&shared.program, &environment, input, &mut running).map_err(cannot)?;
-    let outcome = if running.is_late {
+    let finished = run::run(&shared.program, &environment, input, kept_max, &mut running).map_err(cannot)?;
+    let is_late = running.is_late;
+    let outcome = if is_late {
         let limit = crate::units::duration(shared.timeout.unwrap_or_default());
         Err(format!("took longer than {limit}{}", said(&finished)).into())
     } else if finished.was_ended {
@@ -136,11 +148,41 @@ fn handle(
     } else {
         settle(&finished)
     };
-    let is_done = outcome.is_ok() || finished.status.code() == Some(run::REJECT);
-    if is_done && shared.count.is_some_and(|count| shared.done.fetch_add(1, Ordering::Relaxed) + 1 >= count) {
-        context.stop();
+    let is_rejected = !is_late && !finished.was_ended && finished.status.code() == Some(run::REJECT);
+    let is_done = outcome.is_ok() || is_rejected;
+    let is_left = !is_late && finished.was_ended;
+    if is_done || message.is_last_attempt() && !is_left {
+        answer(message, &finished, outcome.as_ref().err());
+    }
+    if is_done && let Some(count) = shared.count {
+        if shared.done.fetch_add(1, Ordering::Relaxed) + 1 >= count {
+            context.stop();
+        } else if !shared.take_ticket() {
+            context.take_no_more();
+        }
     }
     outcome
+}
+
+/// Answers a message whose sender waits for that: with the command's output, or why there is none. Before it is acknowledged, so
+/// that the next one answers if this process dies in between.
+fn answer(message: &Incoming<'_, Bytes>, finished: &Finished, error: Option<&HandlerError>) {
+    let Some(output) = &finished.output else { return };
+    let sent = match error {
+        Some(error) => message.reply_outcome(Err(&error.to_string())),
+        None if output.is_cut => {
+            let most = output.most;
+            message.reply_outcome(Err(&format!("the answer has more than the {most} bytes of a message")))
+        }
+        None => message.reply_outcome(Ok(&output.bytes)).inspect_err(|error| {
+            // Too long for the asker, say.
+            let _ = message.reply_outcome(Err(&error.to_string()));
+        }),
+    };
+    if let Err(error) = sent {
+        // What the command did is done all the same.
+        output::complain(&format!("message {} was not answered: {error}", message.metadata().id()));
+    }
 }
 
 fn said(finished: &Finished) -> String {
@@ -167,8 +209,10 @@ struct Running<'a, 'm> {
 
 impl Meanwhile for Running<'_, '_> {
     fn tick(&self) -> Duration {
-        let left = self.shared.timeout.map(|limit| limit.saturating_sub(self.begun.elapsed()));
-        left.unwrap_or(self.shared.tick).min(self.shared.tick)
+        let left = self.shared.timeout.map_or(TICK, |limit| limit.saturating_sub(self.begun.elapsed()));
+        // Another process may have changed it.
+        let wait = self.message.ack_wait().map_or(TICK, |wait| (wait / 3).max(Duration::from_millis(1)));
+        left.min(wait).min(TICK)
     }
 
     fn look(&mut self) -> bool {
@@ -196,23 +240,31 @@ impl Shared {
         types.get_mut(topic).map_or_else(|| "unknown".into(), |names| names.of(kind).to_owned())
     }
 
-    /// How many lanes a topic has.
-    fn lanes(&self, topic: &str) -> usize {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(&count) = lanes.get(topic) {
-            return count;
+    fn limits(&self, topic: &str) -> Limits {
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&limits) = topics.get(topic) {
+            return limits;
         }
         let settings = self.place.view().ok().and_then(|view| view.topic(topic).ok()?.settings().ok());
-        let count = settings.map_or(bus_core::limits::LANES_MAX, |settings| settings.lanes as usize);
-        lanes.insert(topic.to_owned(), count);
-        count
+        let limits = Limits {
+            lanes: settings.as_ref().map_or(bus_core::limits::LANES_MAX, |settings| settings.lanes as usize),
+            message_bytes_max: settings.map_or(0, |settings| settings.message_bytes_max as usize),
+        };
+        topics.insert(topic.to_owned(), limits);
+        limits
+    }
+
+    /// A job is done with its message: is there another one for it?
+    fn take_ticket(&self) -> bool {
+        let take = |left: u64| left.checked_sub(1);
+        self.tickets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 }
 
 /// What a command is told of its message.
 fn environment_of(shared: &Shared, message: &Incoming<'_, Bytes>) -> Vec<(&'static str, String)> {
     let (topic, metadata) = (message.topic(), message.metadata());
-    let lane = message.lane().name(shared.lanes(topic));
+    let lane = message.lane().name(shared.limits(topic).lanes);
     let mut environment = shared.environment.clone();
     environment.extend([
         ("SHMBUS_TOPIC", topic.to_owned()),

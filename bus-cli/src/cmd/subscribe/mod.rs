@@ -89,7 +89,7 @@ pub(crate) struct Args {
     service: String,
     /// Run CMD for each message, as `sh -c` does: the payload is its standard input, SHMBUS_TOPIC and others tell of the message.
     /// Status 0 acknowledges, 65 makes it a dead letter, any other has it come again
-    #[arg(long, value_name = "CMD", conflicts_with_all = ["tap", "raw", "json", "timeout"], help_heading = "A command for each message")]
+    #[arg(long, value_name = "CMD", conflicts_with_all = ["tap", "raw", "json", "timeout", "stall", "hold"], help_heading = "A command for each message")]
     exec: Option<String>,
     /// Run so many commands at a time, as members of a shared group; they begin in order, and end as they like
     #[arg(
@@ -275,7 +275,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
                 Some(name) => registration.group(name),
                 None => registration.without_group(),
             };
-            if args.shared || args.keyed {
+            if args.shared || args.keyed || args.jobs > 1 {
                 registration = registration.shared();
             }
             if let Some(most) = args.attempts {
