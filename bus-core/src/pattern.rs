@@ -6,6 +6,7 @@
 //! wants them names them.
 
 use crate::limits::TOPIC_NAME_BYTES_MAX;
+use crate::name::{MAIL_TOPICS, REPLY_TOPICS};
 use core::fmt;
 
 /// A pattern that was found good. Borrows its text.
@@ -134,7 +135,13 @@ impl<'t> Pattern<'t> {
     }
 
     /// Is this topic meant?
+    ///
+    /// A wildcard stands for no mailbox and no lane of answers, whose messages are for one process: those go by their names.
     pub fn matches(&self, topic: &str) -> bool {
+        let is_private = topic.starts_with(MAIL_TOPICS) || topic.starts_with(REPLY_TOPICS);
+        if is_private && !self.is_literal() {
+            return false;
+        }
         let mut tokens = self.text.split('.');
         let mut names = topic.split('.');
         let mut first = true;
@@ -193,6 +200,9 @@ mod tests {
             ("_bus.*", "_bus.events", true),
             ("_bus.events", "_bus.events", true),
             ("a.*", "a._b", true),
+            ("_mail.*", "_mail.reasoner", false),
+            ("_mail.reasoner", "_mail.reasoner", true),
+            ("_reply.>", "_reply.1.2", false),
         ] {
             let parsed = Pattern::parse(pattern).unwrap();
             assert_eq!(parsed.matches(topic), is_meant, "{pattern} {topic}");

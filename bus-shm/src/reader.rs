@@ -35,7 +35,9 @@ pub(crate) enum Peek {
     Empty,
     /// Its group has finished it.
     Gone,
-    /// The hash of its key; 0 for none, or where the message cannot be read.
+    /// The system refused a mapping that it takes to see it: perhaps not the next time.
+    Refused,
+    /// The hash of its key; 0 for none, or where the message is damaged.
     Key(u64),
 }
 
@@ -372,6 +374,7 @@ impl LaneReader {
         match located {
             _ if distance(low_water, sequence) > 0 => Peek::Gone,
             Ok(()) => Peek::Key(finding.header.reference),
+            Err(failure) if failure.is_refusal() => Peek::Refused,
             Err(_) => Peek::Key(0),
         }
     }

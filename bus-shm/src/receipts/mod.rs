@@ -106,6 +106,11 @@ fn groups(core: &TopicCore) -> impl Iterator<Item = (usize, HolderWord)> + use<'
     })
 }
 
+/// Is it clear where the group stands, and that it is this one?
+fn is_settled(word: HolderWord) -> bool {
+    !state::is_joining(word.state) && !state::is_starting(word.state)
+}
+
 impl Receipts {
     pub(crate) fn open(
         bus: &Arc<BusInner>,
@@ -119,16 +124,24 @@ impl Receipts {
         if core.config().overflow == bus_core::layout::ring::overflow::NEWEST {
             return Err(ReceiptError::KeepsNewest { topic: topic() });
         }
-        let found = groups(core).find(|&(entry, _)| display_name(core, entry) == group);
-        let Some((entry, word)) = found else {
-            let groups: Vec<_> = groups(core).map(|(entry, _)| display_name(core, entry)).collect();
-            return Err(ReceiptError::NoGroup {
-                topic: topic(),
-                group: group.into(),
-                groups: groups.join(", "),
-            });
-        };
-        Self::of_entry(bus, core, entry, word)
+        // A group with a name is itself whatever happens to its entry.
+        let is_certain = |word| !group.starts_with('~') || is_settled(word);
+        for _ in 0..LOOKS_MAX {
+            let found = groups(core).find(|&(entry, _)| display_name(core, entry) == group);
+            let Some((entry, word)) = found else { break };
+            if !is_certain(word) {
+                std::thread::yield_now();
+                continue;
+            }
+            let this = Self::of_entry(bus, core, entry, word)?;
+            // Whoever joins removes what a group without a name has left in the entry, and that is what may have been opened.
+            let after = HolderWord::unpack(core.group_number(entry, in_entry::STATE));
+            if is_certain(after) && (this.tag.is_none() || after.tag == word.tag) {
+                return Ok(this);
+            }
+        }
+        let groups: Vec<_> = groups(core).map(|(entry, _)| display_name(core, entry)).collect();
+        Err(ReceiptError::NoGroup { topic: topic(), group: group.into(), groups: groups.join(", ") })
     }
 
     fn of_entry(
@@ -149,7 +162,7 @@ impl Receipts {
                 stood: core.held_group_word(at + in_lane::STOOD)?,
             })
         };
-        let is_ephemeral = core.group_number(entry, in_entry::KIND) & kind::EPHEMERAL != 0;
+        let is_ephemeral = core.group_number(entry, in_entry::KEY) == bus_core::layout::groups::KEY_EPHEMERAL;
         Ok(Self {
             entry,
             group: display_name(core, entry),
@@ -200,7 +213,7 @@ impl Receipts {
             if !self.is_there(before) {
                 return Outcome::LetGo;
             }
-            if state::is_joining(before.state) || state::is_starting(before.state) {
+            if !is_settled(before) {
                 // Where it begins is being settled.
                 std::thread::yield_now();
                 continue;
@@ -209,8 +222,7 @@ impl Receipts {
             // FOLLOW: the looks come before this one; pairs with the fence before a joining member's cursors.
             fence(Ordering::Acquire);
             let after = HolderWord::unpack(self.state.load(Ordering::Relaxed));
-            if after.tag == before.tag && !state::is_joining(after.state) && !state::is_starting(after.state)
-            {
+            if after.tag == before.tag && is_settled(after) {
                 return outcome;
             }
         }
@@ -259,13 +271,22 @@ impl Receipts {
     /// What has become of it, if the group's entry is the same before and afterwards. `None`: something changed under the look.
     fn judge(&self, seen: HolderWord, lane: usize, sequence: u64) -> Option<Outcome> {
         let words = self.lanes[lane];
+        let is_shared = self.is_shared();
+        if seen.state == state::ASTRAY {
+            // It stands where that is saved, not where its cursors are: a member that joined has ended half-way.
+            let is_beyond = distance(sequence, words.stood.load(Ordering::Relaxed)) >= 0;
+            return if is_beyond {
+                Some(Outcome::LetGo)
+            } else {
+                self.settled(lane, sequence, is_shared, Outcome::Unknown)
+            };
+        }
         let low_water = words.low_water.load(Ordering::Acquire);
         let start = words.start.load(Ordering::Relaxed);
         let not_yet = match seen.state {
             state::ACTIVE | state::HELD => Outcome::Pending,
             _ => Outcome::LetGo,
         };
-        let is_shared = self.is_shared();
         if distance(sequence, start) < 0 {
             return self.judge_before_start((lane, sequence), (low_water, start), is_shared, not_yet);
         }
@@ -364,6 +385,8 @@ impl Receipts {
             None => {
                 match AsideFile::attach(self.core.dir(), self.entry, self.core.epoch(), Access::Read) {
                     Ok(Some(file)) => self.aside.get_or_init(|| file),
+                    // Members still have what has lost its name.
+                    Ok(None) if self.core.is_unlinked() => return Some(Some(Outcome::Unknown)),
                     // The mark comes first. Nothing of the group that has been finished is there then.
                     Ok(None) => return Some(None),
                     Err(_) => return Some(Some(Outcome::Unknown)),
@@ -380,10 +403,12 @@ impl Receipts {
                 continue;
             }
             let (word, contents) = store.read(index)?;
-            if (usize::from(contents.lane), contents.sequence) != (lane, sequence)
-                || is_of_former(&self.core, self.entry, &contents)
-            {
+            if (usize::from(contents.lane), contents.sequence) != (lane, sequence) {
                 continue;
+            }
+            if is_of_former(&self.core, self.entry, &contents) {
+                // Two times of a clock that may have been set back: no proof that it is another group's.
+                return Some(Some(Outcome::Unknown));
             }
             let is_dead = match word.state {
                 // Of a shared group's message that is finished a staged entry is one that another member prepared in vain.
@@ -505,7 +530,11 @@ impl Receipts {
             if outcome.is_settled() {
                 return Ok(outcome);
             }
-            self.check(lane, sequence)?;
+            if let Err(error) = self.check(lane, sequence) {
+                // It may have been handled just before.
+                let last = self.look(lane, sequence);
+                return if last.is_settled() { Ok(last) } else { Err(error) };
+            }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(outcome);
             }
@@ -534,13 +563,16 @@ impl Receipts {
                 let seen = HolderWord::unpack(self.state.load(Ordering::Acquire));
                 distance(low_water, last) > 0 || !state::holds_gate(seen.state)
             };
-            if is_past() {
+            // A cursor may stand where the group began, with a backlog before it that it has yet to read.
+            let is_over = || is_past() && self.look(lane, last) != Outcome::Pending;
+            if is_over() {
                 return Ok(self.look(lane, last) != Outcome::LetGo);
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(false);
             }
-            self.sleep(deadline, Some(&is_past), is_past);
+            let is_quick: Option<&dyn Fn() -> bool> = if is_past() { None } else { Some(&is_past) };
+            self.sleep(deadline, is_quick, is_over);
             repair::release_dead_groups(&self.core, self.bus.participants());
         }
     }

@@ -17,6 +17,11 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Condvar, Weak};
 use std::time::{Duration, Instant};
 
+/// `timeout` from now, or so far off that nobody waits until then.
+fn far(now: Instant, timeout: Duration) -> Instant {
+    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(u64::from(u32::MAX)))
+}
+
 /// A request that was sent. Dropped, its answers are late ones.
 pub struct Pending<A> {
     desk: Arc<Desk>,
@@ -150,7 +155,7 @@ impl<A: Speak> Pending<A> {
         }
         let now = Instant::now();
         let deadline = self.deadline();
-        match self.take_until(deadline.min(now + timeout.min(Duration::from_secs(3_600))))? {
+        match self.take_until(deadline.min(now.checked_add(timeout).unwrap_or(deadline)))? {
             Some(letter) => self.open(letter).map(Some),
             None if self.taken == 0 && Instant::now() >= deadline => Err(self.timed_out()),
             None => Ok(None),
@@ -315,7 +320,7 @@ impl<A: Speak> Gather<A> {
     /// waits any more.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self, timeout: Duration) -> Option<(u64, Result<Answer<A>, RequestError>)> {
-        let until = Instant::now() + timeout.min(Duration::from_secs(3_600));
+        let until = far(Instant::now(), timeout);
         while let Some(deadline) = self.next_deadline.filter(|_| !self.pending.is_empty()) {
             let basket = &self.basket;
             let seat = basket.seat.clone();
@@ -368,7 +373,15 @@ impl<A: Speak> Gather<A> {
         let now = Instant::now();
         self.pending.retain(|_, (_, pending)| pending.taken == 0 || pending.deadline() > now);
         let over = self.pending.iter().find(|(_, (_, pending))| pending.deadline() <= now);
-        let over = over.map(|(serial, _)| *serial).and_then(|serial| self.pending.remove(&serial));
+        let over = over.map(|(serial, _)| *serial);
+        if let Some(serial) = over {
+            // Its answer may have come in time and lie in the lane.
+            self.desk.drain();
+            if let Some(answer) = self.take(serial) {
+                return Some(answer);
+            }
+        }
+        let over = over.and_then(|serial| self.pending.remove(&serial));
         self.next_deadline = self.pending.values().map(|(_, pending)| pending.deadline()).min();
         let (number, pending) = over?;
         Some((number, Err(pending.timed_out())))

@@ -13,7 +13,7 @@ use crate::error::AttachError;
 use crate::keys::Seated;
 use crate::listeners::wake_readers;
 use crate::observe::{Observer, Place};
-use crate::reader::{LaneReader, Peek};
+use crate::reader::{Finding, LaneReader, Peek};
 use crate::repair;
 use crate::subscriber::Failure;
 use crate::sys::clock::monotonic_ns;
@@ -42,6 +42,8 @@ const CHECK_PERIOD_NS: u64 = 500_000_000;
 const RESCAN_NS: u64 = 20_000_000;
 /// A member that waits until its batch is complete says so often within `ack_wait` that it lives.
 const BEATS_PER_ACK_WAIT: u64 = 4;
+/// Messages of a lane that nobody has claimed and that are looked at for whose they are, when silent members are looked for.
+const OPEN_PEEKS_MAX: usize = 1_024;
 /// Looks at messages, most of them of others, before something else is looked at.
 const LOOKS_MAX: usize = 1 << 16;
 /// A busy member looks round after so many messages.
@@ -74,6 +76,10 @@ pub(super) struct Keyed {
     /// The words with which it took the partitions that it has.
     owned: Vec<Option<PartitionWord>>,
     owned_count: usize,
+    /// Partitions that it has taken and of which it could not yet see every message.
+    unsettled: Vec<usize>,
+    /// A message of each lane that it could not see.
+    refused: Option<(usize, u64)>,
     /// Of each lane: sequence and key of messages that it has passed and may hand out.
     ready: Vec<BTreeMap<u64, u64>>,
     /// By lane and key: messages behind one that waits.
@@ -141,6 +147,8 @@ impl Keyed {
             behind: HashMap::new(),
             stored: BTreeMap::new(),
             hands: Vec::new(),
+            unsettled: Vec::new(),
+            refused: None,
             must_sweep: false,
             must_scan: true,
             must_balance: true,
@@ -193,7 +201,8 @@ impl Keyed {
 
     fn has(&self, key: u64, sequence: u64) -> Option<(usize, PartitionWord)> {
         let partition = partition_of(key, sequence);
-        self.owned[partition].map(|mine| (partition, mine))
+        let mine = self.owned[partition].filter(|_| !self.unsettled.contains(&partition));
+        mine.map(|mine| (partition, mine))
     }
 
     fn is_in_hand(&self, partition: usize) -> bool {
@@ -268,6 +277,10 @@ impl Keyed {
             let sequence = reader.next();
             let key = match reader.peek(sequence) {
                 Peek::Empty => break,
+                Peek::Refused => {
+                    self.refused = Some((lane, sequence));
+                    break;
+                }
                 Peek::Gone => {
                     let low_water = reader.low_water().map_or(0, |word| word.load(Ordering::Acquire));
                     reader.seek(later(sequence.wrapping_add(1), low_water));
@@ -310,7 +323,16 @@ impl Keyed {
 
     /// When the first message in the store is due.
     fn due_ns(&self) -> Option<u64> {
-        self.stored.values().filter_map(|stored| stored.not_before_ns).min()
+        let mut last = None;
+        let heads = self.stored.iter().filter(|&(&(lane, key, sequence), _)| {
+            // What stands behind another of its key is not due before that has gone.
+            let is_later = key != 0 && last.replace((lane, key)) == Some((lane, key));
+            let is_second = key != 0
+                && (self.ready[lane].range(..sequence).any(|(_, &other)| other == key)
+                    || self.behind.get(&(lane, key)).is_some_and(|all| all.iter().any(|&s| s < sequence)));
+            !is_later && !is_second
+        });
+        heads.filter_map(|(_, stored)| stored.not_before_ns).min()
     }
 
     /// When something here is to be done by itself.
@@ -333,7 +355,15 @@ impl RawSubscriber {
                 Some(Next::Entry { lane, sequence, key, index }) => {
                     self.take_entry((lane, sequence, key), index)?
                 }
-                None if is_idle => return Ok(false),
+                None if is_idle => {
+                    // Why there is nothing, if that is not because nothing has come.
+                    let refused = self.keyed.as_mut().and_then(|keyed| keyed.refused.take());
+                    if let Some((lane, sequence)) = refused {
+                        let mut scratch = Finding::NONE;
+                        self.lanes[lane].take_at(sequence, &mut scratch)?;
+                    }
+                    return Ok(false);
+                }
                 None => {
                     is_idle = true;
                     false
@@ -424,6 +454,9 @@ impl RawSubscriber {
         };
         if let Err(failure) = copied {
             // It stays the next one of its key.
+            if let Some(keyed) = &mut self.keyed {
+                keyed.must_sweep = true;
+            }
             let Membership::Shared(_, owners) = &self.membership else { return Err(failure) };
             self.lanes[lane].release_claim(&owners[lane], sequence, claim);
             return Err(failure);
@@ -484,8 +517,10 @@ impl RawSubscriber {
             Claim::Taken => None,
         };
         let Some((word, is_worn_out)) = claimed else {
-            let is_finished = matches!(owners.look(sequence).state, state::DONE | state::PARKED)
-                || distance(low_water.load(Ordering::Acquire), sequence) > 0;
+            // Or holds no word that anybody has stored.
+            let is_finished =
+                !matches!(owners.look(sequence).state, state::FREE | state::RELEASED | state::CLAIMED)
+                    || distance(low_water.load(Ordering::Acquire), sequence) > 0;
             if is_finished {
                 keyed.ready[lane].remove(&sequence);
             }
@@ -568,6 +603,9 @@ impl RawSubscriber {
         if self.keyed.as_ref().is_some_and(|keyed| keyed.must_balance) {
             self.balance();
         }
+        if self.keyed.as_ref().is_some_and(|keyed| !keyed.unsettled.is_empty()) {
+            self.settle(&[]);
+        }
         if self.keyed.as_ref().is_some_and(|keyed| keyed.must_scan) {
             self.scan_store();
         }
@@ -603,7 +641,9 @@ impl RawSubscriber {
                 let is_mine = word.state == state::CLAIMED
                     && word.member == self.participant
                     && word.attempts == hand.attempts;
-                if word.state == state::RELEASED && keyed.has(hand.key, hand.sequence).is_some() {
+                // A claim that somebody who lost the partition makes in vain comes to nothing: it is this member's next, too.
+                let is_open = !matches!(word.state, state::DONE | state::PARKED);
+                if !is_mine && is_open && keyed.owned[partition_of(hand.key, hand.sequence)].is_some() {
                     keyed.ready[hand.lane].insert(hand.sequence, hand.key);
                 }
                 is_mine
@@ -754,11 +794,13 @@ impl RawSubscriber {
         else {
             return;
         };
-        if taken.is_empty() {
+        let mut is_new = [false; PARTS];
+        let unsettled = std::mem::take(&mut keyed.unsettled);
+        taken.iter().chain(&unsettled).for_each(|&partition| is_new[partition] = true);
+        if is_new == [false; PARTS] {
             return;
         }
-        let mut is_new = [false; PARTS];
-        taken.iter().for_each(|&partition| is_new[partition] = true);
+        let mut is_refused = false;
         for (lane, (reader, owners)) in lanes.iter_mut().zip(owners.iter()).enumerate() {
             let from = reader.low_water().map_or(0, |word| word.load(Ordering::Acquire));
             let count = distance(reader.end(), from).clamp(0, core.config().capacity.into()) as u64;
@@ -773,7 +815,14 @@ impl RawSubscriber {
                     if matches!(seen.state, state::DONE | state::PARKED) {
                         break;
                     }
-                    let Peek::Key(key) = reader.peek(sequence) else { break };
+                    let key = match reader.peek(sequence) {
+                        Peek::Key(key) => key,
+                        Peek::Refused => {
+                            is_refused = true;
+                            break;
+                        }
+                        Peek::Empty | Peek::Gone => break,
+                    };
                     let partition = partition_of(key, sequence);
                     let Some(mine) = keyed.owned[partition].filter(|_| is_new[partition]) else { break };
                     if seen.state == state::CLAIMED {
@@ -793,12 +842,18 @@ impl RawSubscriber {
                 }
             }
         }
+        if is_refused {
+            // Nothing of them is handed out before everything of them has been seen.
+            keyed.unsettled =
+                (0..PARTS).filter(|&index| is_new[index] && keyed.owned[index].is_some()).collect();
+        }
         keyed.must_scan = true;
     }
 
     /// What lies in the store of this member's partitions?
     fn scan_store(&mut self) {
-        let Self { keyed: Some(keyed), late: Some(late), core, .. } = self else { return };
+        let Self { keyed: Some(keyed), late: Some(late), core, membership, .. } = self else { return };
+        let Membership::Shared(_, owners) = &*membership else { return };
         keyed.must_scan = false;
         keyed.rescan_at_ns = None;
         keyed.stored.clear();
@@ -833,7 +888,17 @@ impl RawSubscriber {
                         again = true;
                         None
                     }
-                    aside::STAGED | aside::AMENDING => {
+                    aside::STAGED => {
+                        // Counts when the message's owner word names it. Else it was prepared by one who has lost the message since.
+                        let word = owners[lane].look(sequence);
+                        if word.state != state::PARKED {
+                            continue;
+                        }
+                        late.finish(core, &owners[lane], lane, sequence, word);
+                        again = true;
+                        None
+                    }
+                    aside::AMENDING => {
                         again = true;
                         None
                     }
@@ -876,22 +941,30 @@ impl RawSubscriber {
         for (lane, (reader, owners)) in lanes.iter_mut().zip(owners.iter()).enumerate() {
             let from = reader.low_water().map_or(0, |word| word.load(Ordering::Acquire));
             let count = distance(reader.end(), from).clamp(0, core.config().capacity.into()) as u64;
-            let mut is_first = true;
+            // Of each seat, the first message that its owner does not take.
+            let mut is_met = [false; 256];
+            let mut peeks_left = OPEN_PEEKS_MAX;
             for sequence in (0..count).map(|index| from.wrapping_add(index)) {
                 let seen = owners.look(sequence);
                 let is_open = matches!(seen.state, state::FREE | state::RELEASED);
-                if !(seen.state == state::CLAIMED || is_open && is_first) || keyed.is_hand(lane, sequence) {
+                if !(seen.state == state::CLAIMED || is_open && peeks_left > 0)
+                    || keyed.is_hand(lane, sequence)
+                {
                     continue;
                 }
                 let place = Place::Owner { lane: lane as u8, sequence };
                 if is_open {
-                    // One message that nobody takes is enough to show that its owner is silent; and the first is always met in the end.
+                    // One message that its owner does not take is enough to show that it is silent.
+                    peeks_left -= 1;
                     let Peek::Key(key) = reader.peek(sequence) else { continue };
                     let partition = partition_of(key, sequence);
                     if keyed.owned[partition].is_some() {
                         continue;
                     }
-                    is_first = false;
+                    let Some(owner) = words[partition].owner else { continue };
+                    if std::mem::replace(&mut is_met[usize::from(owner.index)], true) {
+                        continue;
+                    }
                     if late.observer.is_expired(place, seen.pack(), now_ns)
                         && is_stale[partition]
                         && is_owner_silent(partition)
