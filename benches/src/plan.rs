@@ -118,7 +118,7 @@ impl Planner<'_> {
                 }
                 let mut group = group(FloorKind::Line, specs, &PAIR, 200, 6);
                 if payload_bytes == 64 {
-                    group.entries.push(entry(Spec { asks: true, ..default.clone() }, &PAIR, 100));
+                    group.entries.push(entry(Spec { asks: true, ..default.clone() }, &PAIR, 40));
                     group.entries.push(entry(Spec { bare: true, ..default }, &PAIR, 15));
                 }
                 groups.push(group);

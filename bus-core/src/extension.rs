@@ -211,7 +211,7 @@ mod tests {
             assert_eq!((block.expiry_ns, block.cause(), block.correlation()), (0, None, None));
         }
         for flags in [0_u64, 3, 4, 5, 7, 8, 9, 0xff] {
-            let word = u64::MAX & !(0xff << 24) | flags << 24;
+            let word = !(0xff_u64 << 24) | flags << 24;
             assert_eq!(Extension { reply: word, ..Extension::default() }.reply(), None, "flags {flags}");
         }
     }

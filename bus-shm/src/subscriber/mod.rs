@@ -19,6 +19,7 @@ mod outcomes;
 mod received;
 mod replying;
 mod screen;
+mod settle;
 mod shared;
 mod stall;
 pub(crate) mod start;
@@ -33,13 +34,11 @@ use crate::bus::BusInner;
 use crate::dead_letters::Announcer;
 use crate::error::{AttachError, ReceiveError};
 use crate::group::{LaneStand, Seat, Wanted};
-use crate::listeners::wake_readers;
 use crate::payload::{Bytes, Speak, TypeIdentity};
 use crate::reader::{Finding, Found, LaneReader};
 use crate::region::Region;
 use crate::repair;
 use crate::requests::Replies;
-use crate::sys::futex;
 use crate::sys::process::ForkMark;
 use crate::topic::{Kinds, Topic, TopicCore};
 use crate::wait::{Wait, Waiter};
@@ -627,92 +626,6 @@ impl RawSubscriber {
             .table
             .get(usize::from(kind))
             .map_or_else(|| format!("type {kind}"), TypeIdentity::to_string)
-    }
-
-    /// Everything up to this message (one member), or this message (shared), is done. False if the group had given it to
-    /// another member meanwhile.
-    fn acknowledge(&mut self, delivery: &Delivery) -> bool {
-        if self.fork.is_child() {
-            return false;
-        }
-        match delivery.proof {
-            Proof::Position => {
-                self.lanes[delivery.lane].acknowledge(delivery.found.sequence);
-                self.ring_space_bell();
-                true
-            }
-            Proof::Claim(claim) => self.acknowledge_claim(delivery.lane, delivery.found.sequence, claim),
-            Proof::Entry(held) => self.acknowledge_entry(held),
-            Proof::Staged(_) | Proof::Settled => true,
-        }
-    }
-
-    /// [`RawSubscriber::acknowledge`] of the message that was handed out last.
-    #[inline]
-    fn acknowledge_current(&mut self) -> bool {
-        if !matches!(self.current.proof, Proof::Position) || self.fork.is_child() {
-            return self.acknowledge_unusual();
-        }
-        self.lanes[self.current.lane].acknowledge(self.current.found.sequence);
-        self.ring_space_bell();
-        true
-    }
-
-    #[inline(never)]
-    fn acknowledge_unusual(&mut self) -> bool {
-        let delivery = self.current;
-        self.acknowledge(&delivery)
-    }
-
-    /// A publisher may wait for what was just finished.
-    #[inline]
-    fn ring_space_bell(&self) {
-        self.space_bell.ring(self.barrier, || {
-            futex::wake_all(self.space_bell.word());
-        });
-    }
-
-    /// Gives a message back: it comes again, marked.
-    fn release(&mut self, delivery: &Delivery) {
-        if self.bus.is_forked() {
-            return;
-        }
-        let lane = &mut self.lanes[delivery.lane];
-        match (&self.membership, delivery.proof) {
-            (Membership::Shared(_, owners), Proof::Claim(claim)) => {
-                let released = lane.release_claim(&owners[delivery.lane], delivery.found.sequence, claim);
-                let wake = || wake_readers(&self.bus, &self.core);
-                // Another member may be asleep.
-                let _ = released && self.message_bell.ring_if(self.barrier, wake);
-            }
-            (Membership::One(_) | Membership::Yielding(_), Proof::Position) => lane.rewind(),
-            (_, Proof::Entry(held)) => self.release_entry(held),
-            (_, Proof::Staged(held)) => {
-                lane.rewind();
-                self.withdraw_staged(held);
-            }
-            _ => {}
-        }
-    }
-
-    /// A batch that was neither acknowledged nor dropped (`mem::forget`) is given back before anything else is handed out: what it
-    /// points to may not stay where it is.
-    #[inline]
-    fn give_back_forgotten(&mut self) {
-        if !self.batch.is_empty() {
-            self.give_back_batch();
-        }
-    }
-
-    #[cold]
-    fn give_back_batch(&mut self) {
-        self.invalid.set(None);
-        let mut batch = std::mem::take(&mut self.batch);
-        for delivery in batch.iter().rev() {
-            self.release(delivery);
-        }
-        batch.clear();
-        self.batch = batch;
     }
 
     /// What every wait ends with: has something happened to this subscriber?
