@@ -38,7 +38,7 @@ impl Default for Options {
             payloads: Vec::new(),
             wait: None,
             hdr: None,
-            seconds: 19.0,
+            seconds: 19.5,
             directory: PathBuf::from("/dev/shm"),
             progress: None,
         }

@@ -38,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     hdr: Option<PathBuf>,
     /// Seconds that the default set may take
-    #[arg(long, default_value_t = 19.0)]
+    #[arg(long, default_value_t = 19.5)]
     seconds: f64,
     /// As JSON
     #[arg(long)]
