@@ -32,8 +32,9 @@ const TURN: Duration = Duration::from_millis(100);
 const REST_NS: u64 = 400_000_000;
 /// ... and later the longer it rests, by this share of the time; ...
 const REST_SHARE: u64 = 8;
-/// ... but after this at the latest: two looks that are further apart would not tell the age of what came between them.
-const REST_NS_MAX: u64 = 1_400_000_000;
+/// ... but after this at the latest. What comes first after half a minute of rest is then told to be at least so old, until it is old enough
+/// for a gap of this width: [`bus_core::samples`] makes nothing up.
+const REST_NS_MAX: u64 = 4_400_000_000;
 /// A topic rests when nothing has come for so long.
 const AWAKE_NS: u64 = 10_000_000_000;
 /// What a turn may take.
