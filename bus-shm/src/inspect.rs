@@ -694,7 +694,10 @@ pub(crate) fn unread(dir: &BusDir) -> Vec<String> {
         for group in topic.sample().groups {
             let lag: u64 = group.lanes.iter().map(|lane| lane.lag_count).sum();
             if lag > 0 && matches!(group.state, "active" | "held") {
-                lines.push(format!("{name}, group {}: {lag} message(s)", group.name));
+                lines.push(match mailbox::mailbox_of(&name) {
+                    Some(_) => format!("mailbox {}: {lag} message(s)", mailbox::display(&name)),
+                    None => format!("{name}, group {}: {lag} message(s)", group.name),
+                });
             }
         }
     }
