@@ -51,8 +51,8 @@ impl<const WORDS: usize> bus_shm::Message for Block<WORDS> {
 /// What a row changes from a topic's defaults.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
-    one_producer: bool,
-    no_stamps: bool,
+    pub(crate) one_producer: bool,
+    pub(crate) no_stamps: bool,
 }
 
 impl Settings {
@@ -247,6 +247,18 @@ impl<const WORDS: usize> Subscriber<WORDS> {
         batch.ack();
         Ok(())
     }
+
+    /// Takes what is there, up to `max` messages, and acknowledges it in one go without a look at it. How many there were.
+    pub(crate) fn take_batch(&mut self, max: usize) -> Result<usize> {
+        let mut batch = self
+            .0
+            .receive_batch(1, max, BATCH_TIMEOUT)
+            .map_err(|error| refused("receiving a batch", &error))?;
+        while batch.next_message().map_err(|error| refused("receiving in a batch", &error))?.is_some() {}
+        let count = batch.len();
+        batch.ack();
+        Ok(count)
+    }
 }
 
 /// A message that was received and not yet acknowledged.
@@ -278,7 +290,7 @@ impl<const WORDS: usize> Message<'_, WORDS> {
 }
 
 #[inline(always)]
-fn content<const WORDS: usize>(block: &ArchivedBlock<WORDS>) -> Option<(u64, u64)> {
+pub(crate) fn content<const WORDS: usize>(block: &ArchivedBlock<WORDS>) -> Option<(u64, u64)> {
     check(WORDS, |index| block.words[index].to_native())
 }
 

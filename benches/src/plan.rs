@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::options::Options;
 use crate::scenarios::STAGES;
 use crate::slices::{Entry, FloorKind};
-use crate::spec::{Scenario, Sender, Spec, WaitMode};
+use crate::spec::{Scenario, Sender, Spec, Step, WaitMode};
 
 /// The two processes of most scenarios.
 const PAIR: [usize; 2] = [0, 1];
@@ -102,6 +102,7 @@ impl Planner<'_> {
             Scenario::Wake => self.wake(),
             Scenario::Bus100k => Ok(vec![self.bus100k()]),
             Scenario::Pipeline => Ok(vec![self.pipeline()]),
+            Scenario::Cost => self.cost(),
         }
     }
 
@@ -226,6 +227,18 @@ impl Planner<'_> {
         group(FloorKind::Ring(64), vec![spec], &PAIR, 10, 9)
     }
 
+    fn cost(&self) -> Result<Vec<Group>> {
+        let payloads = self.options.payloads_or(&[64])?;
+        let of_size = |payload_bytes: &usize| {
+            let spec = |step| Spec { payload_bytes: *payload_bytes, step, ..Spec::of(Scenario::Cost) };
+            let mut specs = Step::ALL.map(spec).to_vec();
+            let one = |step| Spec { one_producer: true, ..spec(step) };
+            specs.extend([Step::Publish, Step::Receive, Step::ReceiveBatch].map(one));
+            group(FloorKind::Line, specs, &PAIR[..1], 40, 5)
+        };
+        Ok(payloads.iter().map(of_size).collect())
+    }
+
     fn pipeline(&self) -> Group {
         let spec = Spec { wait: WaitMode::Adaptive, ..Spec::of(Scenario::Pipeline) };
         let stages: Vec<usize> = (0..STAGES).collect();
@@ -260,10 +273,11 @@ mod tests {
     }
 
     #[test]
-    fn every_scenario_is_in_the_default_set() {
+    fn every_scenario_but_the_single_steps_is_in_the_default_set() {
         let groups = plan(&Options::default());
         for scenario in Scenario::ALL {
-            assert!(groups.iter().any(|group| group.scenario() == scenario), "{scenario:?}");
+            let is_there = groups.iter().any(|group| group.scenario() == scenario);
+            assert_eq!(is_there, scenario != Scenario::Cost, "{scenario:?}");
         }
     }
 

@@ -134,6 +134,9 @@ pub struct ScenarioReport {
     /// What the bus adds for each hop of each request, in nanoseconds (pipeline).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_hop_ns: Option<Spread>,
+    /// What the step takes by itself, in nanoseconds; of what is a difference it may be below zero (cost).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_ns: Option<Spread>,
     /// Memory while the scenario ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,

@@ -71,12 +71,13 @@ pub fn run(options: &Options) -> std::result::Result<Report, BenchError> {
         session.group(group, budget, directory.path())?;
         planned = planned.saturating_sub(group.planned());
     }
-    let Session { pool, log, rows, mut intervals, .. } = session;
+    let Session { pool, log, mut rows, mut intervals, .. } = session;
     pool.quit();
     drop(directory);
     if let Some(path) = &options.hdr {
         write_log(path, started, &mut intervals)?;
     }
+    rows.iter_mut().filter_map(|row| row.target.as_mut()).for_each(|target| target.loosen(options.slack));
     let verdict = targets::verdict(&rows, log.corrupt == 0);
     let seconds = begun.elapsed().as_secs_f64();
     Ok(Report { schema: SCHEMA, machine, floor: log.report(), scenarios: rows, verdict, seconds })

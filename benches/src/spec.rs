@@ -54,11 +54,63 @@ pub enum Scenario {
     Bus100k,
     /// 10,000 requests through five processes.
     Pipeline,
+    /// Each step of a message's way by itself, in one thread.
+    Cost,
+}
+
+/// A step of a message's way (cost).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Step {
+    /// rkyv writes the value's archive.
+    Archive,
+    /// rkyv checks an archive.
+    Validate,
+    /// Every byte of a checked archive is read.
+    Access,
+    /// What time stamps add to a publish.
+    Stamp,
+    /// A publish: archived, published, the bell looked at.
+    #[default]
+    Publish,
+    /// A message found, recorded as handed out, checked but for its archive, and acknowledged, which is one store.
+    Receive,
+    /// The same in batches of 64, each acknowledged in one go.
+    ReceiveBatch,
+    /// What a shared group adds to that: claim, copy of what may be taken back, acknowledgement by message.
+    Claim,
+}
+
+impl Step {
+    /// All of them, in the order of the report.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Archive,
+        Self::Publish,
+        Self::Stamp,
+        Self::Receive,
+        Self::Validate,
+        Self::Access,
+        Self::ReceiveBatch,
+        Self::Claim,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Archive => "archive",
+            Self::Validate => "validate",
+            Self::Access => "access",
+            Self::Stamp => "stamp",
+            Self::Publish => "publish",
+            Self::Receive => "receive, acknowledge",
+            Self::ReceiveBatch => "receive, in batches",
+            Self::Claim => "claim",
+        }
+    }
 }
 
 impl Scenario {
     /// All of them, in the order of the report.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Latency,
         Self::Paced,
         Self::Throughput,
@@ -68,6 +120,7 @@ impl Scenario {
         Self::Wake,
         Self::Bus100k,
         Self::Pipeline,
+        Self::Cost,
     ];
 
     /// The name in rows and options.
@@ -83,6 +136,7 @@ impl Scenario {
             Self::Wake => "wake",
             Self::Bus100k => "bus100k",
             Self::Pipeline => "pipeline",
+            Self::Cost => "cost",
         }
     }
 
@@ -134,6 +188,8 @@ pub(crate) struct Spec {
     pub(crate) saturated: bool,
     /// Who sends the critical messages (priority).
     pub(crate) sender: Sender,
+    /// What is timed (cost).
+    pub(crate) step: Step,
     /// By request and reply instead of two topics (latency).
     pub(crate) asks: bool,
     /// The same without the bus: handlers alone (pipeline), a bare ring (latency, throughput).
@@ -159,6 +215,7 @@ impl Spec {
             rate_hz: 0,
             saturated: false,
             sender: Sender::Same,
+            step: Step::default(),
             asks: false,
             bare: false,
         }
@@ -194,6 +251,7 @@ impl Spec {
                 Some(format!("{load} sender={sender}"))
             }
             Scenario::Paced => Some(format!("{}/s", self.rate_hz)),
+            Scenario::Cost => Some(self.step.name().into()),
             Scenario::Latency if self.asks => Some("request and reply".into()),
             Scenario::Latency | Scenario::Throughput if self.bare => Some("bare ring".into()),
             _ => None,

@@ -40,6 +40,18 @@ impl Target {
         Self { what: what.into(), at_most: None, at_least: Some(limit), value, met }
     }
 
+    /// Moves the limit away by a factor of at least 1.
+    pub(crate) fn loosen(&mut self, factor: f64) {
+        let factor = factor.max(1.0);
+        self.at_most = self.at_most.map(|limit| limit * factor);
+        self.at_least = self.at_least.map(|limit| limit / factor);
+        let value = self.value.filter(|_| self.met.is_some());
+        self.met = value.map(|value| {
+            self.at_most.is_none_or(|limit| value <= limit)
+                && self.at_least.is_none_or(|limit| value >= limit)
+        });
+    }
+
     /// The limit in words.
     pub(crate) fn limit_text(&self) -> String {
         match (self.at_most, self.at_least) {
@@ -128,6 +140,19 @@ mod tests {
         let verdict = verdict(&[row(Some(Target::at_most("to line", 2.2, Some(3.3), true)))], true);
         assert!(!verdict.pass);
         assert!(verdict.text.contains("latency 64 B: to line 3.30 (at most 2.20)"), "{verdict:?}");
+    }
+
+    #[test]
+    fn a_limit_that_is_loosened_forgives_noise_and_no_collapse() {
+        let met = |mut target: Target| {
+            target.loosen(2.0);
+            target.met
+        };
+        assert_eq!(met(Target::at_most("to line", 2.0, Some(3.9), true)), Some(true));
+        assert_eq!(met(Target::at_most("to line", 2.0, Some(4.1), true)), Some(false));
+        assert_eq!(met(Target::at_least("to the ring", 0.2, Some(0.11), true)), Some(true));
+        assert_eq!(met(Target::at_least("to the ring", 0.2, Some(0.09), true)), Some(false));
+        assert_eq!(met(Target::at_least("to the ring", 0.2, Some(0.09), false)), None);
     }
 
     #[test]

@@ -123,6 +123,14 @@ fn result(row: &ScenarioReport) -> String {
     if let Some(spread) = row.per_hop_ns {
         parts.push(format!("{} a hop", time(spread.median)));
     }
+    if let Some(spread) = row.step_ns {
+        parts.push(format!(
+            "{} each ({} to {})",
+            step_time(spread.median),
+            step_time(spread.q1),
+            step_time(spread.q3)
+        ));
+    }
     if let Some(rate) = row.requests_per_s {
         parts.push(format!("{} requests/s", count(rate)));
     }
@@ -229,6 +237,11 @@ fn histogram(text: &mut String, row: &ScenarioReport, core: &PerCore, step_ns: f
     for line in bars(&core.histogram, step_ns) {
         let _ = writeln!(text, "  {line}");
     }
+}
+
+/// Single steps are so short that tenths count.
+fn step_time(ns: f64) -> String {
+    format!("{ns:.1} ns")
 }
 
 /// A count with a unit: 94.3 M, 12.1 k.

@@ -4,6 +4,7 @@
 //! under way: a slice ends when its last message has been received and acknowledged.
 
 mod bus100k;
+mod cost;
 mod fanout;
 mod latency;
 mod mpmc;
@@ -77,6 +78,7 @@ fn open_sized<const WORDS: usize>(bus: &Connection, spec: &Spec, role: usize) ->
         Scenario::Wake => wake::open::<WORDS>(bus, spec, role),
         Scenario::Bus100k => bus100k::open::<WORDS>(bus, spec, role),
         Scenario::Pipeline => pipeline::open::<WORDS>(bus, spec, role),
+        Scenario::Cost => cost::open::<WORDS>(bus, spec, role),
     }
 }
 

@@ -20,7 +20,8 @@ enum WaitFlag {
 /// Flags of `bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Scenarios to run, by name; all of the default set if none is given
+    /// Scenarios to run, by name: latency, paced, throughput, fanout, mpmc, priority, wake, bus100k, pipeline, cost; all but the last, which
+    /// times single steps, if none is given
     scenario: Vec<String>,
     /// Pin the processes to cores: to the given ones (--pin-cores=0,1), else to sensible ones
     #[arg(long, value_name = "CORES", num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
@@ -40,6 +41,9 @@ pub(crate) struct Args {
     /// Seconds that the default set may take
     #[arg(long, default_value_t = 19.5)]
     seconds: f64,
+    /// A figure counts as missed only when it is missed by this factor, 1 or more
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    slack: f64,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -72,6 +76,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
         }),
         hdr: args.hdr.clone(),
         seconds: args.seconds,
+        slack: args.slack,
         progress: (!place.quiet).then_some(|name| eprintln!("... {name}")),
         ..Options::default()
     };
