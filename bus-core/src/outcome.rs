@@ -32,6 +32,8 @@ pub const SKIPPED: u8 = 2;
 pub const MISSED: u8 = 3;
 /// It was a dead letter, which has been purged, replayed, or has made room for another.
 pub const GONE: u8 = 4 | FINAL;
+/// It may have been a dead letter, of this group or of one that had its entry before: nobody can tell.
+pub const UNKNOWN: u8 = 5 | FINAL;
 /// Bit of an outcome that was decided while nobody else could settle the message: it counts whoever had claimed it.
 pub const FINAL: u8 = 8;
 
