@@ -10,7 +10,7 @@ use bus_shm::{
 };
 use std::time::{Duration, Instant};
 use tests::cli::CliBus;
-use tests::harness::{self, Agent, Role, TestBus, assert_clean};
+use tests::harness::{self, Agent, Role, TestBus, assert_clean, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -412,6 +412,8 @@ impl PingPong {
 #[test]
 fn one_conversation_that_loops_is_cut_alone_and_several_cut_the_pair() {
     let cli = CliBus::new("loop-whose");
+    // What is cut is not cut for as long as it may take to build that.
+    tests::cli::binary();
     let bus = cli.bus.open("looper");
     let mut events = bus.events().unwrap().tap().unwrap();
     // With four causes at most it is the answer in `pong`, to a message of `ping`, that is one too many.
@@ -435,8 +437,8 @@ fn one_conversation_that_loops_is_cut_alone_and_several_cut_the_pair() {
     let shown = || {
         let publishers = view(&cli.bus).topic("pong").unwrap().sample().publishers;
         let cut = publishers.into_iter().find_map(|publisher| publisher.loop_cut).expect("a cut");
-        assert_eq!((cut.cause.as_str(), cut.state), ("ping", "open"));
-        assert!(cut.left > Duration::ZERO && cut.left <= Duration::from_secs(5), "{cut:?}");
+        assert!(cut.cause == "ping" && cut.state.ends_with("open"), "{cut:?}");
+        assert!(cut.left <= Duration::from_secs(5), "{cut:?}");
         cut.whole_pair
     };
     assert!(!shown());
@@ -448,20 +450,26 @@ fn one_conversation_that_loops_is_cut_alone_and_several_cut_the_pair() {
         other => panic!("{other}"),
     }
     assert!(shown());
-    let info = cli.run(&["info", "pong"]).expect(0).out;
-    assert!(
-        info.contains("open for what ping causes (loop)") && info.contains("to the next trial"),
-        "{info}"
-    );
-    let json = cli.run(&["info", "pong", "--json"]).expect(0).json();
-    let cut = &json["publishers"][0]["loop_cut"];
-    assert_eq!(
-        (&cut["cause"], &cut["state"], &cut["reason"]),
-        (&"ping".into(), &"open".into(), &"loop".into())
-    );
-    assert!(cut["whole_pair"] == true && cut["left_ms"].as_u64().is_some_and(|left| left > 0), "{cut}");
-    let top = cli.run(&["top", "--once"]).expect(0).out;
-    assert!(top.contains("loop cut open from ping"), "{top}");
+    // The commands say so. What is over by the time that they look is cut again, for longer each time.
+    let mut conversation = 0x100;
+    let mut says = |arguments: &[&str], is_it: &dyn Fn(&str) -> bool| {
+        eventually("it is shown", || {
+            conversation += 1;
+            game.play(conversation);
+            is_it(&cli.run(arguments).expect(0).out)
+        });
+    };
+    says(&["info", "pong"], &|out| {
+        out.contains("open for what ping causes (loop)") && out.contains("to the next trial")
+    });
+    says(&["info", "pong", "--json"], &|out| {
+        let json: serde_json::Value = serde_json::from_str(out).unwrap();
+        let cut = &json["publishers"][0]["loop_cut"];
+        let text = |name: &str| cut[name].as_str().unwrap_or_default();
+        let is_it = (text("cause"), text("state"), text("reason")) == ("ping", "open", "loop");
+        is_it && cut["whole_pair"] == true && cut["left_ms"].as_u64().is_some_and(|left| left > 0)
+    });
+    says(&["top", "--once"], &|out| out.contains("loop cut open from ping"));
     // The other way, and what has no cause, is let through.
     game.publishers[1].publish(b"free").unwrap();
     let message = next(&mut game.subscribers[1]);
