@@ -148,6 +148,7 @@ fn hostile_extensions_neither_loop_nor_break_anything() {
         let epoch = next(&mut subscriber).metadata().id().topic_epoch;
         // Somebody stores what he likes into the blocks: the correlation stays, so that they are found.
         let dir = test.path().join("topics").join(topic.name());
+        let mut written = 0;
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         for entry in std::fs::read_dir(&dir).unwrap().flatten() {
             let name = entry.file_name().into_string().unwrap();
@@ -160,6 +161,7 @@ fn hostile_extensions_neither_loop_nor_break_anything() {
                 .step_by(8)
                 .filter(|&at| bytes[at..at + 16] == mark[..])
                 .collect();
+            written += starts.len();
             for (number, &at) in starts.iter().enumerate() {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let block = &mut bytes[at + 16..at + 64];
@@ -177,6 +179,7 @@ fn hostile_extensions_neither_loop_nor_break_anything() {
             }
             std::fs::write(entry.path(), bytes).unwrap();
         }
+        assert_eq!(written, 32, "blocks of the messages");
         let begun = Instant::now();
         let found = trace::trace(&view(&test), TraceId::Correlation(0xbad)).unwrap();
         assert!(begun.elapsed() < Duration::from_secs(5));
