@@ -415,8 +415,6 @@ impl PingPong {
 #[test]
 fn one_conversation_that_loops_is_cut_alone_and_several_cut_the_pair() {
     let cli = CliBus::new("loop-whose");
-    // What is cut is not cut for as long as it may take to build that.
-    tests::cli::binary();
     let bus = cli.bus.open("looper");
     let mut events = bus.events().unwrap().tap().unwrap();
     // With four causes at most it is the answer in `pong`, to a message of `ping`, that is one too many.
