@@ -540,10 +540,16 @@ impl BusInner {
         }
     }
 
-    pub(crate) fn check_usable(&self) -> Result<(), BusError> {
-        if self.is_forked() {
-            return Err(BusError::UsedAfterFork { bus: self.dir.name().into() });
+    /// In a forked child nothing is mapped, and what is in memory is the parent's.
+    pub(crate) fn check_forked(&self) -> Result<(), BusError> {
+        match self.is_forked() {
+            true => Err(BusError::UsedAfterFork { bus: self.dir.name().into() }),
+            false => Ok(()),
         }
+    }
+
+    pub(crate) fn check_usable(&self) -> Result<(), BusError> {
+        self.check_forked()?;
         if self.superblock.look(at::STATE).is_some_and(|state| state.load(Ordering::Acquire) != 0) {
             return Err(BusError::Closed { bus: self.dir.name().into() });
         }

@@ -424,8 +424,8 @@ impl Desk {
         mut done: impl FnMut(&mut State) -> Option<R>,
         mut look: impl FnMut() -> Result<(), RequestError>,
     ) -> Result<Option<R>, RequestError> {
-        // In a forked child nothing is mapped, the answers are its parent's, and a lock may never be given back.
-        self.bus.check_usable()?;
+        // First of all: a forked child may have the lock in a state that nobody ends.
+        self.bus.check_forked()?;
         let mut state = self.lock();
         loop {
             if let Some(found) = done(&mut state) {

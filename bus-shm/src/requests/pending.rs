@@ -173,10 +173,8 @@ impl<A: Speak> Pending<A> {
     fn take_until(&mut self, deadline: Instant) -> Result<Option<Letter>, RequestError> {
         let Self { desk, target, serial, lane, sequence, wait, seat, .. } = self;
         let serial = *serial;
-        // What an answer needs when the bus is gone is in memory already; what a forked child has is its parent's.
-        if !desk.bus().is_forked()
-            && let Some(letter) = desk.lock().take(serial)
-        {
+        desk.bus().check_forked()?;
+        if let Some(letter) = desk.lock().take(serial) {
             return Ok(Some(letter));
         }
         let seat = &*seat.get_or_insert_with(Arc::default);
@@ -302,7 +300,7 @@ impl<A: Speak> Gather<A> {
             let why = "it was sent by a requester of another bus; gather it with that one";
             return Err(RequestError::Usage { topic: pending.target.name(), why });
         }
-        self.desk.bus().check_usable()?;
+        self.desk.bus().check_forked()?;
         let deadline = pending.deadline();
         self.next_deadline = Some(self.next_deadline.map_or(deadline, |before| before.min(deadline)));
         self.desk.lock().put_into(pending.serial, &self.basket);
