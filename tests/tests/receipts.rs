@@ -10,7 +10,7 @@ use bus_shm::{
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 use tests::cli::CliBus;
-use tests::harness::{self, Agent, Role, TestBus, Text, Words, assert_clean, eventually};
+use tests::harness::{self, Agent, Role, TestBus, Text, Words, assert_clean};
 use tests::memory::{mount_tmpfs, take_memory};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -318,7 +318,8 @@ fn a_batch_is_not_past_while_its_group_has_a_backlog_before_its_cursor() {
     let test = TestBus::new("receipt-backlog");
     let bus = test.open("tester");
     let topic = bus.topic::<Bytes>("t").unwrap();
-    let last = (0..10).map(|_| publish(&topic, b"x")).last().unwrap();
+    (0..9).for_each(|_| _ = publish(&topic, b"x"));
+    let last = publish(&topic, b"x");
     // It begins where the lane ends, and reads what there is like any late joiner.
     let mut subscriber = topic.group("g").from(Start::Oldest).join().unwrap();
     let receipts = topic.receipts("g").unwrap();
