@@ -13,9 +13,9 @@ Exit codes:
   4  timed out
   5  a threshold was passed (lag --max, lag --max-age, a figure of bench)
   6  not permitted, or incompatible with what exists
-  7  the message became a dead letter (pub --wait-for; this and the next two)
-  8  its time to live was over
-  9  the group did not take it: filtered out, missed, or let go of
+  7  the message, or the request, became a dead letter (pub --wait-for, request)
+  8  its time to live was over (pub --wait-for)
+  9  the group did not take it: filtered out, missed, or let go of (pub --wait-for)
   128 and more: ended by a signal before its work was done
 
 Two terminals to begin with:

@@ -1,6 +1,7 @@
 //! Writing to the two streams. Nothing here panics when a reader goes away.
 
 use crate::exit::{Failure, Outcome};
+use crate::text;
 use std::fmt::Display;
 use std::io::{self, Write};
 
@@ -37,10 +38,12 @@ fn json(made: serde_json::Result<String>) -> Result<String, Failure> {
 
 /// Writes an error to standard error.
 pub(crate) fn complain(message: &str) {
-    let _ = writeln!(io::stderr().lock(), "shmbus: {message}");
+    remark(format_args!("shmbus: {message}"));
 }
 
-/// Writes a line to standard error that is no error.
+/// Writes a line to standard error that is no error. Whatever words of others are in it, a terminal acts upon none.
 pub(crate) fn remark(message: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{message}");
+    let message = message.to_string();
+    let lines: Vec<_> = message.split('\n').map(text::escaped).collect();
+    let _ = writeln!(io::stderr().lock(), "{}", lines.join("\n"));
 }

@@ -4,7 +4,7 @@ use crate::units;
 use crate::watch::{Sample, total_lag};
 use bus_shm::Quota;
 use bus_shm::inspect::{
-    Age, BreakerState, GroupLane, GroupState, LaneState, Precision, ProcessInfo, PublisherState,
+    Age, BreakerState, GroupLane, GroupState, LaneState, LoopCut, Precision, ProcessInfo, PublisherState,
     TopicSettings, TopicState,
 };
 use bus_shm::keys::KeyedState;
@@ -40,6 +40,17 @@ pub(crate) fn publisher(publisher: &PublisherState) -> Value {
         "breaker": breaker(&publisher.breaker),
         "refused_count": publisher.refused_count,
         "quota": publisher.quota.as_ref().map(quota),
+        "loop_cut": publisher.loop_cut.as_ref().map(loop_cut),
+    })
+}
+
+fn loop_cut(cut: &LoopCut) -> Value {
+    json!({
+        "cause": cut.cause,
+        "whole_pair": cut.whole_pair,
+        "state": cut.state,
+        "reason": "loop",
+        "left_ms": cut.left.as_millis() as u64,
     })
 }
 
@@ -72,6 +83,7 @@ pub(crate) fn settings(settings: &TopicSettings) -> Value {
         "ttl_ns": settings.ttl_ns,
         "overflow": settings.overflow.name(),
         "breakers": settings.breakers,
+        "hops_max": settings.hops_max,
         "types": types,
         "creator": settings.creator,
         "created": units::rfc3339(settings.created_ns),

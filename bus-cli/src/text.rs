@@ -1,5 +1,8 @@
 //! Payload bytes as text that fits on one line.
 
+use bus_shm::text::Escaped;
+use std::io::Write;
+
 /// Appends bytes as text. What a terminal would act upon, and what is not UTF-8, is written as an escape.
 pub(crate) fn push_escaped(line: &mut Vec<u8>, mut bytes: &[u8]) {
     while !bytes.is_empty() {
@@ -10,29 +13,23 @@ pub(crate) fn push_escaped(line: &mut Vec<u8>, mut bytes: &[u8]) {
                 (valid, error.error_len().unwrap_or(bytes.len() - error.valid_up_to()))
             }
         };
-        push_text(line, valid);
+        // Writing to memory cannot fail.
+        let _ = write!(line, "{}", Escaped(valid));
         for byte in &bytes[valid.len()..valid.len() + broken] {
-            line.extend_from_slice(format!("\\x{byte:02x}").as_bytes());
+            let _ = write!(line, "\\x{byte:02x}");
         }
         bytes = &bytes[valid.len() + broken..];
     }
 }
 
-fn push_text(line: &mut Vec<u8>, text: &str) {
-    let mut rest = text;
-    while let Some(at) = rest.find(|c: char| c.is_control() && c != '\t') {
-        line.extend_from_slice(&rest.as_bytes()[..at]);
-        let Some(found) = rest[at..].chars().next() else { break };
-        let escape = match found {
-            '\n' => "\\n".into(),
-            '\r' => "\\r".into(),
-            found if (found as u32) < 0x80 => format!("\\x{:02x}", found as u32),
-            found => found.escape_unicode().to_string(),
-        };
-        line.extend_from_slice(escape.as_bytes());
-        rest = &rest[at + found.len_utf8()..];
-    }
-    line.extend_from_slice(rest.as_bytes());
+/// Text that came from a program, fit for a terminal.
+pub(crate) fn escaped(text: &str) -> String {
+    Escaped(text).to_string()
+}
+
+/// The same in a table, whose columns a tab would spoil.
+pub(crate) fn escaped_cell(text: &str) -> String {
+    escaped(text).replace('\t', "\\t")
 }
 
 /// Standard base64 with padding.

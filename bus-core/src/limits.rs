@@ -93,7 +93,8 @@ pub const MAILBOX_CAPACITY: u32 = 256;
 pub const SMALL_ARENA_FIRST_BYTES: u64 = 4 << 10;
 /// Causes that may lie behind a message, unless set: no sensible conversation is as deep, and a loop is cut soon.
 pub const HOPS_MAX_DEFAULT: u16 = 64;
-/// Loops that two topics may run into within ten seconds before what is caused across them is refused at once.
+/// Conversations between two topics that may run into a loop within ten seconds before what is caused across them is refused at
+/// once; and how often one conversation may before it is.
 pub const LOOP_HITS_MAX: u8 = 3;
-/// Pairs of topics that one process remembers for that.
-pub const LOOP_PAIRS_MAX: usize = 256;
+/// Pairs of topics, and conversations across them, that one process remembers for that.
+pub const LOOPS_MAX: usize = 256;

@@ -70,8 +70,11 @@ pub const BUS_TOPICS: &str = "_bus.";
 pub const REPLY_TOPICS: &str = "_reply.";
 /// What the names of mailboxes' topics begin with: then comes the mailbox's name.
 pub const MAIL_TOPICS: &str = "_mail.";
-/// Bytes of a mailbox's name.
-pub const MAILBOX_NAME_BYTES_MAX: usize = crate::limits::TOPIC_NAME_BYTES_MAX - MAIL_TOPICS.len();
+/// What the names of the topics begin with on which dead letters are announced: then comes the topic's name.
+pub const LETTER_TOPICS: &str = "_bus.dlq.";
+/// Bytes of a mailbox's name: its dead letters are announced under a name that is longer by two prefixes.
+pub const MAILBOX_NAME_BYTES_MAX: usize =
+    crate::limits::TOPIC_NAME_BYTES_MAX - MAIL_TOPICS.len() - LETTER_TOPICS.len();
 
 /// The participant and its incarnation that the name of a reply topic names. `None` if it is not written as the bus writes it.
 pub fn reply_topic_of(name: &str) -> Option<(u16, u32)> {

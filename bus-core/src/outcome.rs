@@ -32,6 +32,8 @@ pub const SKIPPED: u8 = 2;
 pub const MISSED: u8 = 3;
 /// It was a dead letter, which has been purged, replayed, or has made room for another.
 pub const GONE: u8 = 4 | FINAL;
+/// It may have been a dead letter, of this group or of one that had its entry before: nobody can tell.
+pub const UNKNOWN: u8 = 5 | FINAL;
 /// Bit of an outcome that was decided while nobody else could settle the message: it counts whoever had claimed it.
 pub const FINAL: u8 = 8;
 
@@ -88,7 +90,7 @@ impl<'a> Records<'a> {
     /// a later claim, or a later message, has left there stays.
     pub fn record(&self, sequence: u64, outcome: u8, attempts: u8) {
         // Above whatever a claim may still say of the message.
-        let attempts = if outcome == GONE { u8::MAX } else { attempts };
+        let attempts = if matches!(outcome, GONE | UNKNOWN) { u8::MAX } else { attempts };
         // Release, OUTCOME: for whoever finds it here; that a follower does is the settlement's Release.
         self.word(sequence).fetch_max(pack(self.high(sequence), outcome, attempts), Ordering::AcqRel);
     }
@@ -189,6 +191,21 @@ mod tests {
             Said::Is { outcome: SKIPPED, attempts: 1 },
             "a claim's is told by its attempts"
         );
+    }
+
+    #[test]
+    fn what_nobody_can_tell_is_above_what_claims_say_until_the_message_comes_again() {
+        let memory = memory();
+        let records = Records::attach(&memory).unwrap();
+        let unknown = Said::Is { outcome: UNKNOWN, attempts: u8::MAX };
+        records.record(9, UNKNOWN, 0);
+        records.record(9, SKIPPED, 7);
+        records.clear_entry(9, 8);
+        assert_eq!(records.look(9), unknown);
+        records.record(9, GONE, 0);
+        assert_eq!(records.look(9), unknown);
+        records.clear(9);
+        assert_eq!(records.look(9), Said::Nothing);
     }
 
     #[test]

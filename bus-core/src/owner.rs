@@ -158,6 +158,13 @@ impl<'a> Owners<'a> {
         }
     }
 
+    /// Is the word of `sequence` in use for a later message?
+    pub fn is_reused(&self, sequence: u64) -> bool {
+        let seen = OwnerWord::unpack(self.word(sequence).load(Ordering::Acquire));
+        let ahead = seen.lap.wrapping_sub(self.lap(sequence)) & LAP_MASK as u32;
+        ahead != 0 && ahead <= (LAP_MASK / 2) as u32
+    }
+
     /// Claims `sequence`, which is published, for `member`. `attempts_max` is at least 1.
     #[inline]
     pub fn claim(&self, sequence: u64, member: u16, attempts_max: u8, low_water: &AtomicU64) -> Claim {

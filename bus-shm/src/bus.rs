@@ -25,7 +25,6 @@ use bus_core::limits::{PARTICIPANTS_MAX, SERVICE_NAME_BYTES_MAX};
 use bus_core::name::{REPLY_TOPICS, check_dotted};
 use bus_core::sync::Ordering;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -311,7 +310,6 @@ pub(crate) struct BusInner {
     may_host: bool,
     host: Mutex<Option<Host>>,
     fork: &'static ForkMark,
-    unlinked_reported: AtomicBool,
     /// Mapped when first needed.
     listeners: OnceLock<Listeners>,
     open_pipes: OpenPipes,
@@ -431,7 +429,6 @@ impl BusInner {
             may_host,
             host: Mutex::new(host),
             fork,
-            unlinked_reported: AtomicBool::new(false),
             listeners: OnceLock::new(),
             open_pipes: OpenPipes::default(),
             desk: Mutex::default(),
@@ -543,18 +540,24 @@ impl BusInner {
         }
     }
 
-    pub(crate) fn check_usable(&self) -> Result<(), BusError> {
-        if self.is_forked() {
-            return Err(BusError::UsedAfterFork { bus: self.dir.name().into() });
+    /// In a forked child nothing is mapped, and what is in memory is the parent's.
+    pub(crate) fn check_forked(&self) -> Result<(), BusError> {
+        match self.is_forked() {
+            true => Err(BusError::UsedAfterFork { bus: self.dir.name().into() }),
+            false => Ok(()),
         }
+    }
+
+    pub(crate) fn check_usable(&self) -> Result<(), BusError> {
+        self.check_forked()?;
         if self.superblock.look(at::STATE).is_some_and(|state| state.load(Ordering::Acquire) != 0) {
             return Err(BusError::Closed { bus: self.dir.name().into() });
         }
         Ok(())
     }
 
-    /// Have the files of the bus, or of a topic, been deleted under it? Where they were; once.
-    pub(crate) fn noticed_unlinked(&self, topic: &TopicCore) -> Option<PathBuf> {
+    /// Have the files of the bus, or of a topic, been deleted under it? Where they were. Each handle tells its user once.
+    pub(crate) fn unlinked(&self, topic: &TopicCore) -> Option<PathBuf> {
         if topic.name().starts_with(REPLY_TOPICS) {
             // They go with their process.
             return None;
@@ -565,7 +568,7 @@ impl BusInner {
             (false, false) => return None,
         };
         let is_open = self.superblock.look(at::STATE).is_some_and(|state| state.load(Ordering::Acquire) == 0);
-        (is_open && !self.unlinked_reported.swap(true, Ordering::Relaxed)).then(|| path.to_owned())
+        is_open.then(|| path.to_owned())
     }
 }
 

@@ -628,7 +628,8 @@ pub enum PublishError {
     /// More causes lie behind it than the publisher allows: messages cause each other in a circle. It is kept as a dead letter.
     #[error("{0}")]
     Loop(Box<Looped>),
-    /// This process has met too many loops between two topics, and publishes nothing that is caused across them for a while.
+    /// This process has met too many loops between two topics, and publishes nothing for a while that is caused across them, in one
+    /// conversation or in any.
     #[error("{0}")]
     PairCut(Box<PairCut>),
     /// The message is larger than the topic allows.
@@ -714,7 +715,8 @@ pub enum PublishError {
         None => "it could not be kept as a dead letter".into(),
     },
     match cut {
-        Some(cut) => format!("; what these two topics cause in each other is refused for {cut:?}"),
+        Some(cut) if *whole_pair => format!("; whatever the one topic causes in the other is refused for {cut:?}"),
+        Some(cut) => format!("; what this conversation causes there is refused for {cut:?}"),
         None => String::new(),
     }
 )]
@@ -729,20 +731,28 @@ pub struct Looped {
     pub chain: Vec<String>,
     /// By what the dead letter is named. `None`: there was no room for it.
     pub letter: Option<LetterId>,
-    /// The pair of topics is cut from here on, for so long.
+    /// This conversation, or the pair of topics, is cut from here on, for so long.
     pub cut: Option<Duration>,
+    /// It is the pair, for all conversations.
+    pub whole_pair: bool,
 }
 
 /// A publication across a pair of topics that has been cut.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "topic {topic:?}: {cause} and {topic} keep causing each other's messages, so what one causes in the other is refused; next trial in {retry_after:?}. `shmbus dlq ls --group _loops` shows the chains"
+    "topic {topic:?}: {cause} and {topic} keep causing each other's messages, so {} is refused; next trial in {retry_after:?}. `shmbus dlq ls --group _loops` shows the chains",
+    match conversation {
+        Some(conversation) => format!("what conversation {conversation:x} causes from the one in the other"),
+        None => "what the one causes in the other".into(),
+    }
 )]
 pub struct PairCut {
     /// The topic.
     pub topic: String,
     /// The topic of the cause; a number if it is not there any more.
     pub cause: String,
+    /// The correlation that is refused. `None`: all of them are.
+    pub conversation: Option<u128>,
     /// How long until a publication is let through again.
     pub retry_after: Duration,
 }

@@ -24,6 +24,7 @@ use bus_core::layout::groups::{in_entry, in_lane, kind, stall, state};
 use bus_core::layout::superblock::{self, FLAG_MEMBARRIER, FLAG_TEMPORARY, RoleWord, at};
 use bus_core::layout::{get_name, ring, samples, wake};
 use bus_core::limits::PARTICIPANTS_MAX;
+use bus_core::loops::{CutWord, Phase};
 use bus_core::name::key;
 use bus_core::quota::Limits;
 use bus_core::samples::History;
@@ -47,6 +48,7 @@ pub struct BusView {
 
 /// A topic, seen from outside.
 pub struct TopicView {
+    dir: BusDir,
     core: Arc<TopicCore>,
     readers: Vec<LaneReader>,
     participants: Participants,
@@ -92,6 +94,8 @@ pub struct TopicSettings {
     pub overflow: Overflow,
     /// Have publishers circuit breakers?
     pub breakers: bool,
+    /// How many causes may lie behind a message.
+    pub hops_max: u16,
     /// Types that it accepts; none means plain bytes.
     pub types: Vec<TypeIdentity>,
     /// Who created it.
@@ -117,6 +121,7 @@ impl TopicSettings {
             ttl_ns,
             overflow: Overflow::of(config),
             breakers: config.flags & ring::FLAG_NO_BREAKERS == 0,
+            hops_max: config.hops_max(),
             types,
             creator,
             created_ns,
@@ -280,6 +285,21 @@ pub struct PublisherState {
     pub refused_count: u64,
     /// What it may publish.
     pub quota: Option<Quota>,
+    /// What of other topics' consequences it does not publish: the longest such cut, where its process has met loops.
+    pub loop_cut: Option<LoopCut>,
+}
+
+/// A publisher refuses what messages of another topic cause, since the two kept causing each other's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoopCut {
+    /// The topic of the causes; `?` if it is not there any more.
+    pub cause: String,
+    /// Is it all of them, and not one conversation?
+    pub whole_pair: bool,
+    /// `open`, or `half-open`: let through, until the next loop.
+    pub state: &'static str,
+    /// How long until the next trial.
+    pub left: Duration,
 }
 
 impl BusView {
@@ -395,7 +415,7 @@ impl BusView {
             (0..core.lanes()).map(|lane| LaneReader::attach(core.clone(), lane)).collect::<Result<_, _>>()?;
         let samples = open_samples(&core);
         let participants = self.participants.clone();
-        Ok(TopicView { core, readers, participants, asides: Vec::new(), samples })
+        Ok(TopicView { dir: self.dir.clone(), core, readers, participants, asides: Vec::new(), samples })
     }
 }
 
@@ -611,10 +631,26 @@ impl TopicView {
                         breaker: self.breaker(self.ring_number(ring::producer_breaker(index)), at_ns, false),
                         refused_count: self.ring_number(ring::producer_refused(index)),
                         quota: Quota::of_limits(limits),
+                        loop_cut: self.loop_cut(self.ring_number(ring::producer_cut(index)), at_ns),
                     }
                 })
             })
             .collect()
+    }
+
+    fn loop_cut(&self, word: u64, at_ns: u64) -> Option<LoopCut> {
+        let word = CutWord::unpack(word);
+        let (state, left_ms) = match word.phase(at_ns / 1_000_000) {
+            Phase::Closed => return None,
+            Phase::Open { left_ms } => ("open", left_ms),
+            Phase::HalfOpen => ("half-open", 0),
+        };
+        // This one first: many a loop is one of a topic with itself.
+        let names = std::iter::once(self.core.name().to_owned()).chain(self.dir.topic_names());
+        let mut cores = names.filter_map(|name| TopicCore::attach(&self.dir, &name, Role::Observer).ok());
+        let cause = cores.find(|core| word.is_from(core.epoch()));
+        let cause = cause.map_or_else(|| "?".into(), |core| core.name().to_owned());
+        Some(LoopCut { cause, whole_pair: word.whole_pair, state, left: Duration::from_millis(left_ms) })
     }
 
     fn breaker(&self, word: u64, at_ns: u64, is_topic: bool) -> BreakerState {

@@ -61,6 +61,7 @@ pub mod subscriber;
 pub mod supervisor;
 #[doc(hidden)]
 pub mod sys;
+pub mod text;
 pub mod topic;
 pub mod trace;
 mod wait;

@@ -103,20 +103,27 @@ impl<T> std::fmt::Debug for Mailbox<T> {
 
 impl<T: Speak> Mailbox<T> {
     pub(crate) fn open(bus: &Arc<BusInner>, name: &str) -> Result<Self, MailboxError> {
-        let name = topic_of(name)?;
         // One that is there is taken as it is.
-        let found = TopicBuilder::new(bus.clone(), &name).for_the_bus().create(false).open();
-        let topic = match found {
-            Err(TopicError::NotFound { .. }) => TopicBuilder::new(bus.clone(), &name)
-                .capacity(MAILBOX_CAPACITY)
-                .lanes(1)
-                .with_group(OWNER)
-                .small_arenas()
-                .for_the_bus()
-                .open()?,
-            opened => opened?,
-        };
+        if let Some(found) = Self::find(bus, name)? {
+            return Ok(found);
+        }
+        let topic = TopicBuilder::new(bus.clone(), &topic_of(name)?)
+            .capacity(MAILBOX_CAPACITY)
+            .lanes(1)
+            .with_group(OWNER)
+            .small_arenas()
+            .for_the_bus()
+            .open()?;
         Ok(Self { topic })
+    }
+
+    /// One that somebody has made.
+    pub(crate) fn find(bus: &Arc<BusInner>, name: &str) -> Result<Option<Self>, MailboxError> {
+        let found = TopicBuilder::new(bus.clone(), &topic_of(name)?).for_the_bus().create(false).open();
+        match found {
+            Err(TopicError::NotFound { .. }) => Ok(None),
+            opened => Ok(Some(Self { topic: opened? })),
+        }
     }
 
     /// Its name, without the `@`.

@@ -16,7 +16,7 @@ use bus_core::holder::Holder;
 use bus_core::layout::groups::{in_entry, kind};
 use bus_core::layout::outcomes::{MAGIC, at, footprint_bytes, lane as lane_at, lost, mark, records};
 use bus_core::layout::{Mismatch, PAGE_BYTES, Preamble};
-use bus_core::outcome::{GONE, Records};
+use bus_core::outcome::{GONE, Records, UNKNOWN};
 use bus_core::sync::{AtomicU64, Ordering};
 use rustix::io::Errno;
 
@@ -134,9 +134,9 @@ impl OutcomesFile {
 
     /// A dead letter of the group is about to go: afterwards it is known that it was one.
     pub(crate) fn note_gone(&self, core: &TopicCore, entry: usize, contents: &Contents) {
-        if !is_of_former(core, entry, contents) {
-            self.record((usize::from(contents.lane), contents.sequence), GONE, 0);
-        }
+        // By two times of a clock that may have been set back: no proof that it is another group's, and so no proof that it is not.
+        let outcome = if is_of_former(core, entry, contents) { UNKNOWN } else { GONE };
+        self.record((usize::from(contents.lane), contents.sequence), outcome, 0);
     }
 
     /// How many records a lane has: a run of messages that is longer is recorded by its end.

@@ -500,6 +500,7 @@ pub struct TopicBuilder<T> {
     stamps: Option<bool>,
     ttl: Option<Duration>,
     breakers: Option<bool>,
+    hops_max: Option<u16>,
     overflow: Option<Overflow>,
     quota: Option<Quota>,
     types: Vec<TypeIdentity>,
@@ -525,6 +526,7 @@ impl<T: Speak> TopicBuilder<T> {
             stamps: None,
             ttl: None,
             breakers: None,
+            hops_max: None,
             overflow: None,
             quota: None,
             types: T::identity().into_iter().collect(),
@@ -618,6 +620,13 @@ impl<T: Speak> TopicBuilder<T> {
         self
     }
 
+    /// How many causes may lie behind a message ([`Meta::caused_by`](crate::Meta::caused_by)), at least 1; a publication with more is
+    /// refused. Default 64. A publisher may set less ([`Publisher::set_hops_max`]).
+    pub fn hops_max(mut self, hops: u16) -> Self {
+        self.hops_max = Some(hops);
+        self
+    }
+
     /// What a full lane does to a publisher. Default: it waits until its deadline.
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = Some(overflow);
@@ -672,7 +681,7 @@ impl<T: Speak> TopicBuilder<T> {
             arena_first_bytes: self.arena_first_bytes,
             arena_bound_bytes: self.arena_bytes.unwrap_or(limits::ARENA_BOUND_DEFAULT_BYTES),
             arena_history_bytes: limits::ARENA_HISTORY_BYTES,
-            flags: stamps | breakers,
+            flags: stamps | breakers | u32::from(self.hops_max.unwrap_or(0)) << ring::HOPS_MAX_SHIFT,
             ttl_ns: self.ttl_ns().unwrap_or(0),
             overflow: self.overflow.unwrap_or_default().code(),
             // Checked when it is opened.
@@ -701,6 +710,10 @@ impl<T: Speak> TopicBuilder<T> {
         }
         if let Some(quota) = &self.quota {
             quota.words(&self.name)?;
+        }
+        if self.hops_max == Some(0) {
+            let (topic, allowed) = (self.name, format!("1 to {}", u16::MAX));
+            return Err(TopicError::Option { topic, option: "max-hops", value: 0, allowed });
         }
         let bus = &self.bus;
         bus.check_usable()?;
@@ -742,6 +755,7 @@ impl<T: Speak> TopicBuilder<T> {
             ("stamps", self.stamps.map(u64::from), have_stamps),
             ("ttl", self.ttl_ns(), core.ttl_ns()),
             ("breakers", self.breakers.map(u64::from), have_breakers),
+            ("max-hops", self.hops_max.map(u64::from), u64::from(config.hops_max())),
             ("overflow", overflow_asked, u64::from(config.overflow)),
         ] {
             if let Some(ours) = ours

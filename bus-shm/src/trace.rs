@@ -28,7 +28,7 @@ use bus_core::lane::Lane;
 use bus_core::layout::aside::state;
 use bus_core::layout::ring;
 use bus_core::sync::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -175,9 +175,7 @@ pub fn trace(bus: &BusView, id: TraceId) -> Option<Trace> {
         correlation,
         participants: bus.table().clone(),
         now: (monotonic_ns(), realtime_ns()),
-        messages: Vec::new(),
-        by_id: HashMap::new(),
-        left_out: 0,
+        found: Found::default(),
     };
     let mut unread = Vec::new();
     for name in bus.topic_names() {
@@ -192,7 +190,7 @@ pub fn trace(bus: &BusView, id: TraceId) -> Option<Trace> {
             Err(error) => unread.push((name, error.to_string())),
         }
     }
-    let Search { messages, by_id, left_out, .. } = search;
+    let Found { messages, by_id, left_out } = search.found;
     if messages.is_empty() && matches!(id, TraceId::Message(_)) {
         return None;
     }
@@ -205,9 +203,33 @@ struct Search {
     participants: Participants,
     /// CLOCK_MONOTONIC and CLOCK_REALTIME ns.
     now: (u64, u64),
+    found: Found,
+}
+
+/// Messages, as many as there is room for.
+#[derive(Default)]
+struct Found {
     messages: Vec<Traced>,
     by_id: HashMap<MessageId, usize>,
     left_out: u64,
+}
+
+impl Found {
+    fn add(&mut self, traced: Traced) {
+        if self.messages.len() < MESSAGES_MAX {
+            self.by_id.entry(traced.id).or_insert(self.messages.len());
+        }
+        self.add_unnamed(traced);
+    }
+
+    /// One that is not found as a cause.
+    fn add_unnamed(&mut self, traced: Traced) {
+        if self.messages.len() < MESSAGES_MAX {
+            self.messages.push(traced);
+        } else {
+            self.left_out += 1;
+        }
+    }
 }
 
 impl Search {
@@ -232,7 +254,7 @@ impl Search {
                 }
                 let age_ns = (header.stamp_ns != 0).then(|| self.now.0.saturating_sub(header.stamp_ns));
                 let service = self.service(core, header.producer);
-                self.add(Traced {
+                self.found.add(Traced {
                     id,
                     topic: core.name().to_owned(),
                     lane: Lane(lane as u8),
@@ -293,8 +315,8 @@ impl Search {
                 attempts: word.attempts,
                 letter: dead_letters::id(core, entry, index, word),
             };
-            if !is_refused && let Some(&known) = self.by_id.get(&id) {
-                self.messages[known].dead.push(dead);
+            if !is_refused && let Some(&known) = self.found.by_id.get(&id) {
+                self.found.messages[known].dead.push(dead);
                 continue;
             }
             let failed_ago_ns = self.now.1.saturating_sub(contents.first_ns);
@@ -317,7 +339,7 @@ impl Search {
                 in_ring: false,
                 dead: vec![dead],
             };
-            if is_refused { self.add_unnamed(traced) } else { self.add(traced) }
+            if is_refused { self.found.add_unnamed(traced) } else { self.found.add(traced) }
         }
         Ok(())
     }
@@ -327,21 +349,6 @@ impl Search {
         let seen = HolderWord::unpack(core.ring_word(ring::producer_state(entry))?.load(Ordering::Acquire));
         let is_its = producer_tag(mark, seen.tag) == seen.tag;
         is_its.then(|| self.participants.describe_last(seen.holder)).flatten().map(|(_, service)| service)
-    }
-
-    fn add(&mut self, traced: Traced) {
-        self.by_id.entry(traced.id).or_insert(self.messages.len());
-        self.add_unnamed(traced);
-    }
-
-    /// One that is not found as a cause.
-    fn add_unnamed(&mut self, traced: Traced) {
-        if self.messages.len() < MESSAGES_MAX {
-            self.messages.push(traced);
-            return;
-        }
-        self.left_out += 1;
-        self.by_id.retain(|_, index| *index < MESSAGES_MAX);
     }
 }
 
@@ -354,12 +361,12 @@ fn order(messages: &[Traced], by_id: &HashMap<MessageId, usize>) -> (Vec<Place>,
         (message.stamp_ns, message.hops, message.id)
     });
     let mut children: Vec<Vec<usize>> = vec![Vec::new(); messages.len()];
-    let (mut roots, mut gone) = (Vec::new(), Vec::new());
+    let (mut roots, mut gone, mut seen_gone) = (Vec::new(), Vec::new(), HashSet::new());
     for &index in &by_age {
         match messages[index].cause.map(|cause| (cause, by_id.get(&cause).copied())) {
             Some((_, Some(parent))) => children[parent].push(index),
             Some((cause, None)) => {
-                if !gone.contains(&cause) && gone.len() < MESSAGES_MAX {
+                if seen_gone.insert(cause) {
                     gone.push(cause);
                 }
                 roots.push((index, true));
@@ -395,17 +402,42 @@ fn order(messages: &[Traced], by_id: &HashMap<MessageId, usize>) -> (Vec<Place>,
     (tree, gone)
 }
 
-/// The topic with this epoch.
-fn find_topic(dir: &BusDir, topic_epoch: u64) -> Option<TopicCore> {
-    dir.topic_names().into_iter().take(TOPICS_MAX).find_map(|name| {
-        let core = TopicCore::attach(dir, &name, Role::Observer).ok()?;
-        (core.epoch() == topic_epoch).then_some(core)
-    })
+/// The topics of a bus by their epochs, each looked at once, and only as far as they are asked for.
+struct Topics<'d> {
+    dir: &'d BusDir,
+    unseen: std::vec::IntoIter<String>,
+    seen: HashMap<u64, String>,
+    /// Those that were asked for.
+    known: HashMap<u64, Arc<TopicCore>>,
 }
 
-/// Its name.
-pub(crate) fn topic_of(dir: &BusDir, topic_epoch: u64) -> Option<String> {
-    find_topic(dir, topic_epoch).map(|core| core.name().to_owned())
+impl<'d> Topics<'d> {
+    fn new(dir: &'d BusDir) -> Self {
+        let mut names = dir.topic_names();
+        names.truncate(TOPICS_MAX);
+        Self { dir, unseen: names.into_iter(), seen: HashMap::new(), known: HashMap::new() }
+    }
+
+    fn find(&mut self, topic_epoch: u64) -> Option<Arc<TopicCore>> {
+        if let Some(core) = self.known.get(&topic_epoch) {
+            return Some(core.clone());
+        }
+        let attach = |name: &str| TopicCore::attach(self.dir, name, Role::Observer).ok();
+        let found = match self.seen.get(&topic_epoch) {
+            Some(name) => attach(name).filter(|core| core.epoch() == topic_epoch),
+            None => loop {
+                let Some(name) = self.unseen.next() else { break None };
+                let Some(core) = attach(&name) else { continue };
+                if core.epoch() == topic_epoch {
+                    break Some(core);
+                }
+                self.seen.insert(core.epoch(), name);
+            },
+        };
+        let core = Arc::new(found?);
+        self.known.insert(topic_epoch, core.clone());
+        Some(core)
+    }
 }
 
 fn glance(core: &Arc<TopicCore>, id: MessageId) -> Option<Option<Extension>> {
@@ -417,29 +449,26 @@ fn glance(core: &Arc<TopicCore>, id: MessageId) -> Option<Option<Extension>> {
 }
 
 fn correlation_of(dir: &BusDir, id: MessageId) -> Option<u128> {
-    let core = Arc::new(find_topic(dir, id.topic_epoch)?);
-    glance(&core, id)??.correlation()
+    glance(&Topics::new(dir).find(id.topic_epoch)?, id)??.correlation()
+}
+
+/// A message of a chain of causes: its topic.
+pub(crate) struct Link {
+    pub(crate) topic_epoch: u64,
+    pub(crate) topic: Arc<str>,
 }
 
 /// The topics of a message and its causes, back from this one, at most so many: as far as the messages are still in a ring.
-pub(crate) fn chain(dir: &BusDir, from: MessageId, most: usize) -> Vec<String> {
-    let mut topics = Vec::new();
-    let mut known: HashMap<u64, Arc<TopicCore>> = HashMap::new();
+pub(crate) fn chain(dir: &BusDir, from: MessageId, most: usize) -> Vec<Link> {
+    let (mut topics, mut links) = (Topics::new(dir), Vec::new());
     let mut at = Some(from);
     // Whatever they say, it ends after so many.
-    while let Some(id) = at.filter(|_| topics.len() < most) {
-        let core = match known.get(&id.topic_epoch) {
-            Some(core) => core.clone(),
-            None => {
-                let Some(core) = find_topic(dir, id.topic_epoch).map(Arc::new) else { break };
-                known.insert(id.topic_epoch, core.clone());
-                core
-            }
-        };
-        topics.push(core.name().to_owned());
+    while let Some(id) = at.filter(|_| links.len() < most) {
+        let Some(core) = topics.find(id.topic_epoch) else { break };
+        links.push(Link { topic_epoch: id.topic_epoch, topic: core.name().into() });
         at = glance(&core, id).flatten().and_then(|extension| extension.cause());
     }
-    topics
+    links
 }
 
 #[cfg(test)]
@@ -496,6 +525,31 @@ mod tests {
         let plain = |sequence, depth| (sequence, depth, false, false);
         assert_eq!(tree, [circle(1), circle(2), plain(4, 1), plain(3, 2), plain(5, 2)]);
         assert!(gone.is_empty());
+    }
+
+    /// Far more than the sorting of so many takes, and far less than a look at all of them for each.
+    const SOON: std::time::Duration = std::time::Duration::from_secs(4);
+
+    #[test]
+    fn very_many_messages_are_no_more_work_each() {
+        const COUNT: u64 = 400_000;
+        let begun = std::time::Instant::now();
+        let mut found = Found::default();
+        (0..COUNT).for_each(|sequence| found.add(traced(sequence, None)));
+        assert_eq!((found.messages.len(), found.left_out), (MESSAGES_MAX, COUNT - MESSAGES_MAX as u64));
+        assert!(found.by_id.len() == MESSAGES_MAX && begun.elapsed() < SOON, "{:?}", begun.elapsed());
+        // Each with a cause of its own that is gone.
+        let links: Vec<_> = (0..300_000).map(|sequence| (sequence, Some(COUNT + sequence))).collect();
+        let begun = std::time::Instant::now();
+        let (tree, gone) = ordered(&links);
+        assert_eq!((tree.len(), gone.len()), (300_000, 300_000));
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+        // One chain of all of them, the youngest first.
+        let links: Vec<_> = (1..=100_000).rev().map(|sequence| (sequence, Some(sequence - 1))).collect();
+        let begun = std::time::Instant::now();
+        let (tree, gone) = ordered(&links);
+        assert_eq!((tree[99_999].1, gone), (99_999, vec![id(0)]));
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     }
 
     #[test]

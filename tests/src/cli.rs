@@ -86,13 +86,16 @@ impl Ran {
 }
 
 impl CliBus {
-    /// Makes up a bus; nothing is created yet.
+    /// Makes up a bus; nothing is created yet. The binary is there afterwards: what a test has begun before it first runs a command does
+    /// not wait for as long as that takes to build.
     pub fn new(what: &str) -> Self {
+        binary();
         Self { bus: TestBus::new(what), dir: None }
     }
 
     /// The same in a directory of its own, where no other test cleans up.
     pub fn apart(what: &str) -> Self {
+        binary();
         let bus = TestBus::new(what);
         let dir = Path::new("/dev/shm").join(&bus.name);
         std::fs::create_dir(&dir).expect("a directory");

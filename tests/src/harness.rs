@@ -355,6 +355,32 @@ pub fn role() -> Option<Role> {
     })
 }
 
+/// Runs `body` in a forked child, which then ends without running anything else. What it returns is its exit code.
+#[allow(unsafe_code)]
+pub fn in_fork(body: impl FnOnce() -> Result<(), String>) -> i32 {
+    // SAFETY: the child runs `body`, which uses no lock of another thread but the allocator's, which fork takes care
+    // of, and leaves by `_exit`.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "fork");
+    if child == 0 {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        let code = match outcome {
+            Ok(Ok(())) => 0,
+            Ok(Err(what)) => {
+                eprintln!("in the forked child: {what}");
+                1
+            }
+            Err(_) => 2,
+        };
+        // SAFETY: ends the child at once.
+        unsafe { libc::_exit(code) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child made above.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 1_000 + libc::WTERMSIG(status) }
+}
+
 /// Waits until `condition` holds; fails after ten seconds.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();

@@ -13,7 +13,7 @@ use std::any::Any;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tests::harness::{self, Agent, Role, TestBus, Text, Words, assert_clean, eventually};
+use tests::harness::{self, Agent, Role, TestBus, Text, Words, assert_clean, eventually, in_fork};
 use tests::memory::{free_bytes, mount_tmpfs, take_memory};
 
 /// The second version of a payload whose first version is the harness's.
@@ -1073,31 +1073,6 @@ fn half_made_and_half_removed_buses_of_the_dead_are_collected() {
 }
 
 // ---- Forks ----
-
-/// Runs `body` in a forked child, which then ends without running anything else. What it returns is its exit code.
-fn in_fork(body: impl FnOnce() -> Result<(), String>) -> i32 {
-    // SAFETY: the child runs `body`, which uses no lock of another thread but the allocator's, which fork takes care
-    // of, and leaves by `_exit`.
-    let child = unsafe { libc::fork() };
-    assert!(child >= 0, "fork");
-    if child == 0 {
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-        let code = match outcome {
-            Ok(Ok(())) => 0,
-            Ok(Err(what)) => {
-                eprintln!("in the forked child: {what}");
-                1
-            }
-            Err(_) => 2,
-        };
-        // SAFETY: ends the child at once.
-        unsafe { libc::_exit(code) };
-    }
-    let mut status = 0;
-    // SAFETY: waits for the child made above.
-    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-    if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 1_000 + libc::WTERMSIG(status) }
-}
 
 /// Uses every kind of handle in a forked child, and goes on itself.
 fn forker(mut role: Role) {

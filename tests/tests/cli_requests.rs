@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tests::cli::{CliBus, Running};
+use tests::harness::eventually;
 
 /// Opens the bus and answers each request with what `answer` makes of it, until one says `end`.
 fn replier(
@@ -37,6 +38,7 @@ fn a_request_prints_its_answer() {
     cli.run(&["up"]).expect(0);
     let thread = replier(&cli, "ask", |request| match request {
         b"why" => Err("nobody knows".into()),
+        b"red" => Err("\x1b[31mred\nshmbus: fine".into()),
         other => Ok([other, b" \xff"].concat()),
     });
     assert_eq!(cli.run(&["request", "ask", "hello"]).expect(0).out, "hello \\xff\n");
@@ -46,10 +48,12 @@ fn a_request_prints_its_answer() {
     assert_eq!((&json["topic"], &json["service"]), (&"ask".into(), &"replier".into()));
     assert_eq!((&json["encoding"], &json["bytes"]), (&"base64".into(), &4.into()));
     cli.run(&["request", "ask", "why"]).expect(1).says("the replier answered with an error: nobody knows");
+    // What a terminal would act upon is shown as an escape.
+    cli.run(&["request", "ask", "red"]).expect(1).says("\\x1b[31mred\\nshmbus: fine");
     // A message that is no request is nothing to be answered.
     cli.run(&["pub", "ask", "just so"]).expect(0);
     assert_eq!(cli.run(&["request", "ask", "end"]).expect(0).out, "end \\xff\n");
-    assert_eq!(thread.join().unwrap(), 6);
+    assert_eq!(thread.join().unwrap(), 7);
     // Nothing is left of all these requesters.
     let names: Vec<_> = std::fs::read_dir(cli.path().join("topics")).unwrap().flatten().collect();
     assert_eq!(names.len(), 1, "{names:?}");
@@ -74,6 +78,22 @@ fn a_request_without_an_answer_says_why_and_how_soon() {
     cli.run(&["request", "ask", "x", "--replies", "0"]).expect(2);
     cli.run(&["request", "a b", "x"]).expect(2).says("cannot name a topic");
     cli.run(&["request", "@a b", "x"]).expect(2).says("cannot name a mailbox");
+    // A name that nobody has made may be wrong: nothing is made, and nobody waits.
+    for more in [None, Some("--even-if-away")] {
+        let arguments = ["request", "@typo", "x", "--timeout", "1m"].into_iter().chain(more);
+        let ran = cli.run(&arguments.collect::<Vec<_>>()).expect(3);
+        ran.says("topic \"@typo\": nobody can answer: there is no such mailbox");
+    }
+    cli.run(&["request", "typo", "x", "--even-if-away"]).expect(3).says("there is no such topic");
+    cli.run(&["request", "typo", "x", "--create"]).expect(2).says("--create is for mailboxes");
+    assert!(!cli.run(&["ls"]).expect(0).out.contains("typo"));
+    // A request that its replier gives up is a dead letter here as elsewhere.
+    let bus = Bus::builder(&cli.bus.name).service("refuser").open().unwrap();
+    let mut refuser = bus.topic::<Bytes>("refused").unwrap().group("g").join().unwrap();
+    let refusing = std::thread::spawn(move || refuser.receive().unwrap().reject("no \x07 way").unwrap());
+    cli.run(&["request", "refused", "x", "--timeout", "1m"]).expect(7).says("no \\x07 way");
+    refusing.join().unwrap();
+    drop(bus);
     // Several answers end with the time, if there is one.
     let thread = replier(&cli, "ask", |request| Ok(request.to_vec()));
     let ran = cli.run(&["request", "ask", "end", "--replies", "3", "--timeout", "400ms"]).expect(0);
@@ -137,8 +157,9 @@ fn a_mailbox_is_a_name_with_an_at_everywhere() {
     cli.run(&["dlq", "replay", "@reasoner"]).expect(0);
     cli.run(&["create", "copy", "--capacity", "512", "--group", "g"]).expect(0);
     cli.run(&["replay", "@reasoner", "--from", "oldest", "--to", "copy"]).expect(0);
-    let mut asked = cli.start(&["request", "@other", "x", "--even-if-away", "--json"]);
+    let mut asked = cli.start(&["request", "@other", "x", "--create", "--json"]);
     let bus = Bus::builder(&cli.bus.name).service("owner").open().unwrap();
+    eventually("the mailbox is made", || cli.path().join("topics/_mail.other").exists());
     let mut owner = bus.mailbox::<Bytes>("other").unwrap().own().unwrap();
     let message = owner.receive_timeout(Duration::from_secs(20)).unwrap().unwrap();
     message.reply_bytes(b"answer").unwrap();

@@ -4,10 +4,13 @@ use bus_core::extension::Extension;
 use bus_shm::dead_letters::{self, Filter};
 use bus_shm::inspect::BusView;
 use bus_shm::trace::{self, Trace, TraceId};
-use bus_shm::{Bus, Bytes, Lane, MessageId, Meta, PublishError, Subscriber, Topic};
+use bus_shm::{
+    Ask, Bus, Bytes, Lane, MessageId, Meta, PublishError, Publisher, ReplyError, RequestError, Subscriber,
+    Topic, TopicError,
+};
 use std::time::{Duration, Instant};
 use tests::cli::CliBus;
-use tests::harness::{self, Agent, Role, TestBus, assert_clean};
+use tests::harness::{self, Agent, Role, TestBus, assert_clean, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -145,6 +148,7 @@ fn hostile_extensions_neither_loop_nor_break_anything() {
         let epoch = next(&mut subscriber).metadata().id().topic_epoch;
         // Somebody stores what he likes into the blocks: the correlation stays, so that they are found.
         let dir = test.path().join("topics").join(topic.name());
+        let mut written = 0;
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         for entry in std::fs::read_dir(&dir).unwrap().flatten() {
             let name = entry.file_name().into_string().unwrap();
@@ -157,6 +161,7 @@ fn hostile_extensions_neither_loop_nor_break_anything() {
                 .step_by(8)
                 .filter(|&at| bytes[at..at + 16] == mark[..])
                 .collect();
+            written += starts.len();
             for (number, &at) in starts.iter().enumerate() {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let block = &mut bytes[at + 16..at + 64];
@@ -174,6 +179,7 @@ fn hostile_extensions_neither_loop_nor_break_anything() {
             }
             std::fs::write(entry.path(), bytes).unwrap();
         }
+        assert_eq!(written, 32, "blocks of the messages");
         let begun = Instant::now();
         let found = trace::trace(&view(&test), TraceId::Correlation(0xbad)).unwrap();
         assert!(begun.elapsed() < Duration::from_secs(5));
@@ -242,7 +248,7 @@ fn a_hop_too_many_is_refused_and_kept_with_its_chain() {
     // And it is part of the conversation.
     let all = trace::trace(
         &view(&test),
-        TraceId::Message(MessageId { topic_epoch: trace_root(&test, &topics[0]), lane: 2, sequence: 0 }),
+        TraceId::Message(MessageId { topic_epoch: trace_root(&topics[0]), lane: 2, sequence: 0 }),
     )
     .unwrap();
     assert_eq!(all.messages.len(), 8);
@@ -263,7 +269,7 @@ fn a_hop_too_many_is_refused_and_kept_with_its_chain() {
     assert_clean(&test);
 }
 
-fn trace_root(_: &TestBus, topic: &Topic<Bytes>) -> u64 {
+fn trace_root(topic: &Topic<Bytes>) -> u64 {
     let mut tap = topic.subscriber().from(bus_shm::Start::Oldest).tap().join().unwrap();
     next(&mut tap).metadata().id().topic_epoch
 }
@@ -371,6 +377,214 @@ fn two_agents_that_answer_each_other_for_ever_are_cut() {
     assert_clean(&test);
 }
 
+/// Two topics whose messages follow from each other until that is refused.
+struct PingPong {
+    topics: Vec<Topic<Bytes>>,
+    subscribers: Vec<Subscriber<Bytes>>,
+    publishers: Vec<Publisher<Bytes>>,
+}
+
+impl PingPong {
+    /// At most `hops` causes lie behind a message.
+    fn new(bus: &Bus, hops: u16) -> Self {
+        let open = |name| bus.topic_builder(name).hops_max(hops).with_group("player").open().unwrap();
+        let topics: Vec<Topic<Bytes>> = ["ping", "pong"].map(open).into();
+        let subscribers = topics.iter().map(|topic| topic.group("player").join().unwrap()).collect();
+        let publishers = topics.iter().map(|topic| topic.publisher().unwrap()).collect();
+        Self { topics, subscribers, publishers }
+    }
+
+    /// Begins a conversation in `ping` and plays until a publication is refused.
+    fn play(&mut self, correlation: u128) -> PublishError {
+        let meta = Meta::new().correlation(correlation);
+        self.publishers[0].publish_bytes_with(Lane::NORMAL, b"ball", &meta).unwrap();
+        let mut at = 0;
+        loop {
+            let message = next(&mut self.subscribers[at]);
+            let meta = Meta::new().caused_by(&message.metadata());
+            at = 1 - at;
+            let published = self.publishers[at].publish_bytes_with(Lane::NORMAL, b"ball", &meta);
+            message.ack().unwrap();
+            if let Err(error) = published {
+                return error;
+            }
+        }
+    }
+}
+
+#[test]
+fn one_conversation_that_loops_is_cut_alone_and_several_cut_the_pair() {
+    let cli = CliBus::new("loop-whose");
+    let bus = cli.bus.open("looper");
+    let mut events = bus.events().unwrap().tap().unwrap();
+    // With four causes at most it is the answer in `pong`, to a message of `ping`, that is one too many.
+    let mut game = PingPong::new(&bus, 4);
+    let looped = |error: PublishError| match error {
+        PublishError::Loop(looped) => (looped.topic, looped.hops, looped.cut.map(|_| looped.whole_pair)),
+        other => panic!("{other}"),
+    };
+    assert_eq!(looped(game.play(0xaa)), ("pong".into(), 5, None));
+    assert_eq!(looped(game.play(0xaa)), ("pong".into(), 5, None));
+    assert_eq!(looped(game.play(0xaa)), ("pong".into(), 5, Some(false)));
+    // It is refused from its first hop on, and everybody can see that.
+    match game.play(0xaa) {
+        PublishError::PairCut(cut) => {
+            assert_eq!((cut.cause.as_str(), cut.topic.as_str()), ("ping", "pong"));
+            assert!(cut.conversation == Some(0xaa) && cut.retry_after > Duration::ZERO, "{cut}");
+            assert!(cut.to_string().contains("what conversation aa causes"), "{cut}");
+        }
+        other => panic!("{other}"),
+    }
+    let shown = || {
+        let publishers = view(&cli.bus).topic("pong").unwrap().sample().publishers;
+        let cut = publishers.into_iter().find_map(|publisher| publisher.loop_cut).expect("a cut");
+        assert!(cut.cause == "ping" && cut.state.ends_with("open"), "{cut:?}");
+        assert!(cut.left <= Duration::from_secs(5), "{cut:?}");
+        cut.whole_pair
+    };
+    assert!(!shown());
+    // Others go on, and each of them counts for the pair once.
+    assert_eq!(looped(game.play(0xbb)), ("pong".into(), 5, None));
+    assert_eq!(looped(game.play(0xcc)), ("pong".into(), 5, Some(true)));
+    match game.play(0xdd) {
+        PublishError::PairCut(cut) => assert_eq!((cut.cause.as_str(), cut.conversation), ("ping", None)),
+        other => panic!("{other}"),
+    }
+    assert!(shown());
+    // The commands say so. What is over by the time that they look is cut again, for longer each time.
+    let mut conversation = 0x100;
+    let mut says = |arguments: &[&str], is_it: &dyn Fn(&str) -> bool| {
+        eventually("it is shown", || {
+            conversation += 1;
+            game.play(conversation);
+            is_it(&cli.run(arguments).expect(0).out)
+        });
+    };
+    says(&["info", "pong"], &|out| {
+        out.contains("open for what ping causes (loop)") && out.contains("to the next trial")
+    });
+    says(&["info", "pong", "--json"], &|out| {
+        let json: serde_json::Value = serde_json::from_str(out).unwrap();
+        let cut = &json["publishers"][0]["loop_cut"];
+        let text = |name: &str| cut[name].as_str().unwrap_or_default();
+        let is_it = (text("cause"), text("state"), text("reason")) == ("ping", "open", "loop");
+        is_it && cut["whole_pair"] == true && cut["left_ms"].as_u64().is_some_and(|left| left > 0)
+    });
+    says(&["top", "--once"], &|out| out.contains("loop cut open from ping"));
+    // The other way, and what has no cause, is let through.
+    game.publishers[1].publish(b"free").unwrap();
+    let message = next(&mut game.subscribers[1]);
+    let meta = Meta::new().caused_by(&message.metadata());
+    game.publishers[0].publish_bytes_with(Lane::NORMAL, b"back", &meta).unwrap();
+    message.ack().unwrap();
+    // Both cuts are events: that of the conversation names it.
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let event = events.receive_timeout(PATIENCE).unwrap().expect("an event");
+        let text = String::from_utf8(event.payload().to_vec()).unwrap();
+        if text.contains("\"event\":\"loop\"") {
+            seen.push(text);
+        }
+    }
+    assert!(seen[0].contains("\"correlation\":\"aa\"") && !seen[1].contains("correlation"), "{seen:?}");
+    // A publisher that leaves takes what its entry says with it.
+    game.publishers.clear();
+    let _new = game.topics[1].publisher().unwrap();
+    let publishers = view(&cli.bus).topic("pong").unwrap().sample().publishers;
+    assert!(publishers.iter().all(|publisher| publisher.loop_cut.is_none()), "{publishers:?}");
+    assert_clean(&cli.bus);
+}
+
+#[test]
+fn a_long_conversation_that_does_not_come_back_cuts_nobody_else() {
+    let test = TestBus::new("loop-none");
+    let bus = test.open("walker");
+    let topics: Vec<Topic<Bytes>> = ["a", "b", "c", "d"]
+        .map(|name| bus.topic_builder(name).hops_max(2).with_group("g").open().unwrap())
+        .into();
+    let mut subscribers: Vec<_> = topics.iter().map(|topic| topic.group("g").join().unwrap()).collect();
+    let mut publishers: Vec<_> = topics.iter().map(|topic| topic.publisher().unwrap()).collect();
+    for round in 0..10 {
+        publishers[0].publish(b"begin").unwrap();
+        for at in 0..3 {
+            let message = next(&mut subscribers[at]);
+            let meta = Meta::new().caused_by(&message.metadata());
+            let published = publishers[at + 1].publish_bytes_with(Lane::NORMAL, b"on", &meta);
+            message.ack().unwrap();
+            match (at, published) {
+                (0 | 1, Ok(_)) => {}
+                (2, Err(PublishError::Loop(looped))) => assert_eq!(looped.cut, None, "round {round}"),
+                (_, other) => panic!("round {round}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_topic_says_how_many_causes_may_lie_behind_its_messages() {
+    let cli = CliBus::new("loop-limit");
+    let bus = cli.bus.open("tester");
+    cli.run(&["create", "ping", "--max-hops", "3", "--group", "player"]).expect(0);
+    assert!(cli.run(&["info", "ping"]).expect(0).out.contains("3 at most"));
+    assert_eq!(cli.run(&["info", "ping", "--json"]).expect(0).json()["settings"]["hops_max"], 3);
+    cli.run(&["create", "ping", "--max-hops", "4"]).expect(6).says("max-hops");
+    cli.run(&["create", "other", "--max-hops", "0"]).expect(2);
+    let none = bus.topic_builder::<Bytes>("other").hops_max(0).open();
+    assert!(matches!(none, Err(TopicError::Option { option: "max-hops", .. })), "{none:?}");
+    let other = bus.topic::<Bytes>("other").unwrap();
+    assert_eq!(view(&cli.bus).topic(other.name()).unwrap().settings().unwrap().hops_max, 64);
+    let mut game = PingPong::new(&bus, 3);
+    // A publisher allows less, and no more.
+    for (asked, limit) in [(None, 3), (Some(9), 3), (Some(1), 1)] {
+        for publisher in &mut game.publishers {
+            asked.into_iter().for_each(|hops| publisher.set_hops_max(hops));
+        }
+        match game.play(u128::from(limit)) {
+            PublishError::Loop(looped) => assert_eq!((looped.limit, looped.hops), (limit, limit + 1)),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn requests_and_answers_are_counted_like_other_messages() {
+    let test = TestBus::new("loop-requests");
+    let bus = test.open("asker");
+    let topic = bus.topic_builder::<Bytes>("ask").hops_max(1).with_group("g").open().unwrap();
+    let mut replier = topic.group("g").join().unwrap();
+    let client = bus.requester().unwrap();
+    let ask =
+        |meta: &Meta| client.send_bytes::<Bytes, Bytes>("ask", b"why?", &Ask::within(PATIENCE).meta(meta));
+    // What the first request causes has one cause, and is let through; its answer has two, and is not.
+    let first = ask(&Meta::new()).unwrap();
+    let message = next(&mut replier);
+    let second = ask(&Meta::new().caused_by(&message.metadata())).unwrap();
+    message.reply_bytes(b"because").unwrap();
+    message.ack().unwrap();
+    assert_eq!(first.wait().unwrap().payload(), b"because");
+    let message = next(&mut replier);
+    match message.reply_bytes(b"because") {
+        Err(ReplyError::TooDeep { topic, hops: 2, limit: 1, .. }) => assert_eq!(topic, "ask"),
+        other => panic!("{other:?}"),
+    }
+    // A third would have two as well.
+    match ask(&Meta::new().caused_by(&message.metadata())) {
+        Err(RequestError::Publish(PublishError::Loop(looped))) => {
+            assert_eq!((looped.hops, looped.limit), (2, 1));
+            let letter = looped.letter.expect("a letter");
+            let letters = dead_letters::list(&view(&test), &Filter::id(letter)).unwrap();
+            assert_eq!((letters[0].topic.as_str(), letters[0].group.as_str()), ("ask", "_loops"));
+        }
+        other => panic!("{other:?}"),
+    }
+    // An error ends the conversation, and may always be told.
+    message.reply_error("this goes on for ever").unwrap();
+    message.ack().unwrap();
+    assert!(matches!(second.wait(), Err(RequestError::Replied { .. })));
+    assert_eq!(client.in_flight(), 0, "a request that was refused waits for nothing");
+    assert_clean(&test);
+}
+
 #[test]
 fn the_command_prints_the_tree() {
     let cli = CliBus::new("trace-cli");
@@ -384,7 +598,7 @@ fn the_command_prints_the_tree() {
     let begins: Vec<&str> =
         lines[1..].iter().map(|line| line.split_once(" normal").unwrap().0.trim_end()).collect();
     assert_eq!(begins, ["ask", "  plan", "    act", "    log", "  look", "    log"]);
-    assert!(lines[4].ends_with("of agent: cannot log this"), "{}", lines[4]);
+    assert!(lines[4].ends_with("of agent: cannot\\nlog this"), "{}", lines[4]);
     let told = cli.run(&["trace", &format!("{:x}", first.as_correlation()), "--json"]).expect(0).json();
     assert_eq!(
         (&told["messages"][0]["id"], &told["messages"][2]["depth"]),

@@ -1,5 +1,7 @@
 //! Mailboxes: messages for agents that are away, and who owns them.
 
+use bus_core::name::NameError;
+use bus_shm::requests::Nobody;
 use bus_shm::{Ask, Bytes, Mailbox, MailboxError, MailboxOwner, Pending, PublishError, RequestError};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
@@ -83,6 +85,16 @@ fn what_was_written_before_there_was_an_owner_is_read_in_order() {
         assert!(matches!(bus.mailbox::<Bytes>(name), Err(MailboxError::Name { .. })), "{name:?}");
     }
     assert!(bus.mailbox::<Bytes>("_reasoner.two").is_ok(), "names of mailboxes are their own");
+    // The longest has dead letters that can be announced.
+    let longest = "m".repeat(185);
+    let mailbox: Mailbox<Bytes> = bus.mailbox(&longest).unwrap();
+    mailbox.topic().dead_letter_notices().unwrap();
+    match bus.mailbox::<Bytes>(&format!("{longest}m")) {
+        Err(error @ MailboxError::Name { why: NameError::TooLong { max_bytes: 185, .. }, .. }) => {
+            assert!(error.to_string().contains("186 bytes, at most 185"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
     assert_clean(&test);
 }
 
@@ -220,8 +232,24 @@ fn a_mailbox_can_be_asked() {
     let client = bus.requester().unwrap();
     let ask = Ask::within(LONG);
     let sent = client.send_bytes::<Bytes, Bytes>("@reasoner", b"?", &ask);
-    let error = sent.unwrap_err();
-    assert!(matches!(&error, RequestError::NoReplier { topic, .. } if topic == "@reasoner"), "{error}");
+    // Nobody has made it: its name may be wrong, and it is not made, even for an owner that is away.
+    let is_missing = |error: RequestError| match error {
+        RequestError::NoReplier { topic, why: Nobody::NoMailbox } => assert_eq!(topic, "@reasoner"),
+        other => panic!("{other}"),
+    };
+    is_missing(sent.unwrap_err());
+    is_missing(
+        client.send_bytes::<Bytes, Bytes>("@reasoner", b"?", &ask.clone().even_if_away()).unwrap_err(),
+    );
+    assert!(!test.path().join("topics/_mail.reasoner").exists());
+    let pending: Pending<Bytes> =
+        client.send_bytes::<Bytes, _>("@reasoner", b"?", &ask.clone().create_mailbox()).unwrap();
+    assert_eq!(pending.id().sequence, 0);
+    drop(pending);
+    mailbox(&bus).own().unwrap().receive_timeout(LONG).unwrap().expect("that request").ack().unwrap();
+    // There, and its owner away, it is to be said.
+    let error = client.send_bytes::<Bytes, Bytes>("@reasoner", b"?", &ask).unwrap_err();
+    assert!(matches!(&error, RequestError::NoReplier { why: Nobody::NoMember, .. }), "{error}");
     let asked = ask.even_if_away();
     let pending: Pending<Bytes> = client.send_bytes::<Bytes, _>("@reasoner", b"?", &asked).unwrap();
     let mut owner = mailbox(&bus).own().unwrap();

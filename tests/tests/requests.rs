@@ -7,7 +7,7 @@ use bus_shm::{
 };
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
-use tests::harness::{self, Agent, Role, TestBus, Text, Words, assert_clean, eventually};
+use tests::harness::{self, Agent, Role, TestBus, Text, Words, assert_clean, eventually, in_fork};
 
 const ENTRY: &str = "child";
 /// Longer than anything here takes that goes well.
@@ -20,6 +20,9 @@ fn child() {
         "replier" => replier(role),
         "hoarder" => hoarder(role),
         "requester" => requester(role),
+        "forker" => forker(role),
+        "writer" => writer(role),
+        "answerer" => answerer(role),
         other => panic!("no such role: {other}"),
     }
 }
@@ -75,6 +78,81 @@ fn requester(mut role: Role) {
     role.parent.tell(answers);
     role.parent.tell(client.late_count());
     role.parent.hear();
+}
+
+/// Answers one request, says so, and is killed before it acknowledges it.
+fn answerer(mut role: Role) {
+    let mut subscriber = role.open().topic::<Words>("ask").unwrap().group("crew").shared().join().unwrap();
+    role.parent.tell("ready");
+    let message = subscriber.receive().unwrap();
+    message.reply(&Words::numbered(role.number())).unwrap();
+    role.parent.tell("answered");
+    role.parent.hear();
+}
+
+/// Writes to many mailboxes as one who asks, and tells how much it holds.
+fn writer(mut role: Role) {
+    let bus = role.open();
+    let client = bus.requester().unwrap();
+    let ask = Ask::within(LONG).create_mailbox();
+    let held = || {
+        let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let mappings = std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+        (descriptors, mappings)
+    };
+    let count = role.number();
+    let mut first = None;
+    for number in 0..count {
+        let name = format!("@agent-{number}");
+        let pending: Pending<Bytes> = client.send_bytes::<Bytes, _>(&name, b"?", &ask).unwrap();
+        assert_eq!(pending.id().sequence, 0, "{name} is its own");
+        if number == count / 4 {
+            first = Some(held());
+        }
+    }
+    let ((descriptors, mappings), now) = (first.unwrap(), held());
+    role.parent.tell(now.0.saturating_sub(descriptors));
+    role.parent.tell(now.1.saturating_sub(mappings));
+    // One that had to make room is found again, and its messages are where they were.
+    let pending: Pending<Bytes> = client.send_bytes::<Bytes, _>("@agent-0", b"?", &ask).unwrap();
+    role.parent.tell(pending.id().sequence);
+}
+
+/// Uses in a forked child what waits for answers, while a thread of the parent reads.
+fn forker(mut role: Role) {
+    let bus = role.open();
+    let topic = bus.topic::<Words>("ask").unwrap();
+    let mut subscriber = topic.group("g").join().unwrap();
+    let client = bus.requester().unwrap();
+    let mut answered = ask(&client, 1, LONG).unwrap();
+    let mut gather = client.gather::<Words>();
+    gather.add(2, ask(&client, 2, LONG).unwrap()).unwrap();
+    let reads = ask(&client, 3, LONG).unwrap();
+    let reader = std::thread::Builder::new().name("reads".into()).spawn(move || reads.wait().map(|_| ()));
+    let is_asleep = |task: std::fs::DirEntry| {
+        let read = |name| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        read("comm") == "reads\n" && read("stat").contains(") S ")
+    };
+    eventually("the thread reads", || std::fs::read_dir("/proc/self/task").unwrap().flatten().any(is_asleep));
+    let code = in_fork(|| {
+        let is_told = |told: String| if told.contains("before a fork") { Ok(()) } else { Err(told) };
+        let said =
+            |taken: Result<_, RequestError>| taken.map_or_else(|error| error.to_string(), |_| "taken".into());
+        is_told(said(answered.next().map(|_| ())))?;
+        is_told(said(answered.try_next().map(|_| ())))?;
+        is_told(said(gather.try_next().map_or(Ok(()), |(_, taken)| taken.map(|_| ()))))?;
+        is_told(said(ask(&client, 4, LONG).map(|_| ())))?;
+        is_told(said(bus.requester().map(|_| ())))?;
+        drop((gather, client.clone()));
+        Ok(())
+    });
+    assert_eq!(code, 0);
+    for number in 1..=3 {
+        assert_eq!(answer_one(&mut subscriber), number);
+    }
+    assert_eq!(answered.next().unwrap().unwrap().value().unwrap().number(), 1);
+    reader.unwrap().join().unwrap().unwrap();
+    role.parent.tell("done");
 }
 
 fn ask(client: &Requester, number: u64, timeout: Duration) -> Result<Pending<Words>, RequestError> {
@@ -173,7 +251,7 @@ fn several_groups_answer_one_request_until_its_time_is_over() {
     let topic = topic(&bus);
     let mut groups: Vec<_> = ["a", "b", "c"].iter().map(|name| topic.group(name).join().unwrap()).collect();
     let client = bus.requester().unwrap();
-    let asked = Ask::within(Duration::from_millis(300)).replies(10);
+    let asked = Ask::within(Duration::from_secs(2)).replies(10);
     let mut pending: Pending<Words> = client.send("ask", &Words::numbered(1), &asked).unwrap();
     for group in &mut groups {
         answer_one(group);
@@ -186,8 +264,8 @@ fn several_groups_answer_one_request_until_its_time_is_over() {
     assert_eq!(answers, 3);
     drop(pending);
     // With no answer at all, the deadline says who had it.
-    let pending = ask(&client, 2, Duration::from_millis(200)).unwrap();
-    let message = groups[0].receive().unwrap();
+    let pending = ask(&client, 2, Duration::from_secs(2)).unwrap();
+    let message = groups[0].receive_timeout(LONG).unwrap().expect("the request");
     let error = pending.wait().unwrap_err();
     assert!(
         matches!(&error, RequestError::Timeout { topic, groups: 3, got: 1, .. } if topic == "ask"),
@@ -309,7 +387,7 @@ fn whichever_is_answered_first_is_gathered_first() {
     for number in 0..4 {
         gather.add(100 + number, ask(&client, number, LONG).unwrap()).unwrap();
     }
-    let short = ask(&client, 4, Duration::from_millis(150)).unwrap();
+    let short = ask(&client, 4, Duration::from_secs(2)).unwrap();
     gather.add(104, short).unwrap();
     assert!(gather.try_next().is_none());
     {
@@ -342,9 +420,9 @@ fn late_answers_are_counted_and_an_expired_request_is_not_handed_out() {
     let topic = topic(&bus);
     let mut subscriber = topic.group("g").join().unwrap();
     let client = bus.requester().unwrap();
-    let pending = ask(&client, 1, Duration::from_millis(50)).unwrap();
+    let pending = ask(&client, 1, Duration::from_secs(1)).unwrap();
     {
-        let message = subscriber.receive().unwrap();
+        let message = subscriber.receive_timeout(LONG).unwrap().expect("the request");
         assert!(matches!(pending.wait(), Err(RequestError::Timeout { .. })));
         message.reply(&Words::numbered(1)).unwrap();
         message.ack().unwrap();
@@ -398,7 +476,7 @@ fn requests_of_a_killed_replier_are_answered_by_another_member() {
     other.kill();
     let mut last = spawn("hoarder", &test, "1");
     last.line.expect("ready");
-    let pending = ask(&client, 99, Duration::from_millis(300)).unwrap();
+    let pending = ask(&client, 99, Duration::from_secs(2)).unwrap();
     last.line.expect("full");
     last.kill();
     assert!(matches!(pending.wait(), Err(RequestError::Timeout { .. })));
@@ -575,4 +653,100 @@ fn reply_topics_belong_to_the_bus() {
     assert_eq!(reply_topics(&test), [name]);
     drop((all, bus));
     test.assert_gone();
+}
+
+#[test]
+fn what_waits_for_answers_is_an_error_in_a_forked_child_and_stays_the_parents() {
+    let test = TestBus::new("fork");
+    let mut agent = spawn("forker", &test, "");
+    agent.line.expect("done");
+    agent.join();
+    test.assert_gone();
+}
+
+#[test]
+fn whoever_asks_in_thousands_of_mailboxes_holds_some_of_them_open() {
+    const MAILBOXES: u64 = 2_000;
+    let test = TestBus::new("many-mailboxes");
+    // It has the supervisor's role, which looks after all of them.
+    let _host = test.open("host");
+    let mut agent = spawn("writer", &test, &MAILBOXES.to_string());
+    let (descriptors, mappings) = (agent.line.hear_number(), agent.line.hear_number());
+    // Each that stayed open would be several.
+    assert!(descriptors < MAILBOXES / 20 && mappings < MAILBOXES / 20, "{descriptors} and {mappings} more");
+    assert_eq!(agent.line.hear_number(), 1, "the second message there");
+    agent.join();
+}
+
+#[test]
+fn an_answer_that_was_there_in_time_counts_however_late_it_is_read() {
+    let test = TestBus::new("read-late");
+    let bus = test.open("main");
+    let topic = topic(&bus);
+    let mut subscriber = topic.group("g").join().unwrap();
+    let client = bus.requester().unwrap();
+    let timeout = Duration::from_secs(1);
+    let mut gather = client.gather::<Words>();
+    let asked = Instant::now();
+    gather.add(7, ask(&client, 1, timeout).unwrap()).unwrap();
+    let mut polled = ask(&client, 2, timeout).unwrap();
+    let waited = ask(&client, 3, timeout).unwrap();
+    for number in 1..=3 {
+        assert_eq!(answer_one(&mut subscriber), number);
+    }
+    // Nobody has read any of them yet.
+    std::thread::sleep(timeout.saturating_sub(asked.elapsed()) + timeout);
+    assert_eq!(waited.wait().unwrap().value().unwrap().number(), 3);
+    assert!(polled.is_over());
+    assert_eq!(polled.try_next().unwrap().unwrap().value().unwrap().number(), 2);
+    let (number, answer) = gather.next(Duration::ZERO).expect("its answer");
+    assert_eq!((number, answer.unwrap().value().unwrap().number()), (7, 1));
+    assert_eq!(client.late_count(), 0);
+}
+
+#[test]
+fn a_replier_killed_between_its_answer_and_its_acknowledgement_answers_twice() {
+    let test = TestBus::new("astray");
+    let bus = test.open("main");
+    let topic = topic(&bus);
+    let mut first = spawn("answerer", &test, "1");
+    first.line.expect("ready");
+    let client = bus.requester().unwrap();
+    let pending = ask(&client, 0, LONG).unwrap();
+    first.line.expect("answered");
+    first.kill();
+    assert_eq!(pending.wait().unwrap().value().unwrap().number(), 1);
+    // The next member has the request again, and what it answers is a late one.
+    let mut subscriber = topic.group("crew").shared().join().unwrap();
+    let message = subscriber.receive_timeout(LONG).unwrap().expect("the request again");
+    assert!(message.is_redelivered() && message.wants_reply());
+    message.reply(&Words::numbered(2)).unwrap();
+    message.ack().unwrap();
+    let pending = ask(&client, 3, LONG).unwrap();
+    assert_eq!(answer_one(&mut subscriber), 3);
+    assert_eq!(pending.wait().unwrap().value().unwrap().number(), 3);
+    assert_eq!(client.late_count(), 1);
+    assert_clean(&test);
+}
+
+#[test]
+fn what_a_replier_says_is_shown_so_that_a_terminal_acts_upon_none_of_it() {
+    let test = TestBus::new("escapes");
+    let bus = test.open("main");
+    let topic = topic(&bus);
+    let mut subscriber = topic.group("g").join().unwrap();
+    let client = bus.requester().unwrap();
+    let words = "\x1b[31mno\nshmbus: all is well\u{9b}2J";
+    let replied = ask(&client, 1, LONG).unwrap();
+    let message = subscriber.receive().unwrap();
+    message.reply_error(words).unwrap();
+    message.ack().unwrap();
+    let error = replied.wait().unwrap_err();
+    assert!(matches!(&error, RequestError::Replied { text, .. } if text == words));
+    assert!(error.to_string().ends_with("\\x1b[31mno\\nshmbus: all is well\\u{9b}2J"), "{error}");
+    let dead = ask(&client, 2, LONG).unwrap();
+    subscriber.receive().unwrap().reject(words).unwrap();
+    let error = dead.wait().unwrap_err();
+    assert!(matches!(error, RequestError::DeadLetter { .. }), "{error}");
+    assert!(!error.to_string().contains(char::is_control), "{error:?}");
 }

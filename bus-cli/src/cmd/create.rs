@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// Publishers that keep failing are not refused for a while, but fail each time
     #[arg(long)]
     no_breakers: bool,
+    /// How many causes may lie behind a message; what has more is a loop, and is refused [default: 64]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..))]
+    max_hops: Option<u16>,
     /// A group of one member that exists from the start; may be repeated
     #[arg(long, value_name = "NAME")]
     group: Vec<String>,
@@ -107,6 +110,9 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     }
     if args.no_breakers {
         topic = topic.breakers(false);
+    }
+    if let Some(hops) = args.max_hops {
+        topic = topic.hops_max(hops);
     }
     for name in &args.group {
         topic = topic.with_group(name);

@@ -7,7 +7,9 @@ use crate::report;
 use crate::table::columns;
 use crate::units::{self, facts};
 use crate::watch::{Sample, Watch, is_present, members_text, stalled_text, total_lag};
-use bus_shm::inspect::{BreakerState, BusView, ProcessInfo, PublisherState, TopicSettings, TopicState};
+use bus_shm::inspect::{
+    BreakerState, BusView, LoopCut, ProcessInfo, PublisherState, TopicSettings, TopicState,
+};
 use bus_shm::keys::KeyedState;
 use bus_shm::{Overflow, ParticipantInfo, mailbox};
 use serde_json::{Value, json};
@@ -63,6 +65,7 @@ fn topic_text(sample: &Sample) -> String {
             },
         ),
         ("full lanes", overflow_text(settings.overflow).into()),
+        ("causes behind a message", format!("{} at most", settings.hops_max)),
         ("breaker", breaker_of_topic(settings, state)),
         ("quota", super::quota::text(state.quota.as_ref())),
     ]);
@@ -190,17 +193,35 @@ fn breaker_text(breaker: &BreakerState) -> String {
 }
 
 fn has_something_to_say(publisher: &PublisherState) -> bool {
-    !publisher.breaker.is_closed() || publisher.refused_count > 0 || publisher.quota.is_some()
+    !publisher.breaker.is_closed()
+        || publisher.refused_count > 0
+        || publisher.quota.is_some()
+        || publisher.loop_cut.is_some()
+}
+
+/// `open for what talk.answer causes (loop), 3 s to the next trial`.
+fn loop_cut_text(cut: &LoopCut) -> String {
+    let what = if cut.whole_pair { "what" } else { "one conversation that" };
+    let when = match cut.left.is_zero() {
+        true => "the next loop opens it again".into(),
+        false => format!("{} to the next trial", units::duration(cut.left)),
+    };
+    format!("{} for {what} {} causes (loop), {when}", cut.state, mailbox::display(&cut.cause))
 }
 
 fn publishers_table(state: &TopicState) -> String {
     let mut table = columns(&["PUBLISHER", ">PID", ">REFUSED", "BREAKER", "QUOTA"]);
     for publisher in &state.publishers {
+        let breakers = match &publisher.loop_cut {
+            Some(cut) if publisher.breaker.is_closed() => loop_cut_text(cut),
+            Some(cut) => format!("{}; {}", breaker_text(&publisher.breaker), loop_cut_text(cut)),
+            None => breaker_text(&publisher.breaker),
+        };
         table.row([
             publisher.process.service.clone(),
             publisher.process.pid.to_string(),
             units::count(publisher.refused_count),
-            breaker_text(&publisher.breaker),
+            breakers,
             super::quota::text(publisher.quota.as_ref()),
         ]);
     }

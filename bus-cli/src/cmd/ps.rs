@@ -48,7 +48,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     for process in &processes {
         let rate = |rate| if has_rates { units::rate(rate) } else { "-".into() };
         table.row([
-            escaped(&process.info.service),
+            text::escaped_cell(&process.info.service),
             process.info.pid.to_string(),
             user(process.info.uid),
             units::ago(process.info.since_ns),
@@ -57,7 +57,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
             rate(process.handled_per_s),
             process.beat_ns.map_or_else(|| "-".into(), |beat| units::ago(units::realtime_of(beat))),
             topics(process),
-            process.status.as_deref().map_or_else(|| "-".into(), escaped),
+            process.status.as_deref().map_or_else(|| "-".into(), text::escaped_cell),
         ]);
     }
     output::print(&table.render())?;
@@ -74,21 +74,16 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
 fn topics(process: &ProcessState) -> String {
     let publishes = process.publishes.iter().map(|topic| format!(">{topic}"));
     // What a group's entry says may have been written by anybody.
-    let reads =
-        process.member_of.iter().map(|member| format!("<{}/{}", member.topic, escaped(&member.group)));
+    let reads = process
+        .member_of
+        .iter()
+        .map(|member| format!("<{}/{}", member.topic, text::escaped_cell(&member.group)));
     let all: Vec<_> = publishes.chain(reads).collect();
     match all.len() {
         0 => "-".into(),
         count if count <= NAMED => all.join(" "),
         count => format!("{} and {} more", all[..NAMED].join(" "), count - NAMED),
     }
-}
-
-fn escaped(words: &str) -> String {
-    let mut line = Vec::new();
-    text::push_escaped(&mut line, words.as_bytes());
-    // A tab would spoil the columns.
-    String::from_utf8_lossy(&line).replace('\t', "\\t")
 }
 
 /// Name of a user of this machine, or the number.

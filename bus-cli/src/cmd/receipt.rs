@@ -3,6 +3,7 @@
 use crate::exit::{Code, Failure, Outcome};
 use crate::output;
 use crate::signals::Signals;
+use crate::text;
 use crate::units;
 use bus_shm::{Lane, Outcome as Fate, ReceiptSet, Receipts};
 use serde_json::json;
@@ -43,10 +44,9 @@ impl Follow {
                 "waited_ns": waited.as_nanos() as u64, "outcomes": outcomes,
             }))?;
         }
-        let worst =
-            fates.iter().zip(self.receipts.groups()).map(|((_, fate), group)| (code_of(fate), fate, group));
-        match worst.max_by_key(|(code, ..)| code.map_or(0, |code| code as u8)) {
-            Some((Some(code), fate, group)) => {
+        let worst = fates.iter().zip(self.receipts.groups()).max_by_key(|((_, fate), _)| loudness(fate));
+        match worst.and_then(|((_, fate), group)| Some((code_of(fate)?, fate, group))) {
+            Some((code, fate, group)) => {
                 let of = format!(
                     "topic {:?}, message {sequence} of lane {}, group {:?}",
                     group.topic(),
@@ -75,19 +75,19 @@ impl Follow {
             Fate::Retrying(failed) => format!(
                 "not handled within {waited}: it failed after {} ({}), and comes again; `shmbus info {}` shows how many wait",
                 units::counted(failed.attempts.into(), "attempt"),
-                failed.error,
+                text::escaped(&failed.error),
                 group.topic()
             ),
             Fate::DeadLettered(Some(failed)) => format!(
                 "a dead letter after {}, by {}{}: {}; {}",
                 units::counted(failed.attempts.into(), "attempt"),
-                failed.service,
+                text::escaped(&failed.service),
                 if failed.handler.is_empty() {
                     String::new()
                 } else {
-                    format!(", handler {}", failed.handler)
+                    format!(", handler {}", text::escaped(&failed.handler))
                 },
-                failed.error,
+                text::escaped(&failed.error),
                 match failed.letter {
                     Some(letter) => format!("`shmbus dlq show {letter}` shows everything about it"),
                     None => "`shmbus dlq ls` shows it".into(),
@@ -115,6 +115,20 @@ impl Follow {
     }
 }
 
+/// Which of several groups is spoken of: the one in which most is lost.
+fn loudness(fate: &Fate) -> u8 {
+    match fate {
+        Fate::Handled => 0,
+        Fate::Skipped => 1,
+        Fate::Expired => 2,
+        Fate::Pending | Fate::Retrying(_) => 3,
+        Fate::LetGo | Fate::Missed => 5,
+        Fate::DeadLettered(_) => 6,
+        // Any of these may have become of it, for all that is known.
+        _ => 4,
+    }
+}
+
 fn code_of(fate: &Fate) -> Option<Code> {
     match fate {
         Fate::Handled => None,
@@ -136,4 +150,24 @@ fn as_json(group: &str, fate: &Fate) -> serde_json::Value {
         "handler": failed.map(|failed| &failed.handler),
         "letter": failed.and_then(|failed| failed.letter).map(|letter| letter.to_string()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lost_is_told_before_what_nobody_wanted() {
+        let quiet_first = [
+            Fate::Handled,
+            Fate::Skipped,
+            Fate::Expired,
+            Fate::Pending,
+            Fate::Unknown,
+            Fate::Missed,
+            Fate::DeadLettered(None),
+        ];
+        assert!(quiet_first.is_sorted_by_key(loudness));
+        assert_ne!(loudness(&Fate::Skipped), loudness(&Fate::Handled), "else it would be told as handled");
+    }
 }

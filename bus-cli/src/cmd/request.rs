@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// Where no replier is alive, leave it to a group that keeps its messages, such as a mailbox's owner
     #[arg(long)]
     even_if_away: bool,
+    /// Make the mailbox if there is none, and leave the request there for an owner that has yet to come
+    #[arg(long)]
+    create: bool,
     /// The answer as it is, with nothing behind it
     #[arg(long, conflicts_with = "json")]
     raw: bool,
@@ -67,12 +70,20 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     if args.even_if_away {
         ask = ask.even_if_away();
     }
+    if args.create {
+        if !args.topic.starts_with('@') {
+            let hint = "topics are made by their repliers, or by `shmbus create`";
+            let message = format!("--create is for mailboxes, and {:?} is none; {hint}", args.topic);
+            return Err(Failure::new(Code::Usage, message));
+        }
+        ask = ask.create_mailbox();
+    }
     if let Some(name) = &args.lane {
         let topic = bus.topic_builder::<Bytes>(&topic).create(false).open()?;
         ask = ask.lane(lane_named(&topic, name)?);
     }
     let client = bus.requester()?;
-    // A mailbox is made by whoever comes first, so it goes by its own name.
+    // A mailbox goes by its own name, since it may have to be made.
     let mut pending: Pending<Bytes> = client.send_bytes::<Bytes, _>(&args.topic, &payload, &ask)?;
     for number in 0..args.replies {
         loop {
@@ -130,6 +141,7 @@ impl From<bus_shm::RequestError> for Failure {
             E::Mailbox(error) => error.into(),
             E::Receive(error) => error.into(),
             E::NoReplier { .. } => Failure::new(Code::NotFound, error),
+            E::DeadLetter { .. } => Failure::new(Code::DeadLettered, error),
             E::Timeout { .. } | E::TooMany { .. } => Failure::new(Code::TimedOut, error),
             E::OtherType { .. } | E::Invalid { .. } => Failure::new(Code::Refused, error),
             error => Failure::new(Code::Error, error),

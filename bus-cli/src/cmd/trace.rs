@@ -4,6 +4,7 @@ use crate::exit::{Code, Failure, Outcome};
 use crate::output;
 use crate::place::Place;
 use crate::table::columns;
+use crate::text;
 use crate::units;
 use bus_shm::trace::{self, Trace, TraceId, Traced};
 use serde_json::{Value, json};
@@ -76,14 +77,14 @@ fn as_text(found: &Trace) -> String {
             marks.push("its causes run in a circle".to_owned());
         }
         for dead in &message.dead {
-            marks.push(format!("{} of {}: {}", dead.letter, dead.group, one_line(&dead.error)));
+            marks.push(format!("{} of {}: {}", dead.letter, dead.group, text::escaped_cell(&dead.error)));
         }
         let mut row = vec![
             format!("{}{}", "  ".repeat(depth.min(INDENT_MAX)), message.topic),
             message.lane_name.to_owned(),
             if !is_refused(message) { message.id.sequence.to_string() } else { "-".into() },
             message.age_ns.map_or_else(|| "-".into(), |ns| units::duration(Duration::from_nanos(ns))),
-            message.service.clone().unwrap_or_else(|| "?".into()),
+            message.service.as_deref().map_or_else(|| "?".into(), text::escaped_cell),
             message.type_name.clone(),
             units::bytes(u64::from(message.len_bytes)),
             message.hops.to_string(),
@@ -99,10 +100,6 @@ fn as_text(found: &Trace) -> String {
 /// It was refused by its publisher, and has no sequence.
 fn is_refused(message: &Traced) -> bool {
     !message.in_ring && message.dead.iter().any(|dead| dead.group == "_loops")
-}
-
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn as_json(place: &Place, found: &Trace) -> Value {

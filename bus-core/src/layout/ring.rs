@@ -11,6 +11,8 @@ pub const MAGIC: [u8; 8] = *b"SHMBUS\0R";
 pub const FLAG_STAMPS: u32 = 1;
 /// Publishers have no breakers: who meets a full lane again and again waits again and again.
 pub const FLAG_NO_BREAKERS: u32 = 2;
+/// Upper half of the flags: how many causes may lie behind a message of the topic, 0 for the default.
+pub const HOPS_MAX_SHIFT: u32 = 16;
 
 /// What a full lane does to a publisher: see [`Config::overflow`].
 pub mod overflow {
@@ -42,7 +44,7 @@ pub struct Config {
     pub arena_bound_bytes: u64,
     /// Bytes up to which an arena grows for the sake of finished messages.
     pub arena_history_bytes: u64,
-    /// See the `FLAG_` constants.
+    /// See the `FLAG_` constants; the upper half is [`Config::hops_max`].
     pub flags: u32,
     /// What a full lane does to a publisher: one of [`overflow`].
     pub overflow: u32,
@@ -196,10 +198,23 @@ pub const fn producer_refused(producer: usize) -> usize {
     producer_state(producer) + 48
 }
 
+/// Byte offset of a producer entry's word about loops, see [`crate::loops::CutWord`]. Stored by its producer.
+pub const fn producer_cut(producer: usize) -> usize {
+    producer_state(producer) + 56
+}
+
 impl Config {
     /// Is every lane a one-producer ring?
     pub const fn one_producer(&self) -> bool {
         self.producers == 1
+    }
+
+    /// How many causes may lie behind a message.
+    pub const fn hops_max(&self) -> u16 {
+        match (self.flags >> HOPS_MAX_SHIFT) as u16 {
+            0 => crate::limits::HOPS_MAX_DEFAULT,
+            hops => hops,
+        }
     }
 
     /// Bytes of one lane's slots.
@@ -276,4 +291,4 @@ const _: () = assert!(at::TYPES + TYPES_MAX * size_of::<TypeEntry>() <= at::SERV
 const _: () = assert!(service_quota(QUOTA_SERVICES) <= at::LANES);
 const _: () = assert!(at::LANES + LANES_MAX * LANE_BYTES <= at::PRODUCERS);
 const _: () = assert!(producer_retire_at(0, LANES_MAX) <= producer_breaker(0));
-const _: () = assert!(producer_refused(0) + 8 <= producer_state(1));
+const _: () = assert!(producer_refused(0) + 8 <= producer_cut(0) && producer_cut(0) + 8 <= producer_state(1));

@@ -16,6 +16,7 @@ pub use replay::{ReplayError, ReplayRefused, replay};
 use crate::bus::BusInner;
 use crate::error::TopicError;
 use crate::topic::{Topic, TopicBuilder};
+use bus_core::name::LETTER_TOPICS;
 use std::sync::Arc;
 
 /// What becomes of a dead letter that finds the store full of others.
@@ -60,8 +61,6 @@ crate::message!(
     { topic, group, lane, sequence, attempts, len_bytes, service, handler, error, first_ns, last_ns }
 );
 
-/// First part of the names of topics that announce dead letters.
-const PREFIX: &str = "_bus.dlq.";
 /// Slots of such a topic.
 const CAPACITY: u32 = 256;
 
@@ -72,5 +71,9 @@ pub(crate) fn are_announced(topic: &str) -> bool {
 
 /// The topic on which the dead letters of `topic` are announced, made if need be.
 pub(crate) fn notices(bus: Arc<BusInner>, topic: &str) -> Result<Topic<DeadLetterNotice>, TopicError> {
-    TopicBuilder::new(bus, &format!("{PREFIX}{topic}")).capacity(CAPACITY).lanes(1).for_the_bus().open()
+    TopicBuilder::new(bus, &format!("{LETTER_TOPICS}{topic}"))
+        .capacity(CAPACITY)
+        .lanes(1)
+        .for_the_bus()
+        .open()
 }

@@ -7,7 +7,7 @@ use crate::region::Access;
 use crate::topic::TopicCore;
 use bus_core::layout::outcomes::{footprint_bytes, mark};
 use bus_core::layout::{PAGE_BYTES, outcomes as layout};
-use bus_core::outcome::{EXPIRED, FINAL, GONE, MISSED, NONE, SKIPPED, Said};
+use bus_core::outcome::{EXPIRED, FINAL, GONE, MISSED, NONE, SKIPPED, Said, UNKNOWN};
 
 pub(super) fn check(look: &mut Look<'_>, core: &TopicCore, ends: &[Option<u64>]) {
     for group in 0..core.groups_reserved() {
@@ -42,8 +42,8 @@ pub(super) fn check(look: &mut Look<'_>, core: &TopicCore, ends: &[Option<u64>])
             for index in 0..records as u64 {
                 let Some((sequence, said)) = words.at(index) else { continue };
                 let Said::Is { outcome, attempts } = said else { continue };
-                let is_known =
-                    outcome == GONE || matches!(outcome & !FINAL, NONE | EXPIRED | SKIPPED | MISSED);
+                let is_known = matches!(outcome, GONE | UNKNOWN)
+                    || matches!(outcome & !FINAL, NONE | EXPIRED | SKIPPED | MISSED);
                 // The record first: the end only grows.
                 if is_known && sequence < core.end(lane) {
                     continue;

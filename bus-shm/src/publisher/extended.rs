@@ -8,7 +8,7 @@ use crate::payload::{Bytes, Message, Speak};
 use crate::receipts::{ReceiptError, Receipts};
 use crate::sys::clock::monotonic_ns;
 use crate::topic::Topic;
-use bus_core::extension::Extension;
+use bus_core::extension::{Extension, Reply};
 use bus_core::header::{Header, flags};
 use bus_core::lane::Lane;
 use std::mem::MaybeUninit;
@@ -74,6 +74,10 @@ impl Addressed {
         deadline: Duration,
     ) -> Result<u64, PublishError> {
         let Self(raw) = self;
+        let is_request = extension.reply().is_some_and(Reply::is_request);
+        if let Some(cause) = extension.cause().filter(|_| is_request) {
+            raw.check_hops(lane.index(), source, (extension, key), cause)?;
+        }
         if !raw.guard.fails_at_once() {
             raw.deadline = deadline;
         }
@@ -116,16 +120,17 @@ impl<T> Publisher<T> {
     }
 
     /// How many causes may lie behind a publication ([`Meta::caused_by`]): one with more is refused as
-    /// [`PublishError::Loop`]. Default 64.
+    /// [`PublishError::Loop`]. Default, and at most: what the topic allows
+    /// ([`TopicBuilder::hops_max`](crate::TopicBuilder::hops_max)).
     pub fn set_hops_max(&mut self, hops: u16) {
-        self.raw.guard.loops.hops_max = hops;
+        self.raw.limit_hops(hops);
     }
 }
 
 impl RawPublisher {
     fn publish_with<S: Source>(&mut self, lane: Lane, source: &S, meta: &Meta) -> Result<u64, PublishError> {
         if let Some(cause) = meta.extension.cause().filter(|_| meta.is_extended) {
-            self.check_hops(lane.index(), source, meta, cause)?;
+            self.check_hops(lane.index(), source, (meta.extension, meta.key), cause)?;
         }
         let ttl_ns = meta.ttl.map(|ttl| ttl.as_nanos().min(u128::from(u64::MAX / 2)) as u64);
         let expiry_ns = ttl_ns.map_or(0, |ttl_ns| monotonic_ns() + ttl_ns);

@@ -7,6 +7,7 @@
 
 use super::loops::Loops;
 use super::{Failure, RawPublisher};
+use crate::bus::BusInner;
 use crate::error::{BreakerReason, PublishError, RegionError, ThrottledBy};
 use crate::supervisor::protocol::Request;
 use crate::sys::clock::monotonic_ns;
@@ -19,6 +20,7 @@ use bus_core::limits::LANES_MAX;
 use bus_core::name::key;
 use bus_core::quota::{Bucket, Limits};
 use bus_core::sync::{AtomicU64, Ordering};
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub(super) struct Guard {
@@ -42,6 +44,8 @@ pub(super) struct Guard {
     /// Trials that each lane has passed since the breaker opened.
     trials: [u8; LANES_MAX],
     pub(super) loops: Loops,
+    /// That the files are gone is said once.
+    told_unlinked: bool,
 }
 
 /// Why nothing was tried.
@@ -73,7 +77,8 @@ impl Guard {
             told_ns: 0,
             window: None,
             trials: [0; LANES_MAX],
-            loops: Loops::default(),
+            loops: Loops::attach(core, entry)?,
+            told_unlinked: false,
         };
         let state = core.wake_half(wake::at::STATE).map_or(0, |word| word.load(Ordering::Acquire));
         this.read_again(core, state);
@@ -83,6 +88,13 @@ impl Guard {
     /// Counts a publication that was refused.
     pub(super) fn count_refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Where the files of the bus, or of the topic, were that have been deleted under it; once.
+    pub(super) fn first_unlinked(&mut self, bus: &BusInner, core: &TopicCore) -> Option<PathBuf> {
+        let path = bus.unlinked(core).filter(|_| !self.told_unlinked)?;
+        self.told_unlinked = true;
+        Some(path)
     }
 
     pub(super) fn fails_at_once(&self) -> bool {
@@ -309,5 +321,6 @@ impl RawPublisher {
     /// This publisher leaves its place.
     pub(super) fn clear_breaker(&self) {
         self.guard.own.reset();
+        self.guard.loops.clear_cut();
     }
 }

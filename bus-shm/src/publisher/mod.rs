@@ -754,7 +754,7 @@ impl RawPublisher {
         if self.entry_word.load(Ordering::Relaxed) != self.live.pack() {
             return Err(PublishError::Fenced { topic: self.core.name().to_owned() }.into());
         }
-        if let Some(path) = self.bus.noticed_unlinked(&self.core) {
+        if let Some(path) = self.guard.first_unlinked(&self.bus, &self.core) {
             return Err(PublishError::BusUnlinked { topic: self.core.name().to_owned(), path }.into());
         }
         let first = since.is_none();

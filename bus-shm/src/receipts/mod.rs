@@ -42,7 +42,7 @@ use bus_core::outcome::{EXPIRED, FINAL, GONE, MISSED, SKIPPED, Said};
 use bus_core::owner;
 use bus_core::seq::distance;
 use bus_core::sync::{AtomicU64, Ordering, fence, spin_pause};
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -76,6 +76,8 @@ pub struct Receipts {
     aside: OnceCell<AsideFile>,
     owners: OnceCell<Region>,
     gives_up: bool,
+    /// That the files are gone is said once.
+    told_unlinked: Cell<bool>,
     bus: Arc<BusInner>,
     /// Owns every `'static` reference above; dropped after them.
     core: Arc<TopicCore>,
@@ -174,6 +176,7 @@ impl Receipts {
             aside: OnceCell::new(),
             owners: OnceCell::new(),
             gives_up: false,
+            told_unlinked: Cell::new(false),
             bus: bus.clone(),
             core: core.clone(),
         })
@@ -268,6 +271,15 @@ impl Receipts {
         }
     }
 
+    /// Does the owner word of a message say that nobody has finished it? Not where it is in use again: what it said is gone then, and a member
+    /// may have finished the message out of its turn.
+    fn is_unfinished(&self, lane: usize, sequence: u64) -> bool {
+        let is_done = self.owner_state(lane, sequence).0 == owner::state::DONE;
+        let region = self.owners.get();
+        let owners = region.and_then(|region| owners_of(&self.core, region, lane));
+        !is_done && owners.is_some_and(|owners| !owners.is_reused(sequence))
+    }
+
     /// What has become of it, if the group's entry is the same before and afterwards. `None`: something changed under the look.
     fn judge(&self, seen: HolderWord, lane: usize, sequence: u64) -> Option<Outcome> {
         let words = self.lanes[lane];
@@ -309,12 +321,8 @@ impl Receipts {
         if is_shared {
             // Members of a shared group begin at the start. Where the group stood before is what it had finished.
             let stood = words.stood.load(Ordering::Relaxed);
-            let is_left_out = distance(sequence, stood) >= 0;
-            let rest = if is_left_out && self.owner_state(lane, sequence).0 != owner::state::DONE {
-                Outcome::Missed
-            } else {
-                Outcome::Unknown
-            };
+            let is_left_out = distance(sequence, stood) >= 0 && self.is_unfinished(lane, sequence);
+            let rest = if is_left_out { Outcome::Missed } else { Outcome::Unknown };
             return self.settled(lane, sequence, true, rest);
         }
         // Acquire, OUTCOME: with it comes what was recorded before.
@@ -470,7 +478,7 @@ impl Receipts {
         if self.is_closed() {
             return Err(ReceiptError::BusClosed { topic: topic() });
         }
-        if let Some(path) = self.bus.noticed_unlinked(&self.core) {
+        if let Some(path) = self.bus.unlinked(&self.core).filter(|_| !self.told_unlinked.replace(true)) {
             return Err(ReceiptError::BusUnlinked { topic: topic(), path });
         }
         if self.gives_up && !self.is_attended() {

@@ -187,16 +187,62 @@ impl State {
     }
 }
 
-/// A target and the type of its requests.
-type Known = (TypeId, Arc<Target>);
+/// Topics and types that a process keeps to ask in; the one that was not asked in for longest makes room.
+const TARGETS_MAX: usize = 64;
+
+/// A target, the type of its requests, and when it was last asked for.
+struct Known {
+    kind: TypeId,
+    target: Arc<Target>,
+    used: u64,
+}
+
+/// Topics that were asked in, each once a type.
+#[derive(Default)]
+struct Targets {
+    by_topic: HashMap<String, Vec<Known>>,
+    used: u64,
+}
+
+impl Targets {
+    fn find(&mut self, topic: &str, kind: TypeId) -> Option<Arc<Target>> {
+        self.used += 1;
+        let known = self.by_topic.get_mut(topic)?.iter_mut().find(|known| known.kind == kind)?;
+        known.used = self.used;
+        Some(known.target.clone())
+    }
+
+    /// Keeps one, and returns the one that makes room for it. Requests that wait for answers there go on having it.
+    fn keep(&mut self, topic: &str, kind: TypeId, target: Arc<Target>) -> Option<Arc<Target>> {
+        let all =
+            || self.by_topic.iter().flat_map(|(topic, all)| all.iter().map(move |known| (topic, known)));
+        let oldest = match all().count() >= TARGETS_MAX {
+            true => {
+                all().min_by_key(|(_, known)| known.used).map(|(topic, known)| (topic.clone(), known.kind))
+            }
+            false => None,
+        };
+        let gone = oldest.and_then(|(topic, kind)| {
+            let of_topic = self.by_topic.get_mut(&topic)?;
+            let at = of_topic.iter().position(|known| known.kind == kind)?;
+            let gone = of_topic.swap_remove(at).target;
+            if of_topic.is_empty() {
+                self.by_topic.remove(&topic);
+            }
+            Some(gone)
+        });
+        let used = self.used;
+        self.by_topic.entry(topic.to_owned()).or_default().push(Known { kind, target, used });
+        gone
+    }
+}
 
 /// Where a process is answered.
 pub(crate) struct Desk {
     bus: Arc<BusInner>,
     state: Mutex<State>,
     late: AtomicU64,
-    /// Topics that were asked in, each once a type.
-    targets: Mutex<HashMap<String, Vec<Known>>>,
+    targets: Mutex<Targets>,
 }
 
 impl std::fmt::Debug for Desk {
@@ -284,17 +330,18 @@ impl Desk {
         state.slots.len() - state.free.len()
     }
 
-    /// Where requests of type `Q` in `topic` go.
-    pub(super) fn target<Q: Speak>(&self, topic: &str) -> Result<Arc<Target>, RequestError> {
+    /// Where requests of type `Q` in `topic` go. A mailbox that is missing is made if `create`.
+    pub(super) fn target<Q: Speak>(&self, topic: &str, create: bool) -> Result<Arc<Target>, RequestError> {
         let lock = || self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         let kind = TypeId::of::<Q>();
-        let known = lock().get(topic).and_then(|all| all.iter().find(|(its, _)| *its == kind)).cloned();
-        if let Some((_, target)) = known {
+        if let Some(target) = lock().find(topic, kind) {
             return Ok(target);
         }
-        // Not under the lock: it may have to ask the supervisor. Two threads that do this make one too many.
-        let target = Arc::new(Target::open::<Q>(&self.bus, topic)?);
-        lock().entry(topic.to_owned()).or_default().push((kind, target.clone()));
+        // Not under the lock: it may have to ask the supervisor. Two threads that do this make one too many. What makes room goes
+        // behind it too, since its publishers leave their places.
+        let target = Arc::new(Target::open::<Q>(&self.bus, topic, create)?);
+        let gone = lock().keep(topic, kind, target.clone());
+        drop(gone);
         Ok(target)
     }
 
@@ -327,6 +374,9 @@ impl Desk {
 
     /// Nobody waits for this request any more.
     pub(super) fn close_slot(&self, serial: u32) {
+        if self.bus.is_forked() {
+            return;
+        }
         let untaken = self.lock().close(serial);
         if untaken > 0 {
             self.late.fetch_add(untaken as u64, Ordering::Relaxed);
@@ -374,6 +424,8 @@ impl Desk {
         mut done: impl FnMut(&mut State) -> Option<R>,
         mut look: impl FnMut() -> Result<(), RequestError>,
     ) -> Result<Option<R>, RequestError> {
+        // First of all: a forked child may have the lock in a state that nobody ends.
+        self.bus.check_forked()?;
         let mut state = self.lock();
         loop {
             if let Some(found) = done(&mut state) {

@@ -1,6 +1,7 @@
 //! What can go wrong when one asks, and when one answers.
 
 use crate::error::{AttachError, BusError, PublishError, ReceiveError, TopicError};
+use crate::text::Escaped;
 use std::time::Duration;
 
 /// Why nobody can answer.
@@ -8,6 +9,8 @@ use std::time::Duration;
 pub enum Nobody {
     /// There is no such topic.
     NoTopic,
+    /// There is no such mailbox.
+    NoMailbox,
     /// No group reads it.
     NoGroup,
     /// Groups keep its messages, and none has a live member.
@@ -18,6 +21,7 @@ impl std::fmt::Display for Nobody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Nobody::NoTopic => "there is no such topic; start a replier, which makes it",
+            Nobody::NoMailbox => "there is no such mailbox; its owner makes it, or the first who sends to it, or a request that may (`create_mailbox`, `--create`)",
             Nobody::NoGroup => "no group reads it, and taps do not count; start a replier",
             Nobody::NoMember => "no member of its groups is alive; start a replier, or leave the request to those groups (`even_if_away`)",
         })
@@ -52,7 +56,8 @@ pub enum RequestError {
     },
     /// No answer can come any more: the request is a dead letter of every group that it was for.
     #[error(
-        "topic {topic:?}: the request is a dead letter of group {group:?}: {error}; see `shmbus dlq ls {topic}`"
+        "topic {topic:?}: the request is a dead letter of group {group:?}: {}; see `shmbus dlq ls {topic}`",
+        Escaped(error)
     )]
     DeadLetter {
         /// The topic, or the mailbox with its `@`.
@@ -63,11 +68,11 @@ pub enum RequestError {
         error: String,
     },
     /// The replier says why it does not answer.
-    #[error("topic {topic:?}: the replier answered with an error: {text}")]
+    #[error("topic {topic:?}: the replier answered with an error: {}", Escaped(text))]
     Replied {
         /// The topic, or the mailbox with its `@`.
         topic: String,
-        /// Its words.
+        /// Its words, as they are; the error's text shows them with escapes.
         text: String,
     },
     /// The answer is of another type than was asked for.
@@ -148,6 +153,20 @@ pub enum ReplyError {
         /// The message.
         sequence: u64,
     },
+    /// More causes would lie behind the answer than the request's topic allows. An error can be answered all the same (`reply_error`).
+    #[error(
+        "topic {topic:?}: {hops} causes lie behind an answer to message {sequence}, and {limit} are allowed: such a conversation goes round in a circle; answer with an error"
+    )]
+    TooDeep {
+        /// The topic.
+        topic: String,
+        /// The message.
+        sequence: u64,
+        /// Causes behind the answer.
+        hops: u16,
+        /// As many are allowed.
+        limit: u16,
+    },
     /// Whoever asked has ended since.
     #[error(
         "topic {topic:?}: whoever asked message {sequence} takes part no more; nobody is left to be answered"
@@ -160,7 +179,8 @@ pub enum ReplyError {
     },
     /// Whoever asked does not take its answers: it is stopped, or busy. The next answer to it waits no more until one has found room.
     #[error(
-        "topic {topic:?}, message {sequence}: {requester} has not taken its answers for {waited:?}, and there is no room for more; answer again later (`retry`), or let it go"
+        "topic {topic:?}, message {sequence}: {} has not taken its answers for {waited:?}, and there is no room for more; answer again later (`retry`), or let it go",
+        Escaped(requester)
     )]
     Full {
         /// The topic of the request.

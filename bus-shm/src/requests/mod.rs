@@ -44,12 +44,13 @@ pub struct Ask {
     lane: Option<Lane>,
     meta: Meta,
     even_if_away: bool,
+    create_mailbox: bool,
 }
 
 impl Ask {
     /// One answer, within this time. Nobody is handed the request after that.
     pub fn within(timeout: Duration) -> Self {
-        Self { timeout, most: 1, lane: None, meta: Meta::new(), even_if_away: false }
+        Self { timeout, most: 1, lane: None, meta: Meta::new(), even_if_away: false, create_mailbox: false }
     }
 
     /// Up to so many answers: of several groups, or several of one replier. Default: one.
@@ -76,10 +77,17 @@ impl Ask {
         self.even_if_away = true;
         self
     }
+
+    /// A mailbox that nobody has made is made, and the request kept there for an owner that has yet to come. Default: a mailbox that is
+    /// missing is an error at once, since its name may be wrong.
+    pub fn create_mailbox(mut self) -> Self {
+        self.create_mailbox = true;
+        self.even_if_away()
+    }
 }
 
-/// Asks questions: see [`crate::Bus::requester`]. Cheap to clone, and for any thread. It keeps a publisher for each topic that it has asked
-/// in, as many as threads ask there at the same time.
+/// Asks questions: see [`crate::Bus::requester`]. Cheap to clone, and for any thread. It keeps publishers for the last 64 topics that
+/// it has asked in, for each as many as threads ask there at the same time.
 #[derive(Clone, Debug)]
 pub struct Requester {
     desk: Arc<Desk>,

@@ -66,7 +66,7 @@ impl<A: Speak> Pending<A> {
     ) -> Result<Self, RequestError> {
         desk.bus().check_usable()?;
         let asked = Instant::now();
-        let target = desk.target::<Q>(topic)?;
+        let target = desk.target::<Q>(topic, ask.create_mailbox)?;
         target.check_replier(ask, asked)?;
         let Some(serial) = desk.open_slot(ask.most) else {
             return Err(RequestError::TooMany { topic: target.name(), max: bus_core::limits::REQUESTS_MAX });
@@ -173,6 +173,7 @@ impl<A: Speak> Pending<A> {
     fn take_until(&mut self, deadline: Instant) -> Result<Option<Letter>, RequestError> {
         let Self { desk, target, serial, lane, sequence, wait, seat, .. } = self;
         let serial = *serial;
+        desk.bus().check_forked()?;
         if let Some(letter) = desk.lock().take(serial) {
             return Ok(Some(letter));
         }
@@ -299,6 +300,7 @@ impl<A: Speak> Gather<A> {
             let why = "it was sent by a requester of another bus; gather it with that one";
             return Err(RequestError::Usage { topic: pending.target.name(), why });
         }
+        self.desk.bus().check_forked()?;
         let deadline = pending.deadline();
         self.next_deadline = Some(self.next_deadline.map_or(deadline, |before| before.min(deadline)));
         self.desk.lock().put_into(pending.serial, &self.basket);

@@ -69,9 +69,19 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn open<Q: Speak>(bus: &Arc<BusInner>, name: &str) -> Result<Self, RequestError> {
+    pub(super) fn open<Q: Speak>(
+        bus: &Arc<BusInner>,
+        name: &str,
+        create: bool,
+    ) -> Result<Self, RequestError> {
         let topic: Topic<Q> = match name.strip_prefix('@') {
-            Some(name) => Mailbox::open(bus, name)?.into_topic(),
+            Some(mailbox) if create => Mailbox::open(bus, mailbox)?.into_topic(),
+            Some(mailbox) => match Mailbox::find(bus, mailbox)? {
+                Some(mailbox) => mailbox.into_topic(),
+                None => {
+                    return Err(RequestError::NoReplier { topic: name.to_owned(), why: Nobody::NoMailbox });
+                }
+            },
             None => match TopicBuilder::new(bus.clone(), name).create(false).open() {
                 Err(TopicError::NotFound { topic, .. }) => {
                     return Err(RequestError::NoReplier { topic, why: Nobody::NoTopic });

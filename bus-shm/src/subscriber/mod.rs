@@ -186,6 +186,8 @@ struct RawSubscriber {
     replies: RefCell<Option<Box<Replies>>>,
     /// Set by who wants it to wait no more.
     interrupted: Option<Arc<AtomicBool>>,
+    /// That the files are gone is said once.
+    told_unlinked: bool,
     /// How far the lanes had been read when it last went to sleep.
     rested_at: u64,
     /// The message that was handed out last.
@@ -350,6 +352,7 @@ impl RawSubscriber {
             until_look: LOOK_PERIOD_CLAIMS,
             left_out_most: u32::MAX,
             replies: RefCell::new(None),
+            told_unlinked: false,
             interrupted: None,
             rested_at: u64::MAX,
             current: Delivery::NONE,
@@ -637,7 +640,8 @@ impl RawSubscriber {
         if let Some(replies) = self.replies.get_mut() {
             replies.drop_gone(&self.bus);
         }
-        if let Some(path) = self.bus.noticed_unlinked(&self.core) {
+        if let Some(path) = self.bus.unlinked(&self.core).filter(|_| !self.told_unlinked) {
+            self.told_unlinked = true;
             return Err(ReceiveError::BusUnlinked { topic: self.core.name().to_owned(), path });
         }
         let joined = match &self.membership {

@@ -33,6 +33,11 @@ fn answer<S: Source>(
     let Some((to, extension)) = address(raw, delivery, flags) else {
         return Err(ReplyError::NotARequest { topic: topic.to_owned(), sequence });
     };
+    let (hops, limit) = (extension.hops, raw.core.config().hops_max());
+    // An error ends a conversation, and tells who asked at once.
+    if hops > limit && flags & Reply::ERROR == 0 {
+        return Err(ReplyError::TooDeep { topic: topic.to_owned(), sequence, hops, limit });
+    }
     let mut replies = raw.replies.borrow_mut();
     let replies = replies.get_or_insert_default();
     let kind = kind(replies);

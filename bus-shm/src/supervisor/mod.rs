@@ -633,9 +633,12 @@ impl Supervisor {
                 }
                 Ok(Reply::Done)
             }
-            Request::LoopCut { topic, cause, service, hops, open_ms } => {
+            Request::LoopCut { topic, cause, conversation, service, hops, open_ms } => {
                 if self.is_topic(&topic) {
-                    let event = events::Event::new("loop").text("topic", &topic).text("cause", &cause);
+                    let mut event = events::Event::new("loop").text("topic", &topic).text("cause", &cause);
+                    if !conversation.is_empty() {
+                        event = event.text("correlation", &conversation);
+                    }
                     let event = event.text("service", &service).number("pid", u64::from(peer.pid));
                     self.events.push(event.number("hops", u64::from(hops)).number("open_ms", open_ms));
                 }

@@ -59,8 +59,9 @@ pub(crate) enum Request {
     HandOver { replace: bool },
     /// A breaker of this topic has opened. Nobody waits for an answer.
     Tripped { topic: String },
-    /// A process publishes nothing in this topic for a while that a message of topic `cause` has caused. Nobody waits for an answer.
-    LoopCut { topic: String, cause: String, service: String, hops: u16, open_ms: u64 },
+    /// A process publishes nothing in this topic for a while that a message of topic `cause` has caused, in one conversation or, where
+    /// none is named, in any. Nobody waits for an answer.
+    LoopCut { topic: String, cause: String, conversation: String, service: String, hops: u16, open_ms: u64 },
     /// The quota of a topic, or of one of its services: two words; zeros take it away.
     Quota { topic: String, service: Option<String>, words: [u64; 2] },
 }

@@ -6,11 +6,12 @@ use crate::exit::{Code, Failure, Outcome};
 use crate::output;
 use crate::place::Place;
 use crate::table::columns;
+use crate::text;
 use crate::units;
 use bus_shm::dead_letters::{self, DeadLetter, Filter, LetterId};
 use bus_shm::mailbox;
 use serde_json::json;
-use show::{as_json, escaped};
+use show::as_json;
 use std::collections::HashSet;
 use std::io::{IsTerminal, Write};
 
@@ -160,7 +161,7 @@ fn table(letters: &[DeadLetter]) -> String {
             letter.attempts.to_string(),
             format!("{} ago", units::ago(letter.last_ns)),
             show::place(letter),
-            escaped(&letter.error),
+            text::escaped_cell(&letter.error),
         ]);
     }
     table.render()

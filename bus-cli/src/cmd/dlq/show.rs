@@ -68,7 +68,7 @@ fn facts(letter: &DeadLetter) -> String {
         ("first failed", time(letter.first_ns)),
         ("last failed", time(letter.last_ns)),
         ("in", place(letter)),
-        ("error", escaped(&letter.error)),
+        ("error", text::escaped(&letter.error)),
         ("status", status.into()),
     ])
 }
@@ -76,16 +76,9 @@ fn facts(letter: &DeadLetter) -> String {
 /// Who failed: the service, and its handler if that has a name.
 pub(super) fn place(letter: &DeadLetter) -> String {
     match letter.handler.as_str() {
-        "" => escaped(&letter.service),
-        handler => format!("{}/{}", escaped(&letter.service), escaped(handler)),
+        "" => text::escaped(&letter.service),
+        handler => format!("{}/{}", text::escaped(&letter.service), text::escaped(handler)),
     }
-}
-
-/// Text that came from a program, fit for a terminal.
-pub(super) fn escaped(text: &str) -> String {
-    let mut line = Vec::with_capacity(text.len());
-    text::push_escaped(&mut line, text.as_bytes());
-    String::from_utf8_lossy(&line).into_owned()
 }
 
 fn encode(letter: &DeadLetter, payload: &[u8]) -> (&'static str, String) {

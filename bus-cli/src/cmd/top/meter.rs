@@ -1,8 +1,10 @@
 //! Rates, from one look at the bus to the next.
 
 use super::verdict::{Facts, Verdict};
+use crate::units;
 use crate::watch::{Sample, is_present};
 use bus_shm::inspect::{GroupLane, GroupState, TopicState};
+use bus_shm::mailbox;
 use std::collections::{HashMap, VecDeque};
 
 /// Verdicts are about the last few intervals, so that one burst does not turn them.
@@ -84,7 +86,20 @@ impl Row {
     }
 }
 
-/// `topic's breaker open (full)`, or `breaker half-open (full)`, or `breakers: 2 open, 1 half-open of 10`.
+/// `loop cut open from talk.answer, 3 s to the next trial`, for the cut that has most of its time before it.
+fn loop_cut_text(state: &TopicState) -> Option<String> {
+    let cuts = state.publishers.iter().filter_map(|publisher| publisher.loop_cut.as_ref());
+    let cut = cuts.max_by_key(|cut| (cut.left, cut.whole_pair))?;
+    let from = mailbox::display(&cut.cause);
+    Some(match cut.left.is_zero() {
+        true => format!("loop cut {} from {from}", cut.state),
+        false => {
+            format!("loop cut {} from {from}, {} to the next trial", cut.state, units::duration(cut.left))
+        }
+    })
+}
+
+/// `topic's breaker open (full)`, or `breaker half-open (full)`, or `breakers: 2 open, 1 half-open of 10`, or a loop that was cut.
 fn breakers_text(state: &TopicState, lane: &str) -> Option<String> {
     if state.breaker.lanes.contains(&lane) {
         return Some(format!("topic's breaker open ({})", state.breaker.reason.unwrap_or("")));
@@ -97,7 +112,7 @@ fn breakers_text(state: &TopicState, lane: &str) -> Option<String> {
         .collect();
     let count = |name| here.iter().filter(|breaker| breaker.state == name).count();
     match here.as_slice() {
-        [] => None,
+        [] => loop_cut_text(state),
         [one] if state.publishers.len() == 1 => {
             Some(format!("breaker {} ({})", one.state, one.reason.unwrap_or("")))
         }
