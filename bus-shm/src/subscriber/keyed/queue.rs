@@ -22,12 +22,12 @@ impl Place {
         Self { partition: partition_of(key, sequence) as u16, lane: lane as u8, key, sequence }
     }
 
-    pub(super) fn lane(self) -> usize {
-        usize::from(self.lane)
+    pub(super) const fn lane(self) -> usize {
+        self.lane as usize
     }
 
-    pub(super) fn partition(self) -> usize {
-        usize::from(self.partition)
+    pub(super) const fn partition(self) -> usize {
+        self.partition as usize
     }
 
     /// First and last place that its line may have.
@@ -58,6 +58,8 @@ enum Head {
 /// See above.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
+    /// One message of the ring, where there is nothing else: the usual case, which costs no trees.
+    alone: Option<Place>,
     ring: BTreeSet<Place>,
     aside: BTreeMap<Place, Aside>,
     /// Of each lane, the lines that begin in the ring: sequence and key of their first messages.
@@ -109,6 +111,10 @@ impl Queue {
 
     /// Changes one line.
     fn change(&mut self, place: Place, change: impl FnOnce(&mut Self)) {
+        if let Some(alone) = self.alone.take() {
+            self.ring.insert(alone);
+            self.enter(Some(Head::Ring(alone)));
+        }
         let before = self.head(place);
         change(self);
         let after = self.head(place);
@@ -119,7 +125,13 @@ impl Queue {
     }
 
     /// A message of the ring is to be handed out.
+    #[inline]
     pub(super) fn insert(&mut self, place: Place) {
+        let is_empty = self.ring.is_empty() && self.aside.is_empty();
+        if is_empty && self.alone.is_none_or(|alone| alone == place) {
+            self.alone = Some(place);
+            return;
+        }
         self.change(place, |queue| {
             queue.aside.remove(&place);
             queue.ring.insert(place);
@@ -135,7 +147,12 @@ impl Queue {
     }
 
     /// A message is finished, or in hand.
+    #[inline]
     pub(super) fn remove(&mut self, place: Place) {
+        if self.alone == Some(place) {
+            self.alone = None;
+            return;
+        }
         self.change(place, |queue| {
             queue.ring.remove(&place);
             queue.aside.remove(&place);
@@ -148,6 +165,7 @@ impl Queue {
 
     /// Forgets a partition that another has.
     pub(super) fn remove_partition(&mut self, partition: usize) {
+        self.alone = self.alone.filter(|alone| alone.partition() != partition);
         let at = |partition| Place { partition, lane: 0, key: 0, sequence: 0 };
         let (from, to) = (at(partition as u16), at(partition as u16 + 1));
         let places: Vec<Place> = self
@@ -178,16 +196,23 @@ impl Queue {
 
     /// The first message of a lane of the ring that may be handed out.
     pub(super) fn first(&self, lane: usize) -> Option<Place> {
+        if self.alone.is_some() {
+            return self.alone.filter(|alone| alone.lane() == lane);
+        }
         self.heads[lane].first_key_value().map(|(&sequence, &key)| Place::new(lane, key, sequence))
     }
 
     /// The first lane that has one.
     pub(super) fn first_lane(&self) -> Option<usize> {
-        self.heads.iter().position(|heads| !heads.is_empty())
+        let alone = self.alone.map(Place::lane);
+        alone.or_else(|| self.heads.iter().position(|heads| !heads.is_empty()))
     }
 
     /// How many of a lane of the ring may be handed out, at most `most`.
     pub(super) fn count(&self, lane: usize, most: usize) -> usize {
+        if self.alone.is_some() {
+            return usize::from(self.first(lane).is_some()).min(most);
+        }
         let mut count = 0;
         for (&sequence, &key) in &self.heads[lane] {
             if count >= most {
@@ -287,7 +312,10 @@ mod tests {
         assert!(queue.is_kept(at(2, 1)), "that is not in the store");
         [1, 2, 3].into_iter().for_each(|key| queue.remove_partition(at(key, 0).partition()));
         assert!(queue.ring.is_empty() && queue.aside.is_empty() && queue.due.is_empty());
-        assert!(queue.heads[0].is_empty());
+        assert!(queue.heads[0].is_empty() && queue.alone.is_none());
+        queue.insert(at(1, 4));
+        queue.remove_partition(at(1, 4).partition());
+        assert_eq!((queue.first(0), queue.first_lane(), queue.count(0, 1)), (None, None, 0));
     }
 
     /// Held against a plain list at random.
@@ -296,9 +324,12 @@ mod tests {
         let (mut queue, mut plain) = (Queue::new(1), BTreeMap::<u64, Option<Aside>>::new());
         let key_of = |sequence: u64| sequence * 7 % 5;
         let mut random = 1_u64;
-        for _ in 0..20_000 {
+        for round in 0..20_000 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            // Now many, now few, so that one is often alone.
             let (sequence, what) = (random >> 33 & 31, random >> 50 & 7);
+            let what = if round % 2_000 < 1_000 { what.min(6) } else { what };
+            let what = if round % 2_000 >= 1_000 && what < 6 && random >> 60 & 1 == 0 { 6 } else { what };
             let place = at(key_of(sequence), sequence);
             let aside = if what == 1 { Aside::Kept } else { stored(sequence as usize, random >> 40 & 63) };
             match what {

@@ -158,10 +158,7 @@ impl RawSubscriber {
         else {
             return;
         };
-        if !keyed.hands.is_any_touched() {
-            return;
-        }
-        for (place, hand) in keyed.hands.take_touched() {
+        while let Some((place, hand)) = keyed.hands.next_touched() {
             let fate = match hand.entry {
                 None => {
                     let word = owners[place.lane()].look(place.sequence);
@@ -195,7 +192,7 @@ impl RawSubscriber {
                 // What is neither in the batch nor kept was forgotten by its reader, and is looked at until that has an end.
                 let is_known = is_kept || self.batch.last().is_some_and(|last| place_of(last) == place);
                 if !is_known {
-                    keyed.hands.touch(place.lane(), place.sequence);
+                    keyed.hands.touch_again(place);
                 }
                 continue;
             }
