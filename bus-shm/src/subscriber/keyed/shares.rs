@@ -77,7 +77,7 @@ impl RawSubscriber {
         for partition in (0..PARTS).rev() {
             let is_too_many = keyed.owned_count > target || is_for_others[partition];
             let Some(mine) = keyed.owned[partition].filter(|_| is_too_many) else { continue };
-            if keyed.hands.is_any_of(partition) {
+            if keyed.hands.is_any_of(partition) && !bus_core::is_broken("keyed_given_up_in_hand") {
                 // When it is no longer in hand.
                 keyed.must_balance = true;
                 continue;
