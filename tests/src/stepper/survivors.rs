@@ -23,8 +23,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long a member that stands still may take to lose its keys; there are points where it does not.
 const FENCE_WAIT: Duration = Duration::from_millis(400);
-/// And how long it is watched when it goes on.
-const FENCE_LOOK: Duration = Duration::from_millis(15);
+/// And how long it may take to ask for two more messages when it goes on.
+const FENCE_LOOK: Duration = Duration::from_secs(2);
 
 macro_rules! ensure {
     ($condition:expr, $($what:tt)*) => {
