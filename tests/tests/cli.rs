@@ -612,7 +612,7 @@ fn members_of_a_keyed_group_have_keys_for_themselves_and_info_says_how_many() {
         assert!(text.contains(words), "{words:?} is not in {text}");
     }
     let top = cli.run(&["top", "--once", "--interval", "30ms"]).expect(0).out;
-    for words in ["2 keyed members", "; busiest member ", ", hottest partition ", " (25%)"] {
+    for words in ["2 keyed members", "; busiest member ", " %, hottest partition ", " %)"] {
         assert!(top.contains(words), "{words:?} is not in {top}");
     }
     let top = cli.run(&["top", "--once", "--json", "--interval", "30ms"]).expect(0).json();
