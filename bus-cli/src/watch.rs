@@ -4,6 +4,7 @@ use crate::exit::{Code, Failure};
 use crate::units;
 use bus_shm::TopicError;
 use bus_shm::inspect::{Age, BusView, GroupState, TopicSettings, TopicState, TopicView};
+use bus_shm::keys::{KeyedPartition, KeyedState};
 use std::collections::BTreeMap;
 
 /// A topic at one moment, with what does not change in it.
@@ -114,10 +115,29 @@ pub(crate) fn stalled_text(group: &GroupState) -> String {
 
 /// Who reads a group, in a word or two.
 pub(crate) fn members_text(group: &GroupState) -> String {
+    let kind = if group.keyed.is_some() { "keyed " } else { "" };
     match (&group.holder, group.members) {
         (Some(holder), _) => format!("{} ({})", holder.service, holder.pid),
         (None, 0) => "nobody".into(),
-        (None, 1) => "1 member".into(),
-        (None, members) => format!("{members} members"),
+        (None, 1) => format!("1 {kind}member"),
+        (None, members) => format!("{members} {kind}members"),
     }
+}
+
+/// The partitions of a keyed group that were the busiest, at most so many, each with its part of all messages that were handed out.
+pub(crate) fn hottest_text(keyed: &KeyedState, most: usize) -> Option<String> {
+    let text = |partition: &KeyedPartition| {
+        format!("{} ({})", partition.partition, units::percent(partition.handed_count, keyed.handed_count))
+    };
+    let hottest: Vec<String> = keyed.hottest.iter().take(most).map(text).collect();
+    (!hottest.is_empty()).then(|| hottest.join(", "))
+}
+
+/// How a keyed group's work is spread, where there has been any: the part of its busiest member, and its hottest partition.
+pub(crate) fn balance_text(keyed: &KeyedState) -> Option<String> {
+    let hottest = hottest_text(keyed, 1)?;
+    let counts = || keyed.members.iter().map(|member| member.handed_count);
+    let all = counts().fold(0, u64::saturating_add);
+    let most = counts().max().filter(|_| all > 0)?;
+    Some(format!("busiest member {}, hottest partition {hottest}", units::percent(most, all)))
 }

@@ -623,6 +623,21 @@ impl<'a, T: Table> Store<'a, T> {
         released
     }
 
+    /// Takes a claim back that has not been handed out: as if it had never been made. False: it had been lost.
+    pub fn unclaim(&self, claimed: Held) -> bool {
+        if claimed.word.state != state::CLAIMED {
+            return false;
+        }
+        let not_before_ns = self.not_before_ns(claimed.index);
+        let attempts = claimed.word.attempts.saturating_sub(1);
+        let waiting = AsideWord { attempts, ..claimed.word.with_state(state::WAITING) };
+        let is_back = self.change(claimed.index, claimed.word, waiting);
+        if is_back {
+            lower_due(self.due, not_before_ns);
+        }
+        is_back
+    }
+
     /// An observer has seen this claim for as long as a member may be silent: the entry waits again.
     pub fn expire(&self, index: usize, seen: AsideWord) -> bool {
         seen.state == state::CLAIMED && self.release(Held { index, word: seen })

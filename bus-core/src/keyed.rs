@@ -290,39 +290,65 @@ impl<'a> Keys<'a> {
         })
     }
 
-    /// Takes a partition, as it was `seen`. The caller has nothing of it in hand; it is vacant, or its member was silent for too long.
-    /// Afterwards the caller looks at the claims of its messages. `None`: it had changed.
+    /// Takes a partition, as it was `seen`: see [`Partition::take`].
     pub fn take(&self, partition: usize, seen: PartitionWord, me: Seat) -> Option<PartitionWord> {
+        Partition(self.word(partition)).take(seen, me)
+    }
+
+    /// After a claim: is the partition still the caller's? See [`Partition::confirm`].
+    #[inline]
+    pub fn confirm(&self, partition: usize, mine: PartitionWord) -> bool {
+        Partition(self.word(partition)).confirm(mine)
+    }
+
+    /// Is the partition still the caller's, as it took it? Asked between a look at a message's claim by another, and taking it back.
+    #[inline]
+    pub fn is_mine(&self, partition: usize, mine: PartitionWord) -> bool {
+        Partition(self.word(partition)).is_mine(mine)
+    }
+
+    /// Gives a partition up, with nothing of it in hand. False: it was taken away.
+    pub fn give_up(&self, partition: usize, mine: PartitionWord) -> bool {
+        Partition(self.word(partition)).give_up(mine)
+    }
+}
+
+/// The word of one partition.
+#[derive(Clone, Copy)]
+pub struct Partition<'a>(pub &'a AtomicU64);
+
+impl Partition<'_> {
+    /// Takes it, as it was `seen`. The caller has nothing of it in hand; it is vacant, or its member was silent for too long.
+    /// Afterwards the caller looks at the claims of its messages. `None`: it had changed.
+    pub fn take(self, seen: PartitionWord, me: Seat) -> Option<PartitionWord> {
         let mine = seen.next(Some(me));
         // AcqRel: Acquire what its last member did, if that one gave it up.
-        self.word(partition)
-            .compare_exchange(seen.pack(), mine.pack(), Ordering::AcqRel, Ordering::Relaxed)
-            .ok()?;
+        self.0.compare_exchange(seen.pack(), mine.pack(), Ordering::AcqRel, Ordering::Relaxed).ok()?;
         // KEYED-CLAIM: between this change and the look at the claims. Pairs with the fence in `confirm`: a fenced member that
         // still finds its own word there has made its claim before, and the claim is found.
         fence_after_swap();
         Some(mine)
     }
 
-    /// After a claim: is the partition still the caller's, as it took it?
+    /// After a claim: is it still the caller's, as it took it?
     #[inline]
-    pub fn confirm(&self, partition: usize, mine: PartitionWord) -> bool {
+    pub fn confirm(self, mine: PartitionWord) -> bool {
         // KEYED-CLAIM: between the claim, a compare-and-swap, and the look at the partition.
         fence_after_swap();
-        self.is_mine(partition, mine)
+        self.is_mine(mine) || crate::is_broken("keyed_no_look")
     }
 
-    /// Is the partition still the caller's, as it took it? Asked between a look at a message's claim by another, and taking it back.
+    /// Is it still the caller's, as it took it?
     #[inline]
-    pub fn is_mine(&self, partition: usize, mine: PartitionWord) -> bool {
+    pub fn is_mine(self, mine: PartitionWord) -> bool {
         // Acquire: not after what follows. Not before the look at the claim either, since that is an Acquire.
-        self.word(partition).load(Ordering::Acquire) == mine.pack()
+        self.0.load(Ordering::Acquire) == mine.pack()
     }
 
-    /// Gives a partition up, with nothing of it in hand. False: it was taken away.
-    pub fn give_up(&self, partition: usize, mine: PartitionWord) -> bool {
+    /// Gives it up, with nothing of it in hand. False: it was taken away.
+    pub fn give_up(self, mine: PartitionWord) -> bool {
         // AcqRel: Release what was done with its messages to whoever takes it.
-        self.word(partition)
+        self.0
             .compare_exchange(mine.pack(), mine.next(None).pack(), Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     }

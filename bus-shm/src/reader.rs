@@ -379,6 +379,12 @@ impl LaneReader {
         }
     }
 
+    /// Shared: has the cursor passed a message? Asked after a look at its owner word, which may be that of a later one.
+    pub(crate) fn is_finished(&self, sequence: u64) -> bool {
+        // Acquire: pairs with the walk, and not before the look at the word, which is an Acquire.
+        self.low_water.is_some_and(|low_water| distance(low_water.load(Ordering::Acquire), sequence) > 0)
+    }
+
     /// Shared: finds a message that was claimed, wherever the reader's position is.
     pub(crate) fn take_at(&mut self, sequence: u64, finding: &mut Finding) -> Result<(), Failure> {
         finding.sequence = sequence;

@@ -324,10 +324,39 @@ fn release_claims(topic: &TopicCore, entry: usize, mut is_dead: impl FnMut(u16) 
 /// Claims of dead members, repaired on the spot: for a member that waits for messages, or a publisher that waits for room,
 /// where no supervisor has done it. True if any changed.
 pub(crate) fn release_dead_claims(topic: &TopicCore, participants: &Participants) -> bool {
-    // A process may have claimed many messages; one that lives is asked after once. That it is dead must be found out after
-    // each claim was seen: the number may have been handed on since the last one.
+    let mut changed = false;
+    let mut is_dead = ask_once(participants);
+    for entry in 0..topic.groups_used() {
+        changed |= release_dead_of(topic, entry, participants, &mut is_dead);
+    }
+    if changed {
+        wake_readers_after_repair(topic);
+    }
+    changed
+}
+
+/// The same in one group.
+pub(crate) fn release_dead_members(topic: &TopicCore, entry: usize, participants: &Participants) {
+    if release_dead_of(topic, entry, participants, &mut ask_once(participants)) {
+        wake_readers_after_repair(topic);
+    }
+}
+
+fn release_dead_of(
+    topic: &TopicCore,
+    entry: usize,
+    participants: &Participants,
+    is_dead: &mut impl FnMut(u16) -> bool,
+) -> bool {
+    let changed = release_claims(topic, entry, is_dead);
+    crate::keys::release_dead_seats(topic, entry, |holder| participants.is_dead(holder)) || changed
+}
+
+/// A process may have claimed many messages; one that lives is asked after once. That it is dead must be found out after
+/// each claim was seen: the number may have been handed on since the last one.
+fn ask_once(participants: &Participants) -> impl FnMut(u16) -> bool + use<'_> {
     let mut alive: Vec<u16> = Vec::new();
-    let mut is_dead = |member: u16| {
+    move |member: u16| {
         if alive.contains(&member) {
             return false;
         }
@@ -336,16 +365,7 @@ pub(crate) fn release_dead_claims(topic: &TopicCore, participants: &Participants
             alive.push(member);
         }
         dead
-    };
-    let mut changed = false;
-    for entry in 0..topic.groups_used() {
-        changed |= release_claims(topic, entry, &mut is_dead);
-        changed |= crate::keys::release_dead_seats(topic, entry, |holder| participants.is_dead(holder));
     }
-    if changed {
-        wake_readers_after_repair(topic);
-    }
-    changed
 }
 
 /// A producer entry that `dead` held: its arenas stay until everything in them is read.

@@ -611,6 +611,13 @@ fn members_of_a_keyed_group_have_keys_for_themselves_and_info_says_how_many() {
     for words in ["group team is keyed", "128 of 256", "hottest partitions: "] {
         assert!(text.contains(words), "{words:?} is not in {text}");
     }
+    let top = cli.run(&["top", "--once", "--interval", "30ms"]).expect(0).out;
+    for words in ["2 keyed members", "; busiest member ", " %, hottest partition ", " %)"] {
+        assert!(top.contains(words), "{words:?} is not in {top}");
+    }
+    let top = cli.run(&["top", "--once", "--json", "--interval", "30ms"]).expect(0).json();
+    let keyed = &top["topics"][0]["groups"][0]["keyed"];
+    assert_eq!((keyed["members"].as_array().unwrap().len(), &keyed["handed_count"]), (2, &12.into()));
     cli.run(&["group", "rebalance", "a", "team"]).expect(0);
     let done = cli.run(&["group", "rebalance", "a", "team", "--json"]).expect(0).json();
     assert_eq!((&done["members"], &done["counted"]), (&2.into(), &0.into()));

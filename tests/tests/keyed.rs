@@ -2,13 +2,18 @@
 //!
 //! Every child is this test binary again, in the test [`child`].
 
+use bus_core::keyed::PartitionWord;
+use bus_core::layout::keys::{GENERATION, in_partition, in_seat, partition_word, seat_word};
+use bus_core::layout::owners;
+use bus_core::owner::{OwnerWord, state as owner};
 use bus_shm::inspect::BusView;
 use bus_shm::keys::{KeyedState, partition_of_key};
-use bus_shm::{AttachError, Bus, Lane, Meta, Publisher, Subscriber, Topic};
+use bus_shm::{AttachError, Bus, Lane, Meta, OtherTypes, Publisher, ReceiveError, Subscriber, Topic};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tests::harness::{self, Agent, Role, TestBus, Words, assert_clean, eventually};
+use tests::harness::{self, Agent, Role, TestBus, Text, Words, assert_clean, eventually};
 use tests::keyed::{Journal, Record, What, check};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,6 +26,7 @@ fn child() {
         "member" => member(role),
         "publisher" => publisher(role),
         "holder" => holder(role),
+        "starved" => starved(role),
         other => panic!("no role {other:?}"),
     }
 }
@@ -522,6 +528,321 @@ fn an_idle_member_that_is_stopped_is_fenced_when_messages_wait_for_it() {
         let _ = member.try_receive().unwrap();
         state(&test).members.iter().all(|member| member.partition_count == 128)
     });
+    assert_clean(&test);
+}
+
+// ---------------------------------------------------------------- what waits
+
+/// Processor time of this thread.
+fn cpu() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// What a message costs of which `count` fail once before the first comes again.
+fn cost_of_a_retry(topic: &Topic<Words>, count: u64, keys: u64) -> Duration {
+    let mut publisher = topic.publisher().unwrap();
+    let delay = Duration::from_secs(2);
+    let group = topic.group("g").keyed().ack_wait(Duration::ZERO).retry_delays(delay, delay);
+    let mut member = group.join().unwrap();
+    for number in 0..count {
+        publish(&mut publisher, &format!("k{}", number % keys), number);
+    }
+    let begun = cpu();
+    let mut batch = member.receive_batch(count as usize, count as usize, PATIENCE).unwrap();
+    while let Some(item) = batch.next_message().unwrap() {
+        item.retry("once").unwrap();
+    }
+    drop(batch);
+    let mut numbers = Vec::new();
+    while numbers.len() < count as usize {
+        let message = member.receive_timeout(PATIENCE).unwrap().expect("they all come again");
+        numbers.push(message.value().unwrap().number());
+        message.ack().unwrap();
+    }
+    let cost = (cpu() - begun) / count as u32;
+    for key in 0..keys {
+        assert!(numbers.iter().filter(|&&number| number % keys == key).is_sorted(), "key {key}");
+    }
+    cost
+}
+
+#[test]
+fn ten_thousand_messages_put_aside_cost_as_much_each_as_a_few_hundred() {
+    let test = TestBus::new("keyed-many-retries");
+    let bus = test.open("tester");
+    for (name, keys) in [("each", 10_000), ("some", 7)] {
+        let topic = |count| {
+            let name = format!("{name}-{count}");
+            bus.topic_builder::<Words>(&name).capacity(16_384).open().unwrap()
+        };
+        let few = cost_of_a_retry(&topic(500), 500, keys);
+        let many = cost_of_a_retry(&topic(10_000), 10_000, keys);
+        println!("{name}: {few:?} and {many:?} a message");
+        // Where each looked at all others this would be twenty.
+        assert!(many < 6 * few.max(Duration::from_micros(2)), "{name}: {few:?} and {many:?} a message");
+    }
+}
+
+/// A file of the group in the test's topic, as it lies in memory.
+fn group_file(test: &TestBus, prefix: &str) -> std::fs::File {
+    let mut files = std::fs::read_dir(test.path().join("topics/t")).unwrap().flatten();
+    let found = files.find(|file| file.file_name().to_string_lossy().starts_with(prefix)).expect("the file");
+    std::fs::File::options().read(true).write(true).open(found.path()).unwrap()
+}
+
+fn word(file: &std::fs::File, index: usize) -> u64 {
+    let mut bytes = [0; 8];
+    file.read_exact_at(&mut bytes, index as u64 * 8).unwrap();
+    u64::from_le_bytes(bytes)
+}
+
+fn set_word(file: &std::fs::File, index: usize, value: u64) {
+    file.write_all_at(&value.to_le_bytes(), index as u64 * 8).unwrap();
+}
+
+#[test]
+fn a_member_sleeps_while_what_waits_is_not_due() {
+    let test = TestBus::new("keyed-not-due");
+    let bus = test.open("tester");
+    let topic = topic(&bus);
+    let mut publisher = topic.publisher().unwrap();
+    let mut member = topic.group("g").keyed().join().unwrap();
+    for number in 0..40 {
+        publish(&mut publisher, &format!("k{}", number % 20), number);
+    }
+    let later = Duration::from_secs(3_600);
+    for _ in 0..20 {
+        member.try_receive().unwrap().unwrap().retry_after(later, "later").unwrap();
+    }
+    assert!(member.try_receive().unwrap().is_none(), "the others are behind them");
+    let file = group_file(&test, "keys-");
+    let beats = || word(&file, seat_word(0, in_seat::BEAT));
+    let before = beats();
+    assert!(member.receive_timeout(Duration::from_secs(1)).unwrap().is_none());
+    let looks = beats() - before;
+    assert!((1..200).contains(&looks), "{looks} looks in a second");
+}
+
+#[test]
+fn messages_of_another_type_lose_no_place_and_stay_with_their_key() {
+    let test = TestBus::new("keyed-types");
+    let bus = test.open("tester");
+    for (name, other) in
+        [("skip", OtherTypes::Skip), ("dead", OtherTypes::DeadLetter), ("error", OtherTypes::Error)]
+    {
+        let topic = bus.topic_builder::<Words>(name).accepts::<Text>().open().unwrap();
+        let texts = bus.topic::<Text>(name).unwrap();
+        let mut words = topic.publisher().unwrap();
+        let mut text = texts.publisher().unwrap();
+        let mut members: Vec<_> =
+            (0..2).map(|_| topic.group("g").keyed().other_types(other).join().unwrap()).collect();
+        (0..6).for_each(|index: usize| assert!(members[index % 2].try_receive().unwrap().is_none()));
+        for number in 0..60 {
+            let meta_key = format!("k{}", number % 4);
+            if number / 4 % 3 == 1 {
+                let value = Text { id: number, text: "another type".into() };
+                text.publish_with(Lane::NORMAL, &value, &Meta::new().key(&meta_key)).unwrap();
+            } else {
+                publish(&mut words, &meta_key, number);
+            }
+        }
+        let (mut got, mut refused) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+        for (index, member) in members.iter_mut().enumerate() {
+            loop {
+                match member.try_receive() {
+                    Ok(Some(message)) => {
+                        got[index].push(message.value().unwrap().number());
+                        message.ack().unwrap();
+                    }
+                    Ok(None) => break,
+                    // Sequences begin at 0, and so do the numbers.
+                    Err(ReceiveError::OtherType { sequence, .. }) => refused[index].push(sequence),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        assert_eq!(refused.concat().len(), if name == "error" { 20 } else { 0 });
+        let keys = |index: usize| {
+            let numbers = got[index].iter().chain(&refused[index]);
+            numbers.map(|number| number % 4).collect::<BTreeSet<_>>()
+        };
+        assert!(keys(0).is_disjoint(&keys(1)), "{got:?} {refused:?}");
+        let all: BTreeSet<_> = got.concat().into_iter().collect();
+        assert_eq!(all, (0..60).filter(|number| number / 4 % 3 != 1).collect());
+        for key in 0..4 {
+            assert!(got.iter().all(|numbers| numbers.iter().filter(|&&n| n % 4 == key).is_sorted()));
+        }
+        assert!(members.iter().all(|member| member.lag_count(Lane::NORMAL) == 0), "{name}");
+    }
+    assert_clean(&test);
+}
+
+/// Opens no file from some moment on, until it may again; tells what it got before that, and the two that came then.
+fn starved(mut role: Role) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let bus = role.open();
+    let mut member = topic(&bus).group("g").keyed().join().unwrap();
+    role.parent.tell("ready");
+    member.receive().unwrap().ack().unwrap();
+    let before = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..before }).unwrap();
+    role.parent.tell("starved");
+    let mut parent = role.parent;
+    let ends = std::thread::spawn(move || {
+        parent.hear();
+        parent
+    });
+    let mut got = Vec::new();
+    while !ends.is_finished() {
+        // What it cannot see is an error, and stays where it is.
+        let Ok(Some(message)) = member.receive_timeout(SOON) else { continue };
+        got.push(message.value().unwrap().number().to_string());
+        message.ack().unwrap();
+    }
+    let mut parent = ends.join().unwrap();
+    setrlimit(Resource::Nofile, before).unwrap();
+    parent.tell(got.join(" "));
+    for _ in 0..2 {
+        let message = member.receive_timeout(PATIENCE).unwrap().expect("it may see it now");
+        parent.tell(format!("{} {}", message.value().unwrap().number(), message.attempts()));
+        message.ack().unwrap();
+    }
+    parent.hear();
+}
+
+#[test]
+fn a_store_that_cannot_be_opened_is_not_taken_for_an_empty_one() {
+    let test = TestBus::new("keyed-starved");
+    let bus = test.open("tester");
+    let topic = topic(&bus);
+    let mut publisher = topic.publisher().unwrap();
+    drop(topic.group("g").keyed().ack_wait(Duration::ZERO).join().unwrap());
+    let mut child = spawn("starved", &test, "");
+    child.line.expect("ready");
+    publish(&mut publisher, "warm", 100);
+    child.line.expect("starved");
+    let mut first = topic.group("g").keyed().join().unwrap();
+    eventually("they share", || {
+        assert!(first.try_receive().unwrap().is_none());
+        state(&test).members.iter().all(|member| member.partition_count == 128)
+    });
+    // The first seat is the child's, so this one has what comes last.
+    let key = (0..)
+        .map(|number| format!("key-{number}"))
+        .find(|key| {
+            publish(&mut publisher, key, 0);
+            first.receive_timeout(SOON).unwrap().is_some_and(|message| {
+                message.retry_after(SOON, "later").unwrap();
+                true
+            })
+        })
+        .unwrap();
+    publish(&mut publisher, &key, 1);
+    drop(first);
+    eventually("it has all", || state(&test).members.iter().all(|member| member.partition_count == 256));
+    std::thread::sleep(Duration::from_millis(300));
+    child.line.tell("eat");
+    let early = child.line.hear();
+    assert!(
+        early.split(' ').all(|number| number != "1"),
+        "{early:?}: 1 came before 0, which is in the store"
+    );
+    child.line.expect("0 2");
+    child.line.expect("1 1");
+    assert_clean(&test);
+}
+
+#[test]
+fn a_message_that_a_member_cannot_see_keeps_its_place() {
+    let test = TestBus::new("keyed-unseen");
+    let bus = test.open("tester");
+    let topic = topic(&bus);
+    let mut seen = topic.publisher().unwrap();
+    let mut child = spawn("starved", &test, "");
+    child.line.expect("ready");
+    publish(&mut seen, "warm", 100);
+    child.line.expect("starved");
+    // Its arena is a file that the child has not opened.
+    let mut unseen = topic.publisher().unwrap();
+    publish(&mut unseen, "a", 0);
+    publish(&mut seen, "a", 1);
+    std::thread::sleep(Duration::from_millis(200));
+    child.line.tell("eat");
+    assert_eq!(child.line.hear(), "", "the first of its key cannot be seen");
+    let first = child.line.hear();
+    assert!(first.starts_with("0 "), "{first}");
+    child.line.expect("1 1");
+    assert_clean(&test);
+}
+
+// ---------------------------------------------------------------- words that say what is not so
+
+#[test]
+fn a_partition_whose_word_names_a_member_that_did_not_take_it_is_taken_again() {
+    let test = TestBus::new("keyed-own-word");
+    let bus = test.open("tester");
+    let topic = topic(&bus);
+    let mut publisher = topic.publisher().unwrap();
+    let mut member = topic.group("g").keyed().join().unwrap();
+    assert!(member.try_receive().unwrap().is_none());
+    let file = group_file(&test, "keys-");
+    let at = partition_word(partition_of_key("a") as usize, in_partition::WORD);
+    let taken = PartitionWord::unpack(word(&file, at));
+    set_word(&file, at, PartitionWord { generation: taken.generation + 5, ..taken }.pack());
+    publish(&mut publisher, "a", 7);
+    let message = member.receive_timeout(PATIENCE).unwrap().expect("it is this member's");
+    assert_eq!(message.value().unwrap().number(), 7);
+    message.ack().unwrap();
+    assert_ne!(word(&file, at), taken.pack());
+    assert_clean(&test);
+}
+
+#[test]
+fn a_plan_for_a_seat_that_nobody_has_gives_nothing_away() {
+    let test = TestBus::new("keyed-nobodys-plan");
+    let bus = test.open("tester");
+    let topic = topic(&bus);
+    let mut member = topic.group("g").keyed().join().unwrap();
+    assert!(member.try_receive().unwrap().is_none());
+    topic.rebalance("g").unwrap();
+    let file = group_file(&test, "keys-");
+    let words = || (0..256).map(|index| word(&file, partition_word(index, in_partition::WORD)));
+    let before: Vec<_> = words().collect();
+    (0..256).for_each(|index| set_word(&file, partition_word(index, in_partition::PLANNED), 200));
+    set_word(&file, GENERATION / 8, word(&file, GENERATION / 8) + 1);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(1_200) {
+        assert!(member.receive_timeout(SOON).unwrap().is_none());
+    }
+    assert!(words().eq(before), "partitions went away and came back");
+    assert_clean(&test);
+}
+
+#[test]
+fn what_stands_behind_a_lost_message_of_a_batch_stays_behind_it_in_a_later_acknowledgement() {
+    let test = TestBus::new("keyed-lost-in-batch");
+    let bus = test.open("tester");
+    let topic = bus.topic_builder::<Words>("t").capacity(64).open().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    let mut member = topic.group("g").keyed().join().unwrap();
+    for number in 0..4 {
+        publish(&mut publisher, if number == 1 { "b" } else { "a" }, number);
+    }
+    let mut batch = member.receive_batch(4, 4, PATIENCE).unwrap();
+    let mut first = None;
+    while let Some(item) = batch.next_message().unwrap() {
+        first.get_or_insert(item.sequence());
+    }
+    // Somebody takes the first of them back.
+    let file = group_file(&test, "owners-");
+    let at = owners::words(usize::from(Lane::NORMAL.0), 64) / 8 + first.unwrap() as usize;
+    let claimed = OwnerWord::unpack(word(&file, at));
+    assert_eq!(claimed.state, owner::CLAIMED);
+    set_word(&file, at, OwnerWord { state: owner::RELEASED, ..claimed }.pack());
+    assert_eq!(batch.ack_up_to(Lane::NORMAL, first.unwrap()), 0, "it is lost");
+    assert_eq!(batch.ack(), 1, "and of its key nothing is done, of the other key all");
+    assert_eq!(drain(&mut member), [0, 2, 3]);
     assert_clean(&test);
 }
 

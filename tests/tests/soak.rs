@@ -35,7 +35,7 @@ fn a_run_for_programs_says_the_same() {
     let report: serde_json::Value = serde_json::from_str(lines[lines.len() - 2]).expect("JSON");
     assert_eq!((report["messages"].as_u64(), numbers(&text)[0]), (Some(3_000), 3_000));
     assert_eq!(report["lost"].as_u64(), Some(0));
-    assert_eq!(report["groups"].as_array().map(Vec::len), Some(6));
+    assert_eq!(report["groups"].as_array().map(Vec::len), Some(7));
 }
 
 /// What is done wrong, and what the checker says to it.

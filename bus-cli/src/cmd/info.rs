@@ -6,7 +6,7 @@ use crate::place::Place;
 use crate::report;
 use crate::table::columns;
 use crate::units::{self, facts};
-use crate::watch::{Sample, Watch, is_present, members_text, stalled_text, total_lag};
+use crate::watch::{Sample, Watch, hottest_text, is_present, members_text, stalled_text, total_lag};
 use bus_shm::inspect::{
     BreakerState, BusView, LoopCut, ProcessInfo, PublisherState, TopicSettings, TopicState,
 };
@@ -160,12 +160,8 @@ fn keyed_text(group: &str, keyed: &KeyedState) -> String {
             units::counted(keyed.vacant_count.into(), "partition")
         );
     }
-    let hottest = keyed.hottest.iter().map(|partition| {
-        format!("{} ({})", partition.partition, units::percent(partition.handed_count, keyed.handed_count))
-    });
-    let hottest: Vec<_> = hottest.collect();
-    if !hottest.is_empty() {
-        text += &format!("hottest partitions: {}\n", hottest.join(", "));
+    if let Some(hottest) = hottest_text(keyed, usize::MAX) {
+        text += &format!("hottest partitions: {hottest}\n");
     }
     text
 }

@@ -196,6 +196,23 @@ fn a_claim_that_was_taken_back_changes_nothing() {
 }
 
 #[test]
+fn a_claim_in_vain_is_taken_back_without_a_trace_but_its_tag() {
+    let (memory, due) = (Memory::new(4), AtomicU64::new(0));
+    let store = Store::attach(&memory, &due);
+    let index = waiting(&store, 0, 3);
+    let before = store.look(index).unwrap();
+    let vain = mine(store.claim_due(ME, 10, 3, &mut 0));
+    assert!(store.unclaim(vain) && !store.unclaim(vain));
+    let after = store.look(index).unwrap();
+    assert_eq!((after.state, after.attempts), (state::WAITING, before.attempts));
+    assert_eq!(due_ns(&due), Some(3), "and is due");
+    assert_eq!(store.claim(index, before, OTHER, 10), AsideClaim::Taken, "as it was seen before");
+    let next = mine(store.claim_due(OTHER, 10, 3, &mut 0));
+    assert_eq!(next.word.attempts, before.attempts + 1);
+    assert!(!store.unclaim(vain) && !store.acknowledge(vain) && store.acknowledge(next));
+}
+
+#[test]
 fn what_lies_behind_the_table_is_cleared_by_one_who_holds_it_alone() {
     let (memory, due) = (Memory::new(4), AtomicU64::new(0));
     let store = Store::attach(&memory, &due);

@@ -1,12 +1,11 @@
 //! Keyed groups: a partition is taken from a member that has just claimed one of its messages.
 //!
-//! A whole group has thousands of words, so the two steps are written out here: [`bus_core::keyed::Keys::confirm`] after a claim, and
-//! [`bus_core::keyed::Keys::take`] before the look at claims.
+//! A whole group has thousands of words; its steps are those of one, [`Partition`]. Without their fences they are written out here.
 
 use crate::{explore, words};
-use bus_core::keyed::{PartitionWord, Seat};
+use bus_core::keyed::{Partition, PartitionWord, Seat};
 use bus_core::owner::{Claim, Owners, state};
-use bus_core::sync::{AtomicU64, Ordering, fence};
+use bus_core::sync::{AtomicU64, Ordering};
 use loom::thread;
 use std::sync::Arc;
 
@@ -19,8 +18,8 @@ struct Group {
     partition: AtomicU64,
 }
 
-fn owned(seat: Seat, generation: u32) -> u64 {
-    PartitionWord { owner: Some(seat), generation }.pack()
+const fn owned(seat: Seat, generation: u32) -> PartitionWord {
+    PartitionWord { owner: Some(seat), generation }
 }
 
 /// One member claims a message of its partition and looks whether that is still its own; another takes the partition and looks at the claim. True
@@ -29,7 +28,7 @@ fn both_miss<const FENCE: bool>() {
     let group = Arc::new(Group {
         words: words(),
         low_water: AtomicU64::new(0),
-        partition: AtomicU64::new(owned(OLD, 1)),
+        partition: AtomicU64::new(owned(OLD, 1).pack()),
     });
     let old = {
         let group = group.clone();
@@ -37,16 +36,15 @@ fn both_miss<const FENCE: bool>() {
             let owners = Owners::attach(&group.words).unwrap();
             let claim = owners.claim(0, 0, 3, &group.low_water);
             assert!(matches!(claim, Claim::Mine(_)));
-            if FENCE {
-                fence(Ordering::SeqCst);
-            }
-            group.partition.load(Ordering::Acquire) == owned(OLD, 1)
+            let partition = Partition(&group.partition);
+            if FENCE { partition.confirm(owned(OLD, 1)) } else { partition.is_mine(owned(OLD, 1)) }
         })
     };
-    let (from, to) = (owned(OLD, 1), owned(NEW, 2));
-    group.partition.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).unwrap();
     if FENCE {
-        fence(Ordering::SeqCst);
+        Partition(&group.partition).take(owned(OLD, 1), NEW).unwrap();
+    } else {
+        let (from, to) = (owned(OLD, 1).pack(), owned(NEW, 2).pack());
+        group.partition.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).unwrap();
     }
     let is_found = Owners::attach(&group.words).unwrap().look(0).state == state::CLAIMED;
     let is_handed_out = old.join().unwrap();

@@ -1,35 +1,37 @@
 //! A member of a keyed group: the partitions that it has, and the messages of theirs that it may hand out.
 //!
 //! [`bus_core::keyed`] has the protocol. What a member knows beyond the shared words is its own and can be found again: the
-//! messages that it has passed and that are still to be handed out, those that others hold back, and what waits in the group's store. Of
-//! each key and lane the first of these is handed out, and nothing behind it.
+//! messages that it has passed and that are still to be handed out, those that others hold back, and what waits in the group's store
+//! ([`queue`]). Of each key and lane the first of these is handed out, and nothing behind it.
 //!
 //! A keyed member takes messages one by one, wherever they lie; the readers' positions say how far it has looked at a lane.
 
+mod hands;
+mod queue;
+mod shares;
+mod store;
 mod watch;
 
-use super::late::{Kept, Late};
+use super::late::Late;
 use super::{ASK_PERIOD, Delivery, Membership, Proof, RawSubscriber};
 use crate::bus::BusInner;
 use crate::error::AttachError;
 use crate::keys::Seated;
 use crate::listeners::wake_readers;
-use crate::observe::{Observer, Place};
+use crate::observe::Observer;
 use crate::reader::{Finding, LaneReader, Peek};
-use crate::repair;
 use crate::subscriber::Failure;
 use crate::sys::clock::monotonic_ns;
 use crate::topic::TopicCore;
-use bus_core::aside::AsideClaim;
-use bus_core::keyed::{PartitionWord, partition_of, share};
-use bus_core::layout::aside::state as aside;
+use bus_core::keyed::PartitionWord;
 use bus_core::layout::keys::in_seat;
 use bus_core::limits::PARTITIONS;
 use bus_core::owner::{Claim, OwnerWord, Owners, state};
-use bus_core::seq::{distance, later};
+use bus_core::seq::later;
 use bus_core::sync::Ordering;
-use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
+use hands::Hands;
+use queue::{Aside, Place, Queue};
+use std::collections::HashMap;
 
 const PARTS: usize = PARTITIONS as usize;
 /// A member that has done nothing for so long has no share: what it does not have yet, others take. What it has it keeps.
@@ -40,7 +42,7 @@ const WATCH_PERIOD_NS: u64 = 100_000_000;
 const VACANT_NS: u64 = 500_000_000;
 /// So often it is looked who has what, whether somebody has said that it changed or not.
 const CHECK_PERIOD_NS: u64 = 500_000_000;
-/// An entry that a former member still writes to is looked at again after so long.
+/// An entry that a former member still writes to is looked at again after so long, and a store or a message that could not be looked at.
 const RESCAN_NS: u64 = 20_000_000;
 /// A member that waits until its batch is complete says so often within `ack_wait` that it lives.
 const BEATS_PER_ACK_WAIT: u64 = 4;
@@ -48,25 +50,6 @@ const BEATS_PER_ACK_WAIT: u64 = 4;
 const LOOKS_MAX: usize = 1 << 16;
 /// A busy member looks round after so many messages.
 const LOOK_PERIOD: u32 = 64;
-
-/// A message that was handed out, and may still be in hand.
-#[derive(Clone, Copy, Debug)]
-struct Hand {
-    lane: usize,
-    sequence: u64,
-    key: u64,
-    attempts: u8,
-    /// Where it is an entry of the store.
-    entry: Option<usize>,
-}
-
-/// A message in the store that is not in this member's hand.
-#[derive(Clone, Copy, Debug)]
-struct Stored {
-    index: usize,
-    /// `None`: somebody else is still at it.
-    not_before_ns: Option<u64>,
-}
 
 /// What a member of a keyed group keeps in mind.
 pub(super) struct Keyed {
@@ -76,21 +59,17 @@ pub(super) struct Keyed {
     /// The words with which it took the partitions that it has.
     owned: Vec<Option<PartitionWord>>,
     owned_count: usize,
-    /// Partitions that it has taken and of which it could not yet see every message.
-    unsettled: Vec<usize>,
+    /// Partitions that it has taken and of which it could not yet see every message. Nothing of them is handed out.
+    unsettled: [bool; PARTS],
+    unsettled_count: usize,
     /// A message of each lane that it could not see.
     refused: Option<(usize, u64)>,
-    /// Of each lane: sequence and key of messages that it has passed and may hand out.
-    ready: Vec<BTreeMap<u64, u64>>,
-    /// By lane and key: messages behind one that waits.
-    behind: HashMap<(usize, u64), Vec<u64>>,
-    /// By lane, key and sequence: what lies in the store.
-    stored: BTreeMap<(usize, u64, u64), Stored>,
-    hands: Vec<Hand>,
-    must_sweep: bool,
+    queue: Queue,
+    hands: Hands,
+    /// Partitions of which a message of the batch in hand was found lost.
+    lost: [bool; PARTS],
     must_scan: bool,
     must_balance: bool,
-    kept_count: usize,
     until_look: u32,
     /// Seats, and whether they were found silent with the beat that they had.
     shares: Observer,
@@ -100,6 +79,8 @@ pub(super) struct Keyed {
     watch: Observer,
     vacant_since_ns: Option<u64>,
     rescan_at_ns: Option<u64>,
+    /// Something could not be looked at: when that is tried again.
+    retry_at_ns: Option<u64>,
     /// When it looks who has what although nobody has said that anything changed: who was to say it may have died.
     check_at_ns: u64,
     /// While messages wait for a batch to be complete: when to show that it lives.
@@ -108,8 +89,8 @@ pub(super) struct Keyed {
 
 /// What is handed out next.
 enum Next {
-    Ring { lane: usize, sequence: u64, key: u64 },
-    Entry { lane: usize, sequence: u64, key: u64, index: usize },
+    Ring(Place),
+    Entry(Place, usize),
 }
 
 /// Keys are shared in groups that have a name.
@@ -143,16 +124,14 @@ impl Keyed {
             generation: 0,
             owned: vec![None; PARTS],
             owned_count: 0,
-            ready: vec![BTreeMap::new(); lanes],
-            behind: HashMap::new(),
-            stored: BTreeMap::new(),
-            hands: Vec::new(),
-            unsettled: Vec::new(),
+            unsettled: [false; PARTS],
+            unsettled_count: 0,
             refused: None,
-            must_sweep: false,
+            queue: Queue::new(lanes),
+            hands: Hands::new(),
+            lost: [false; PARTS],
             must_scan: true,
             must_balance: true,
-            kept_count: 0,
             until_look: LOOK_PERIOD,
             shares: Observer::new(SILENT_NS),
             silent: HashMap::new(),
@@ -160,6 +139,7 @@ impl Keyed {
             watch: Observer::new(u64::from(ack_wait_ms) * 1_000_000),
             vacant_since_ns: None,
             rescan_at_ns: None,
+            retry_at_ns: None,
             check_at_ns: 0,
             beat_at_ns: None,
         }
@@ -175,14 +155,40 @@ impl Keyed {
         self.seated.keys().seat_counter(self.seated.seat.index, which).fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A message in hand was said to have failed; it may be in the store from now on.
-    pub(super) fn note_put_aside(&mut self, is_failure: bool) {
-        self.must_sweep = true;
-        self.must_scan = true;
+    /// A message in hand was said to have failed, or to be a dead letter.
+    pub(super) fn note_put_aside(&mut self, delivery: &Delivery, is_failure: bool) {
+        self.touch(delivery);
         self.beat();
         if is_failure {
             self.count(in_seat::FAILED);
         }
+    }
+
+    /// Something has been done with a message in hand.
+    pub(super) fn touch(&mut self, delivery: &Delivery) {
+        self.hands.touch(delivery.lane, delivery.found.sequence);
+    }
+
+    /// It lies in the store from now on, in this entry, and waits until its time, or is a dead letter.
+    pub(super) fn note_stored(&mut self, delivery: &Delivery, index: usize, not_before_ns: Option<u64>) {
+        let place = place_of(delivery);
+        self.hands.end(place);
+        match not_before_ns {
+            Some(_) if self.owned[place.partition()].is_some() => {
+                self.queue.insert_aside(place, Aside::Stored { index, not_before_ns });
+            }
+            _ => self.queue.remove(place),
+        }
+    }
+
+    /// It is kept for lack of room in the store.
+    pub(super) fn note_kept(&mut self, delivery: &Delivery) {
+        self.queue.insert_aside(place_of(delivery), Aside::Kept);
+    }
+
+    /// The batch in hand was given back.
+    pub(super) fn note_batch_ends(&mut self) {
+        self.lost = [false; PARTS];
     }
 
     pub(super) fn leave(&mut self) {
@@ -196,82 +202,45 @@ impl Keyed {
 
     /// The lane of something that may be handed out, as far as is known.
     pub(super) fn first_ready(&self) -> Option<usize> {
-        self.ready.iter().position(|ready| !ready.is_empty())
+        self.queue.first_lane()
     }
 
-    fn has(&self, key: u64, sequence: u64) -> Option<(usize, PartitionWord)> {
-        let partition = partition_of(key, sequence);
-        let mine = self.owned[partition].filter(|_| !self.unsettled.contains(&partition));
-        mine.map(|mine| (partition, mine))
+    fn has(&self, partition: usize) -> Option<PartitionWord> {
+        self.owned[partition].filter(|_| !self.unsettled[partition])
     }
 
-    fn is_in_hand(&self, partition: usize) -> bool {
-        self.hands.iter().any(|hand| partition_of(hand.key, hand.sequence) == partition)
+    /// Has taken a partition: [`RawSubscriber::settle`] must follow.
+    fn own(&mut self, partition: usize, mine: PartitionWord) {
+        self.owned[partition] = Some(mine);
+        self.owned_count += 1;
+        self.set_unsettled(partition, true);
     }
 
-    fn is_hand(&self, lane: usize, sequence: u64) -> bool {
-        self.hands.iter().any(|hand| hand.lane == lane && hand.sequence == sequence)
-    }
-
-    /// Does an earlier message of the key wait in the store, or for room there?
-    fn is_held_back(&self, kept: &[Kept], lane: usize, key: u64, sequence: u64) -> bool {
-        key != 0
-            && (self.stored.range((lane, key, 0)..(lane, key, sequence)).next().is_some()
-                || kept.iter().any(|kept| {
-                    let found = &kept.delivery.found;
-                    kept.delivery.lane == lane && found.header.reference == key && found.sequence < sequence
-                }))
-    }
-
-    /// Forgets a partition that it no longer has; [`Keyed::prune`] must follow.
-    fn drop_partition(&mut self, partition: usize) {
+    /// Forgets a partition that it no longer has.
+    fn disown(&mut self, partition: usize) {
         if self.owned[partition].take().is_some() {
             self.owned_count -= 1;
+            self.set_unsettled(partition, false);
+            self.queue.remove_partition(partition);
         }
     }
 
-    /// Forgets messages of partitions that it no longer has.
-    fn prune(&mut self) {
-        let owned = &self.owned;
-        let has = |key, sequence| owned[partition_of(key, sequence)].is_some();
-        for ready in &mut self.ready {
-            ready.retain(|&sequence, &mut key| has(key, sequence));
-        }
-        self.behind.retain(|&(_, key), _| has(key, 0));
-        self.stored.retain(|&(_, key, sequence), _| has(key, sequence));
+    fn set_unsettled(&mut self, partition: usize, is_unsettled: bool) {
+        self.unsettled_count -= usize::from(self.unsettled[partition]);
+        self.unsettled[partition] = is_unsettled;
+        self.unsettled_count += usize::from(is_unsettled);
     }
 
     fn lose(&mut self, partition: usize) {
-        self.drop_partition(partition);
-        self.prune();
+        self.disown(partition);
         self.must_balance = true;
     }
 
-    /// What was held back may go on.
-    fn free_held_back(&mut self) {
-        for ((lane, key), sequences) in self.behind.drain() {
-            self.ready[lane].extend(sequences.into_iter().map(|sequence| (sequence, key)));
-        }
-    }
-
-    /// Looks at a lane until at least `want` messages may be handed out, or there are no more. The first of them.
-    fn find(
-        &mut self,
-        (lane, reader): (usize, &mut LaneReader),
-        owners: &Owners<'_>,
-        kept: &[Kept],
-        want: usize,
-    ) -> Option<(u64, u64)> {
-        // Few: what has just been given back.
-        while let Some((&sequence, &key)) = self.ready[lane].first_key_value() {
-            if !self.is_held_back(kept, lane, key, sequence) {
-                break;
-            }
-            self.ready[lane].remove(&sequence);
-            self.behind.entry((lane, key)).or_default().push(sequence);
-        }
+    /// Looks at a lane until at least `want` messages may be handed out, or there are no more. How many there are, at most `want`.
+    fn find(&mut self, (lane, reader): (usize, &mut LaneReader), owners: &Owners<'_>, want: usize) -> usize {
+        let mut count = self.queue.count(lane, want);
         for _ in 0..LOOKS_MAX {
-            if self.ready[lane].len() >= want {
+            if count >= want {
                 break;
             }
             let sequence = reader.next();
@@ -289,58 +258,27 @@ impl Keyed {
                 Peek::Key(key) => key,
             };
             reader.seek(sequence.wrapping_add(1));
+            let place = Place::new(lane, key, sequence);
             let is_open = !matches!(owners.look(sequence).state, state::DONE | state::PARKED);
-            if self.has(key, sequence).is_none() || !is_open {
+            if self.has(place.partition()).is_none() || !is_open {
                 continue;
             }
-            if self.behind.contains_key(&(lane, key)) || self.is_held_back(kept, lane, key, sequence) {
-                self.behind.entry((lane, key)).or_default().push(sequence);
-            } else {
-                self.ready[lane].insert(sequence, key);
-            }
+            self.queue.insert(place);
+            count += usize::from(self.queue.is_free(place));
         }
-        self.ready[lane].first_key_value().map(|(&sequence, &key)| (sequence, key))
-    }
-
-    /// The first entry whose time has come, and before which nothing of its key is to be handed out.
-    fn due_entry(&self, kept: &[Kept], now_ns: u64) -> Option<Next> {
-        let mut last = None;
-        for (&(lane, key, sequence), stored) in &self.stored {
-            let is_later = key != 0 && last.replace((lane, key)) == Some((lane, key));
-            if is_later || stored.not_before_ns.is_none_or(|at_ns| at_ns > now_ns) {
-                continue;
-            }
-            let is_second = key != 0
-                && (self.ready[lane].range(..sequence).any(|(_, &other)| other == key)
-                    || self.behind.get(&(lane, key)).is_some_and(|all| all.iter().any(|&s| s < sequence))
-                    || self.is_held_back(kept, lane, key, sequence));
-            if !is_second {
-                return Some(Next::Entry { lane, sequence, key, index: stored.index });
-            }
-        }
-        None
-    }
-
-    /// When the first message in the store is due.
-    fn due_ns(&self) -> Option<u64> {
-        let mut last = None;
-        let heads = self.stored.iter().filter(|&(&(lane, key, sequence), _)| {
-            // What stands behind another of its key is not due before that has gone.
-            let is_later = key != 0 && last.replace((lane, key)) == Some((lane, key));
-            let is_second = key != 0
-                && (self.ready[lane].range(..sequence).any(|(_, &other)| other == key)
-                    || self.behind.get(&(lane, key)).is_some_and(|all| all.iter().any(|&s| s < sequence)));
-            !is_later && !is_second
-        });
-        heads.filter_map(|(_, stored)| stored.not_before_ns).min()
+        count
     }
 
     /// When something here is to be done by itself.
     fn next_ns(&self) -> Option<u64> {
-        let due = self.due_ns();
         let vacant = self.vacant_since_ns.map(|since_ns| since_ns + VACANT_NS);
-        [due, vacant, self.rescan_at_ns, self.beat_at_ns].into_iter().flatten().min()
+        let all = [self.queue.due_ns(), vacant, self.rescan_at_ns, self.retry_at_ns, self.beat_at_ns];
+        all.into_iter().flatten().min()
     }
+}
+
+fn place_of(delivery: &Delivery) -> Place {
+    Place::new(delivery.lane, delivery.found.header.reference, delivery.found.sequence)
 }
 
 impl RawSubscriber {
@@ -351,10 +289,8 @@ impl RawSubscriber {
         self.tend_keyed(false);
         loop {
             let is_taken = match self.next_keyed() {
-                Some(Next::Ring { lane, sequence, key }) => self.take_keyed(lane, sequence, key)?,
-                Some(Next::Entry { lane, sequence, key, index }) => {
-                    self.take_entry((lane, sequence, key), index)?
-                }
+                Some(Next::Ring(place)) => self.take_keyed(place)?,
+                Some(Next::Entry(place, index)) => self.take_entry(place, index)?,
                 None if is_idle => {
                     // Why there is nothing, if that is not because nothing has come.
                     let refused = self.keyed.as_mut().and_then(|keyed| keyed.refused.take());
@@ -396,12 +332,8 @@ impl RawSubscriber {
         else {
             return 0;
         };
-        let kept = late.as_ref().map_or(&[][..], |late| &late.kept);
-        let mut count = 0;
-        for (lane, (reader, owners)) in lanes.iter_mut().zip(owners.iter()).enumerate() {
-            keyed.find((lane, reader), owners, kept, most);
-            count += keyed.ready[lane].len();
-        }
+        let all = lanes.iter_mut().zip(owners.iter()).enumerate();
+        let count = all.map(|(lane, (reader, owners))| keyed.find((lane, reader), owners, most)).sum();
         if let Some(late) = late
             && count > 0
             && late.observer.ack_wait_ns() != 0
@@ -413,30 +345,24 @@ impl RawSubscriber {
     }
 
     fn next_keyed(&mut self) -> Option<Next> {
-        let Self {
-            keyed: Some(keyed), lanes, membership: Membership::Shared(_, owners), late, picker, ..
-        } = self
+        let Self { keyed: Some(keyed), lanes, membership: Membership::Shared(_, owners), picker, .. } = self
         else {
             return None;
         };
-        let kept = late.as_ref().map_or(&[][..], |late| &late.kept);
-        if !keyed.stored.is_empty()
-            && let Some(next) = keyed.due_entry(kept, monotonic_ns())
+        if keyed.queue.due_ns().is_some()
+            && let Some((place, index)) = keyed.queue.first_due(monotonic_ns())
         {
-            return Some(next);
+            return Some(Next::Entry(place, index));
         }
-        let mut found = None;
-        let lane = picker.pick(|lane| {
-            found = keyed.find((lane, &mut lanes[lane]), &owners[lane], kept, 1);
-            found.is_some()
-        })?;
-        found.map(|(sequence, key)| Next::Ring { lane, sequence, key })
+        let lane = picker.pick(|lane| keyed.find((lane, &mut lanes[lane]), &owners[lane], 1) > 0)?;
+        keyed.queue.first(lane).map(Next::Ring)
     }
 
     /// Claims a message of the ring, sees that its partition is still this member's, and hands it out. False: it is not to be
     /// handed out, or not by this member.
-    fn take_keyed(&mut self, lane: usize, sequence: u64, key: u64) -> Result<bool, Failure> {
-        let Some((claim, is_worn_out)) = self.claim_keyed(lane, sequence, key) else { return Ok(false) };
+    fn take_keyed(&mut self, place: Place) -> Result<bool, Failure> {
+        let (lane, sequence) = (place.lane(), place.sequence);
+        let Some((claim, is_worn_out)) = self.claim_keyed(place) else { return Ok(false) };
         let found = self.lanes[lane].take_at(sequence, &mut self.current.found);
         self.current.lane = lane;
         self.current.proof = Proof::Claim(claim);
@@ -453,10 +379,7 @@ impl RawSubscriber {
             other => other,
         };
         if let Err(failure) = copied {
-            // It stays the next one of its key.
-            if let Some(keyed) = &mut self.keyed {
-                keyed.must_sweep = true;
-            }
+            // It stays the next one of its key, as the look at what became of it will show.
             let Membership::Shared(_, owners) = &self.membership else { return Err(failure) };
             self.lanes[lane].release_claim(&owners[lane], sequence, claim);
             return Err(failure);
@@ -473,19 +396,20 @@ impl RawSubscriber {
             self.left_out_most = self.left_out_most.saturating_sub(1);
             return Ok(false);
         }
-        self.count_handed(key, sequence);
+        self.count_handed(place);
         Ok(true)
     }
 
-    fn count_handed(&mut self, key: u64, sequence: u64) {
+    fn count_handed(&mut self, place: Place) {
         if let Some(keyed) = &self.keyed {
             keyed.count(in_seat::HANDED);
             let keys = keyed.seated.keys();
-            keys.partition_counter(partition_of(key, sequence)).fetch_add(1, Ordering::Relaxed);
+            keys.partition_counter(place.partition()).fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn claim_keyed(&mut self, lane: usize, sequence: u64, key: u64) -> Option<(OwnerWord, bool)> {
+    fn claim_keyed(&mut self, place: Place) -> Option<(OwnerWord, bool)> {
+        let (lane, sequence, partition) = (place.lane(), place.sequence, place.partition());
         let attempts_max = self.late.as_ref().map_or(bus_core::limits::ATTEMPTS_MAX, |l| l.attempts_max());
         let Self {
             keyed: Some(keyed), lanes, membership: Membership::Shared(_, owners), participant, ..
@@ -495,8 +419,8 @@ impl RawSubscriber {
         };
         let (owners, reader) = (&owners[lane], &lanes[lane]);
         let low_water = reader.low_water()?;
-        let Some((partition, mine)) = keyed.has(key, sequence) else {
-            keyed.ready[lane].remove(&sequence);
+        let Some(mine) = keyed.has(partition) else {
+            keyed.queue.remove(place);
             return None;
         };
         let seen = owners.look(sequence);
@@ -520,9 +444,9 @@ impl RawSubscriber {
             // Or holds no word that anybody has stored.
             let is_finished =
                 !matches!(owners.look(sequence).state, state::FREE | state::RELEASED | state::CLAIMED)
-                    || distance(low_water.load(Ordering::Acquire), sequence) > 0;
+                    || reader.is_finished(sequence);
             if is_finished {
-                keyed.ready[lane].remove(&sequence);
+                keyed.queue.remove(place);
             }
             return None;
         };
@@ -538,47 +462,9 @@ impl RawSubscriber {
             }
             return None;
         }
-        keyed.ready[lane].remove(&sequence);
-        keyed.hands.push(Hand { lane, sequence, key, attempts: word.attempts, entry: None });
+        keyed.queue.remove(place);
+        keyed.hands.add(place, word.attempts, None);
         Some((word, is_worn_out))
-    }
-
-    /// The same of an entry of the store.
-    fn take_entry(
-        &mut self,
-        (lane, sequence, key): (usize, u64, u64),
-        index: usize,
-    ) -> Result<bool, Failure> {
-        let Self { keyed: Some(keyed), late: Some(late), core, .. } = self else { return Ok(false) };
-        keyed.must_scan = true;
-        let Some((partition, mine)) = keyed.has(key, sequence) else { return Ok(false) };
-        let Some((_, store)) = late.store(core) else { return Ok(false) };
-        let Some((seen, contents)) = store.read(index) else { return Ok(false) };
-        if (contents.sequence, usize::from(contents.lane), contents.key) != (sequence, lane, key) {
-            return Ok(false);
-        }
-        let (held, is_worn_out) = match store.claim(index, seen, late.me, late.attempts_max()) {
-            AsideClaim::Mine(held) => (held, false),
-            AsideClaim::Exhausted(held) => (held, true),
-            AsideClaim::Taken => return Ok(false),
-        };
-        if !keyed.seated.keys().confirm(partition, mine) {
-            store.release(held);
-            keyed.lose(partition);
-            return Ok(false);
-        }
-        keyed.stored.remove(&(lane, key, sequence));
-        if is_worn_out {
-            let pause_ns = late.settings.backoff.max_ns.min(u64::MAX / 2);
-            self.end_entry(held, true, monotonic_ns() + pause_ns);
-            return Ok(false);
-        }
-        keyed.hands.push(Hand { lane, sequence, key, attempts: held.word.attempts, entry: Some(index) });
-        if !self.load_entry(held) || !self.deliver_unusual()? {
-            return Ok(false);
-        }
-        self.count_handed(key, sequence);
-        Ok(true)
     }
 
     // ---------------------------------------------------------------- housekeeping
@@ -603,182 +489,17 @@ impl RawSubscriber {
         if self.keyed.as_ref().is_some_and(|keyed| keyed.must_balance) {
             self.balance();
         }
-        if self.keyed.as_ref().is_some_and(|keyed| !keyed.unsettled.is_empty()) {
-            self.settle(&[]);
-        }
-        if self.keyed.as_ref().is_some_and(|keyed| keyed.must_scan) {
-            self.scan_store();
+        let must_settle = |keyed: &Keyed| {
+            (keyed.must_scan || keyed.unsettled_count > 0)
+                && keyed.retry_at_ns.is_none_or(|at_ns| at_ns <= monotonic_ns())
+        };
+        if self.keyed.as_deref().is_some_and(must_settle) {
+            self.settle();
         }
         if let (Some(keyed), Some(late)) = (&self.keyed, &mut self.late) {
             late.keyed_at_ns = keyed.next_ns();
-            late.keyed_due_ns = keyed.due_ns();
+            late.keyed_due_ns = keyed.queue.due_ns();
         }
-    }
-
-    /// What has become of what was handed out? What was given back is to be handed out again.
-    fn sweep_hands(&mut self) {
-        let Self { keyed: Some(keyed), membership: Membership::Shared(_, owners), late: Some(late), .. } =
-            self
-        else {
-            return;
-        };
-        if late.kept.len() != keyed.kept_count {
-            keyed.kept_count = late.kept.len();
-            keyed.must_scan = true;
-        }
-        // In a batch most are in hand all the while.
-        if !keyed.must_sweep && keyed.hands.len() == self.batch.len() + late.kept.len() {
-            return;
-        }
-        keyed.must_sweep = false;
-        // A group without a store is asked for it at every look, by a system call.
-        let is_any_stored = keyed.hands.iter().any(|hand| hand.entry.is_some());
-        let store = if is_any_stored { late.store(&self.core).map(|(_, store)| store) } else { None };
-        let mut hands = std::mem::take(&mut keyed.hands);
-        hands.retain(|hand| match hand.entry {
-            None => {
-                let word = owners[hand.lane].look(hand.sequence);
-                let is_mine = word.state == state::CLAIMED
-                    && word.member == self.participant
-                    && word.attempts == hand.attempts;
-                // A claim that somebody who lost the partition makes in vain comes to nothing: it is this member's next, too.
-                let is_open = !matches!(word.state, state::DONE | state::PARKED);
-                if !is_mine && is_open && keyed.owned[partition_of(hand.key, hand.sequence)].is_some() {
-                    keyed.ready[hand.lane].insert(hand.sequence, hand.key);
-                }
-                is_mine
-            }
-            Some(index) => {
-                let word = store.and_then(|store| store.look(index));
-                let is_mine = word.is_some_and(|word| {
-                    word.state == aside::CLAIMED && word.holder == late.me && word.attempts == hand.attempts
-                });
-                keyed.must_scan |= !is_mine;
-                is_mine
-            }
-        });
-        keyed.hands = hands;
-    }
-
-    fn look_about_keyed(&mut self) {
-        let now_ns = monotonic_ns();
-        self.observe_claims();
-        let Some(keyed) = &mut self.keyed else { return };
-        if now_ns >= keyed.watch_at_ns {
-            keyed.watch_at_ns = now_ns + WATCH_PERIOD_NS;
-            let keys = keyed.seated.keys();
-            for (index, word) in keys.taken().filter(|(index, _)| *index != keyed.seated.seat.index) {
-                let beat = keys.seat_counter(index, in_seat::BEAT).load(Ordering::Relaxed);
-                let beat = beat ^ u64::from(word.tag) << 40;
-                if keyed.shares.is_expired(Place::Seat { index }, beat, now_ns) {
-                    keyed.must_balance |= keyed.silent.insert(index, beat) != Some(beat);
-                } else if keyed.silent.get(&index).is_some_and(|&silent| silent != beat) {
-                    keyed.silent.remove(&index);
-                    keyed.must_balance = true;
-                }
-            }
-            keyed.shares.end_pass();
-        }
-        if now_ns >= keyed.check_at_ns {
-            keyed.check_at_ns = now_ns + CHECK_PERIOD_NS;
-            keyed.must_balance = true;
-        }
-        keyed.must_balance |= keyed.vacant_since_ns.is_some_and(|since_ns| now_ns >= since_ns + VACANT_NS);
-        keyed.must_scan |= keyed.rescan_at_ns.is_some_and(|at_ns| now_ns >= at_ns);
-        if self.asked.elapsed() >= ASK_PERIOD {
-            self.asked = Instant::now();
-            repair::release_dead_claims(&self.core, self.bus.participants());
-        }
-    }
-
-    /// Gives up what is more than its share and takes what nobody has, up to its share.
-    fn balance(&mut self) {
-        let Some(keyed) = &mut self.keyed else { return };
-        let now_ns = monotonic_ns();
-        let keys = keyed.seated.keys();
-        let me = keyed.seated.seat;
-        keyed.must_balance = false;
-        // Before the looks: what changes after it is another generation.
-        keyed.generation = keys.generation();
-        let mut is_pruned = false;
-        for partition in 0..PARTS {
-            if keyed.owned[partition].is_some_and(|mine| !keys.is_mine(partition, mine)) {
-                keyed.owned[partition] = None;
-                keyed.owned_count -= 1;
-                is_pruned = true;
-            }
-        }
-        let (mut place, mut members) = (0, 0);
-        let mut is_silent_seat = [false; 256];
-        for (index, word) in keys.taken() {
-            let beat = keys.seat_counter(index, in_seat::BEAT).load(Ordering::Relaxed);
-            let is_silent = keyed.silent.get(&index) == Some(&(beat ^ u64::from(word.tag) << 40));
-            is_silent_seat[usize::from(index)] = is_silent;
-            if index == me.index {
-                place = members;
-            } else if is_silent {
-                continue;
-            }
-            members += 1;
-        }
-        // By how busy they are, where somebody has asked for that and nobody has come or gone since; else by their number.
-        let is_planned = keys.plan_mark() == keys.members_mark();
-        let mut target = if is_planned { PARTS } else { share(place, members) };
-        let is_others = |partition: usize| {
-            let planned = keys.planned(partition);
-            is_planned && planned != me.index && !is_silent_seat[usize::from(planned)]
-        };
-        let mut given_up = 0;
-        for partition in (0..PARTS).rev() {
-            let is_too_many = keyed.owned_count > target || is_others(partition);
-            let Some(mine) = keyed.owned[partition].filter(|_| is_too_many) else { continue };
-            let is_in_hand =
-                keyed.hands.iter().any(|hand| partition_of(hand.key, hand.sequence) == partition);
-            if is_in_hand {
-                // When it is no longer in hand.
-                keyed.must_balance = true;
-                continue;
-            }
-            keyed.owned[partition] = None;
-            keyed.owned_count -= 1;
-            is_pruned = true;
-            given_up += u32::from(keys.give_up(partition, mine));
-        }
-        let is_overdue =
-            given_up == 0 && keyed.vacant_since_ns.is_some_and(|since_ns| now_ns >= since_ns + VACANT_NS);
-        if is_overdue {
-            target = PARTS;
-        }
-        let mut taken = Vec::new();
-        let mut is_left = false;
-        for offset in 0..PARTS {
-            let partition = (place * PARTS / members.max(1) + offset) % PARTS;
-            let seen = keys.partition(partition);
-            if keyed.owned[partition].is_some() || !keys.is_vacant(seen) {
-                continue;
-            }
-            let is_for_others = keyed.owned_count >= target || !is_overdue && is_others(partition);
-            if is_for_others || keyed.is_in_hand(partition) {
-                is_left = true;
-            } else if let Some(mine) = keys.take(partition, seen, me) {
-                keyed.owned[partition] = Some(mine);
-                keyed.owned_count += 1;
-                taken.push(partition);
-            }
-        }
-        keyed.vacant_since_ns = match (is_left, is_overdue) {
-            (false, _) => None,
-            (true, true) => Some(now_ns),
-            (true, false) => keyed.vacant_since_ns.or(Some(now_ns)),
-        };
-        if given_up > 0 {
-            keys.raise_generation();
-        }
-        if is_pruned {
-            keyed.prune();
-            self.ring_members();
-        }
-        self.settle(&taken);
     }
 
     /// Somebody ought to look who has what.
@@ -786,140 +507,14 @@ impl RawSubscriber {
         self.message_bell.ring_if(self.barrier, || wake_readers(&self.bus, &self.core));
     }
 
-    /// These partitions have just become this member's: claims that others still have there are taken back, the last first, and what
-    /// this member has passed before is to be handed out.
-    fn settle(&mut self, taken: &[usize]) {
-        let Self { keyed: Some(keyed), lanes, membership: Membership::Shared(_, owners), late, core, .. } =
-            self
-        else {
-            return;
-        };
-        let mut is_new = [false; PARTS];
-        let unsettled = std::mem::take(&mut keyed.unsettled);
-        taken.iter().chain(&unsettled).for_each(|&partition| is_new[partition] = true);
-        if is_new == [false; PARTS] {
-            return;
-        }
-        let mut is_refused = false;
-        for (lane, (reader, owners)) in lanes.iter_mut().zip(owners.iter()).enumerate() {
-            let from = reader.low_water().map_or(0, |word| word.load(Ordering::Acquire));
-            let count = distance(reader.end(), from).clamp(0, core.config().capacity.into()) as u64;
-            for sequence in (0..count).rev().map(|index| from.wrapping_add(index)) {
-                loop {
-                    let seen = owners.look(sequence);
-                    if seen.state == state::PARKED
-                        && let Some(late) = late
-                    {
-                        late.finish(core, owners, lane, sequence, seen);
-                    }
-                    if matches!(seen.state, state::DONE | state::PARKED) {
-                        break;
-                    }
-                    let key = match reader.peek(sequence) {
-                        Peek::Key(key) => key,
-                        Peek::Refused => {
-                            is_refused = true;
-                            break;
-                        }
-                        Peek::Empty | Peek::Gone => break,
-                    };
-                    let partition = partition_of(key, sequence);
-                    let Some(mine) = keyed.owned[partition].filter(|_| is_new[partition]) else { break };
-                    if seen.state == state::CLAIMED {
-                        // The look at the claim, then that at the partition, then the change.
-                        if !keyed.seated.keys().is_mine(partition, mine) {
-                            keyed.lose(partition);
-                            break;
-                        }
-                        reader.release_claim(owners, sequence, seen);
-                        continue;
-                    }
-                    if distance(sequence, reader.next()) < 0 && !bus_core::is_broken("keyed_passed_forgotten")
-                    {
-                        keyed.ready[lane].insert(sequence, key);
-                    }
-                    break;
-                }
-            }
-        }
-        if is_refused {
-            // Nothing of them is handed out before everything of them has been seen.
-            keyed.unsettled =
-                (0..PARTS).filter(|&index| is_new[index] && keyed.owned[index].is_some()).collect();
-        }
-        keyed.must_scan = true;
-    }
-
-    /// What lies in the store of this member's partitions?
-    fn scan_store(&mut self) {
-        let Self { keyed: Some(keyed), late: Some(late), core, membership, .. } = self else { return };
-        let Membership::Shared(_, owners) = &*membership else { return };
-        keyed.must_scan = false;
-        keyed.rescan_at_ns = None;
-        keyed.stored.clear();
-        let mut again = false;
-        if let Some((_, store)) = late.store(core) {
-            for index in 0..store.len() {
-                let Some(word) = store.look(index) else { break };
-                let is_unfinished =
-                    matches!(word.state, aside::STAGED | aside::WAITING | aside::CLAIMED | aside::AMENDING);
-                if !is_unfinished {
-                    continue;
-                }
-                let Some((word, contents)) = store.read(index) else {
-                    again = true;
-                    continue;
-                };
-                let (lane, sequence) = (usize::from(contents.lane), contents.sequence);
-                let Some((partition, mine)) = keyed.has(contents.key, sequence) else { continue };
-                if lane >= keyed.ready.len() {
-                    continue;
-                }
-                let not_before_ns = match word.state {
-                    aside::WAITING => Some(contents.not_before_ns),
-                    aside::CLAIMED if keyed.is_hand(lane, sequence) => continue,
-                    aside::CLAIMED => {
-                        // A former owner's.
-                        if !keyed.seated.keys().is_mine(partition, mine) {
-                            keyed.lose(partition);
-                            continue;
-                        }
-                        let _ = store.expire(index, word);
-                        again = true;
-                        None
-                    }
-                    aside::STAGED => {
-                        // Counts when the message's owner word names it. Else it was prepared by one who has lost the message since.
-                        let word = owners[lane].look(sequence);
-                        if word.state != state::PARKED {
-                            continue;
-                        }
-                        late.finish(core, &owners[lane], lane, sequence, word);
-                        again = true;
-                        None
-                    }
-                    aside::AMENDING => {
-                        again = true;
-                        None
-                    }
-                    _ => continue,
-                };
-                keyed.stored.insert((lane, contents.key, sequence), Stored { index, not_before_ns });
-            }
-        }
-        if again {
-            keyed.rescan_at_ns = Some(monotonic_ns() + RESCAN_NS);
-        }
-        keyed.free_held_back();
-    }
-
     /// Keyed: what a batch has in hand is acknowledged in its order, and where a message was lost, the later ones of its partition are
     /// given back: they come again after it.
     pub(super) fn acknowledge_keyed(&mut self, batch: &[Delivery]) -> usize {
-        let mut lost = [false; PARTS];
+        let Some(keyed) = &mut self.keyed else { return 0 };
+        let mut lost = keyed.lost;
         let mut count = 0;
         for delivery in batch {
-            let partition = partition_of(delivery.found.header.reference, delivery.found.sequence);
+            let partition = place_of(delivery).partition();
             if lost[partition] {
                 self.release(delivery);
             } else if self.acknowledge(delivery) {
@@ -928,8 +523,11 @@ impl RawSubscriber {
                 lost[partition] = true;
             }
         }
+        // What is left of the batch may be acknowledged later.
+        let is_over = self.batch.is_empty();
         if let Some(keyed) = &mut self.keyed {
-            keyed.must_sweep = true;
+            batch.iter().for_each(|delivery| keyed.touch(delivery));
+            keyed.lost = if is_over { [false; PARTS] } else { lost };
             keyed.beat();
         }
         count

@@ -150,13 +150,18 @@ impl Late {
     }
 
     /// The group's store, if it has one.
-    fn file(&self, core: &TopicCore) -> Option<&AsideFile> {
+    fn try_file(&self, core: &TopicCore) -> Result<Option<&AsideFile>, crate::error::RegionError> {
         if let Some(file) = self.file.get() {
-            return Some(file);
+            return Ok(Some(file));
         }
         let access = crate::region::Access::Write;
-        let file = AsideFile::attach(core.dir(), self.entry, core.epoch(), access).ok()??;
-        Some(self.file.get_or_init(|| file))
+        let file = AsideFile::attach(core.dir(), self.entry, core.epoch(), access)?;
+        Ok(file.map(|file| self.file.get_or_init(|| file)))
+    }
+
+    /// The same, where it makes no difference whether there is none or it cannot be had.
+    fn file(&self, core: &TopicCore) -> Option<&AsideFile> {
+        self.try_file(core).ok().flatten()
     }
 
     /// The group's records, if it has any.
@@ -186,8 +191,15 @@ impl Late {
     }
 
     pub(super) fn store<'a>(&'a self, core: &'a TopicCore) -> Option<(&'a AsideFile, Store<'a, AsideFile>)> {
-        let file = self.file(core)?;
-        Some((file, Store::attach(file, self.due)))
+        self.try_store(core).ok().flatten()
+    }
+
+    /// The same, where it matters that there may be one that cannot be had at the moment.
+    pub(super) fn try_store<'a>(
+        &'a self,
+        core: &'a TopicCore,
+    ) -> Result<Option<(&'a AsideFile, Store<'a, AsideFile>)>, crate::error::RegionError> {
+        Ok(self.try_file(core)?.map(|file| (file, Store::attach(file, self.due))))
     }
 
     /// Makes the entry valid that a parked owner word names: the step of a walk that nobody may wait for.
@@ -305,7 +317,7 @@ impl RawSubscriber {
         error: &str,
     ) -> Result<(), ReceiveError> {
         if let Some(keyed) = &mut self.keyed {
-            keyed.note_put_aside(error != super::WORN_OUT);
+            keyed.note_put_aside(delivery, error != super::WORN_OUT);
         }
         let Some(late) = &mut self.late else { return Ok(()) };
         let times = delivery.found.times;
@@ -319,7 +331,7 @@ impl RawSubscriber {
         }
         let kept = Kept { delivery: *delivery, dead, not_before_ns, error: error.to_owned(), payload: None };
         match late.put(&self.core, &kept) {
-            Ok(Some(staged)) => self.commit(delivery, staged, dead),
+            Ok(Some(staged)) => self.commit(&kept, staged),
             Ok(None) => {
                 self.keep(kept);
                 Ok(())
@@ -332,8 +344,9 @@ impl RawSubscriber {
     }
 
     /// The message leaves the ring: from here on its entry counts.
-    fn commit(&mut self, delivery: &Delivery, staged: Held, dead: bool) -> Result<(), ReceiveError> {
-        let Self { late: Some(late), core, lanes, membership, .. } = self else { return Ok(()) };
+    fn commit(&mut self, kept: &Kept, staged: Held) -> Result<(), ReceiveError> {
+        let Self { late: Some(late), core, lanes, membership, keyed, .. } = self else { return Ok(()) };
+        let Kept { delivery, dead, not_before_ns, .. } = kept;
         let lane = delivery.lane;
         let Some((file, store)) = late.store(core) else { return Ok(()) };
         match (delivery.proof, &*membership) {
@@ -346,13 +359,16 @@ impl RawSubscriber {
                 store.finish(staged);
                 owners.finish_parked(sequence, claim.parked(staged.parked_entry()));
                 lanes[lane].walk(owners, |s, seen| late.finish(core, owners, lane, s, seen));
+                if let Some(keyed) = keyed {
+                    keyed.note_stored(delivery, staged.index, (!dead).then_some(*not_before_ns));
+                }
             }
             _ => {
                 lanes[lane].acknowledge(delivery.found.sequence);
                 store.finish(staged);
             }
         }
-        if dead {
+        if *dead {
             late.announcer.announce();
         }
         self.ring_both_bells();
@@ -373,6 +389,9 @@ impl RawSubscriber {
         }
         if matches!(kept.delivery.proof, Proof::Claim(_)) {
             let payload = Some(kept.delivery.found.body().into());
+            if let Some(keyed) = &mut self.keyed {
+                keyed.note_kept(&kept.delivery);
+            }
             late.kept.push(Kept { payload, ..kept });
         } else {
             // Its cursor cannot pass the message. It comes again, after a while.
@@ -410,9 +429,14 @@ impl RawSubscriber {
         while let Some(kept) = waiting.next() {
             let Some(late) = &mut self.late else { break };
             match late.put(&self.core, &kept) {
-                Ok(Some(staged)) => match self.commit(&kept.delivery, staged, kept.dead) {
+                Ok(Some(staged)) => match self.commit(&kept, staged) {
+                    Ok(()) => {}
                     // Another member has it, and will find room for it.
-                    Ok(()) | Err(ReceiveError::NotOwner(_)) => {}
+                    Err(ReceiveError::NotOwner(_)) => {
+                        if let Some(keyed) = &mut self.keyed {
+                            keyed.touch(&kept.delivery);
+                        }
+                    }
                     Err(error) => return Err(error),
                 },
                 Ok(None) | Err(_) => {
@@ -428,11 +452,16 @@ impl RawSubscriber {
 
     /// Asks for more time with what is kept; what others have by now is theirs.
     fn extend_kept(&mut self) {
-        let Self { late: Some(late), membership: Membership::Shared(_, owners), .. } = self else { return };
+        let Self { late: Some(late), membership: Membership::Shared(_, owners), keyed, .. } = self else {
+            return;
+        };
         late.kept.retain_mut(|kept| {
             let Proof::Claim(claim) = kept.delivery.proof else { return true };
             let extended = owners[kept.delivery.lane].extend(kept.delivery.found.sequence, claim);
             kept.delivery.proof = extended.map_or(Proof::Settled, Proof::Claim);
+            if let Some(keyed) = keyed.as_mut().filter(|_| extended.is_none()) {
+                keyed.touch(&kept.delivery);
+            }
             extended.is_some()
         });
     }

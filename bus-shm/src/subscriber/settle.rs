@@ -87,6 +87,10 @@ impl RawSubscriber {
         for delivery in batch.iter().rev() {
             self.release(delivery);
         }
+        if let Some(keyed) = &mut self.keyed {
+            batch.iter().for_each(|delivery| keyed.touch(delivery));
+            keyed.note_batch_ends();
+        }
         batch.clear();
         self.batch = batch;
     }

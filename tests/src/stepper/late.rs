@@ -3,6 +3,8 @@
 use super::survivors::{Verdict, ensure, say};
 use bus_core::aside::AsideWord;
 use bus_core::layout::aside::{Shape, at, state, word};
+use bus_core::layout::owners;
+use bus_core::owner::OwnerWord;
 use bus_shm::{Bytes, NotOwner, ReceiveError, Received};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -47,10 +49,27 @@ fn plan(number: u64) -> End {
     }
 }
 
+/// Sequences of the scene's lane that nobody in the group has ever claimed.
+pub fn untouched(dir: &Path, scene: &Scene) -> Verdict<BTreeSet<u64>> {
+    let home = bus_shm::directory::base_dir(Some(dir)).join(BUS).join("topics").join(TOPIC);
+    let bytes = std::fs::read(home.join(format!("owners-{GROUP_ENTRY}"))).map_err(say("the owner words"))?;
+    let words = bytes[owners::words(0, scene.capacity)..]
+        .chunks_exact(8)
+        .map(|chunk| OwnerWord::unpack(u64::from_le_bytes(chunk.try_into().unwrap_or_default())));
+    // Of the first lap only: later ones are of survivors, and come in order.
+    let first = words.take(scene.capacity as usize).enumerate();
+    Ok(first.filter(|(_, word)| word.lap == 0).map(|(sequence, _)| sequence as u64).collect())
+}
+
 impl Handed {
     /// Was it handed out, and marked?
     pub fn marked(&self, sequence: u64) -> Option<bool> {
         self.0.get(&sequence)?.last().map(|handling| handling.attempts > 1)
+    }
+
+    /// All of them.
+    pub fn sequences(&self) -> impl Iterator<Item = u64> {
+        self.0.keys().copied()
     }
 
     /// The first.

@@ -156,7 +156,7 @@ impl Stage {
                 let mut publisher = topic.publisher().map_err(|error| error.to_string())?;
                 for count in 0..scene.ready {
                     let body = body(Stream::Setup.number(count), scene.body_bytes);
-                    publisher.publish(&body).map_err(|error| error.to_string())?;
+                    scene.publish(&mut publisher, &body).map_err(|error| error.to_string())?;
                 }
             }
         }
@@ -209,10 +209,10 @@ impl Stage {
             Wake::Publish if self.setup.1 == self.operation.scene.ready => {
                 let bus = Scene::bus(&self.place.dir, "setup");
                 let body = body(Stream::Setup.number(self.setup.1), self.operation.scene.body_bytes);
-                let published =
-                    self.operation.scene.topic(&bus).map(|topic| {
-                        topic.publisher().map(|mut publisher| publisher.publish(&body).map(|_| ()))
-                    });
+                let scene = self.operation.scene;
+                let published = scene.topic(&bus).map(|topic| {
+                    topic.publisher().map(|mut publisher| scene.publish(&mut publisher, &body).map(|_| ()))
+                });
                 assert!(matches!(published, Ok(Ok(Ok(())))), "{published:?}");
                 self.setup.1 += 1;
             }
@@ -431,6 +431,7 @@ fn die_on_a_copy(operation: &Operation, death: Death, is_swept: bool) -> Verdict
         decide(&place.bus(), Fate::Dead).map_err(wrong)?;
     }
     survivors.settle(&death.facts, death.setup)?;
+    survivors.ensure_in_order(&death.facts)?;
     survivors.inspect(is_swept)?;
     survivors.leave(is_swept, is_swept)
 }
@@ -522,6 +523,7 @@ fn live(program: &Path, operation: &'static Operation, point: Point, kill: bool)
             stage.serving.iter().for_each(Serving::wait_until_idle);
         }
         survivors.settle(&facts, stage.setup)?;
+        survivors.ensure_in_order(&facts)?;
         survivors.inspect(true)?;
         return survivors.leave(is_buried, is_recovered);
     }
@@ -532,7 +534,12 @@ fn live(program: &Path, operation: &'static Operation, point: Point, kill: bool)
     if operation.part != Part::Member && operation.dead.is_none() {
         survivors.ensure_unhindered()?;
     }
-    go_on(&mut stage)?;
+    if operation.scene.is_fenced() {
+        let told = stage.child.told();
+        survivors.hold_beside(told, &mut || go_on(&mut stage))?;
+    } else {
+        go_on(&mut stage)?;
+    }
     let begun = Instant::now();
     while !stage.child.has_ended() {
         if !survivors.work_along(&stage.facts())? {

@@ -1,6 +1,6 @@
 //! Those who go on while a process is dead or stands still, and what they find.
 
-use super::late::{Handed, Store};
+use super::late::{self, Handed, Store};
 use bus_shm::directory::BusDir;
 use bus_shm::fsck;
 use bus_shm::inspect::BusView;
@@ -13,13 +13,18 @@ use std::time::{Duration, Instant};
 use stepped::body::{Stream, number_of, parts};
 use stepped::operations::{Part, survivor_body};
 use stepped::scene::{BUS, ELSEWHERE, GROUP, Group, Scene, TOPIC, WITNESS};
-use stepped::told::{Facts, Letters};
+use stepped::told::{Facts, Letters, Told};
 
 /// What is wrong, if anything.
 pub type Verdict<T = ()> = Result<T, String>;
 
 /// How long anything may take: repair, or a message that was accepted.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a member that stands still may take to lose its keys; there are points where it does not.
+const FENCE_WAIT: Duration = Duration::from_millis(400);
+/// And how long it may take to ask for two more messages when it goes on.
+const FENCE_LOOK: Duration = Duration::from_secs(2);
 
 macro_rules! ensure {
     ($condition:expr, $($what:tt)*) => {
@@ -245,7 +250,7 @@ impl Survivors {
     fn publish(&mut self, deadline: Duration) -> Verdict<bool> {
         let Some(publisher) = &mut self.publisher else { return Ok(false) };
         publisher.set_deadline(deadline);
-        match publisher.publish(&survivor_body(&self.scene, self.published)) {
+        match self.scene.publish(publisher, &survivor_body(&self.scene, self.published)) {
             Ok(_) => {
                 self.published += 1;
                 Ok(true)
@@ -271,6 +276,42 @@ impl Survivors {
             count += 1;
         }
         self.count_child(facts)
+    }
+
+    /// While the child stands still it loses its keys. The first message that comes from its hand is kept while the child goes on: that
+    /// must not be handed a message meanwhile that it had not claimed before. All of them have one key.
+    pub fn hold_beside(&mut self, told: Told, go_on: &mut dyn FnMut() -> Verdict) -> Verdict {
+        let Some(member) = &mut self.member else { return go_on() };
+        let begun = Instant::now();
+        while begun.elapsed() < FENCE_WAIT {
+            let message = member.receive_timeout(Duration::from_millis(5)).map_err(say("the member"))?;
+            let Some(message) = message else { continue };
+            if message.attempts() < 2 {
+                self.handed.handle(message, &self.scene)?;
+                continue;
+            }
+            let held = message.sequence();
+            let untouched = late::untouched(&self.dir, &self.scene)?;
+            let before = told.facts().received.len();
+            go_on()?;
+            std::thread::sleep(FENCE_LOOK);
+            let received = told.facts().received;
+            let wrong =
+                received[before..].iter().find(|(later, _)| *later > held && untouched.contains(later));
+            ensure!(wrong.is_none(), "the child was handed {wrong:?} while {held} was in another hand");
+            return self.handed.handle(message, &self.scene);
+        }
+        go_on()
+    }
+
+    /// Nothing was handed out after the child's death that stands before what it had acknowledged of the same key.
+    pub fn ensure_in_order(&self, facts: &Facts) -> Verdict {
+        let key = |sequence: &u64| self.ledger.numbers.get(sequence).and_then(|n| self.scene.key_of(*n));
+        for done in facts.done().iter().filter(|done| key(done).is_some()) {
+            let before = self.handed.sequences().find(|other| other < done && key(other) == key(done));
+            ensure!(before.is_none(), "{before:?} came after {done} of its key was acknowledged");
+        }
+        Ok(())
     }
 
     /// Nobody had to wait for the child.

@@ -105,7 +105,7 @@ impl Child {
     #[inline]
     pub fn publish(&self, publisher: &mut Publisher<Bytes>, body: &[u8]) {
         self.told.intend(1);
-        match publisher.publish(body) {
+        match self.scene.publish(publisher, body) {
             Ok(_) => self.told.accepted(1),
             Err(error) => self.failed(&error),
         }

@@ -81,8 +81,10 @@ const TYPED: Scene = Scene { typed: true, ..MANY };
 const MANY_ALONE: Scene = MANY.with_group(Group::One, 6);
 const ONE_ALONE: Scene = ONE.with_group(Group::One, 6);
 const SHARED: Scene = MANY.with_group(Group::Shared, 6);
-const KEYED: Scene = MANY.with_group(Group::Keyed, 6);
+const KEYED: Scene = MANY.with_group(Group::Keyed, 6).with_keys(2);
 const KEYED_LATE: Scene = KEYED.with_late(Late::PLAIN);
+/// All of one key, and whoever stands still loses it.
+const KEYED_FENCED: Scene = KEYED.with_late(IMPATIENT).with_keys(1);
 const NEW: Scene = MANY.with_group(Group::New, 3);
 const NEW_SHARED: Scene = MANY.with_group(Group::NewShared, 3);
 /// Takes more messages than the first segment of an arena holds, which is 512 of these.
@@ -182,7 +184,11 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::hot("keyed: give back and claim again", Member, KEYED, give_back),
     Operation::hot("keyed: claim and acknowledge a batch", Member, KEYED, batch),
     Operation::control("keyed: hand partitions over", Member, KEYED, keyed::hand_over),
+    Operation::control("keyed: a batch while another comes", Member, KEYED, keyed::batch_beside),
+    Operation::control("keyed: a batch of a silent member", Member, KEYED_FENCED, keyed::batch_fenced),
     Operation::control("keyed: retry", Member, KEYED_LATE, late::retry),
+    Operation::control("keyed: retry again", Member, KEYED_LATE, late::retry_again),
+    Operation::control("keyed: retry of a silent member", Member, KEYED_FENCED, keyed::retry_fenced),
     Operation::control(
         "keyed: a late one: claim, acknowledge",
         Member,

@@ -1,7 +1,10 @@
 //! What an operation finds when it begins.
 
+use crate::body::{number_of, parts};
 use bus_shm::dead_letters::Full;
-use bus_shm::{Bus, Bytes, Subscriber, SubscriberBuilder, Topic, TopicError};
+use bus_shm::{
+    Bus, Bytes, Lane, Meta, PublishError, Publisher, Subscriber, SubscriberBuilder, Topic, TopicError,
+};
 use std::path::Path;
 use std::time::Duration;
 
@@ -66,7 +69,12 @@ pub struct Scene {
     pub exists: bool,
     /// Messages of the group fail, and are put aside.
     pub late: Option<Late>,
+    /// Messages have so many keys in turn; 0: none.
+    pub keys: u64,
 }
+
+/// The keys: of the upper and of the lower half of the partitions, so that one of them goes to another member that comes.
+pub const KEYS: [&str; 2] = ["a", "b"];
 
 /// What a group does with messages that fail.
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +109,7 @@ impl Scene {
         ready: 0,
         exists: true,
         late: None,
+        keys: 0,
     };
     /// One producer, messages in the slot.
     pub const ONE: Self = Self { producers: 1, ..Self::MANY };
@@ -113,6 +122,33 @@ impl Scene {
     /// The same with messages that fail.
     pub const fn with_late(self, late: Late) -> Self {
         Self { late: Some(late), ..self }
+    }
+
+    /// The same with so many keys, two at most.
+    pub const fn with_keys(self, keys: u64) -> Self {
+        Self { keys, ..self }
+    }
+
+    /// Does a member of its keyed group lose its keys when it stands still?
+    pub fn is_fenced(&self) -> bool {
+        self.group == Group::Keyed && self.late.is_some_and(|late| late.ack_wait.is_some())
+    }
+
+    /// The key of a message by its number.
+    pub fn key_of(&self, number: u64) -> Option<&'static str> {
+        (self.keys > 0).then(|| KEYS[(parts(number).1 % self.keys) as usize])
+    }
+
+    /// Publishes a message, with its key if it has one.
+    ///
+    /// # Errors
+    /// What publishing says.
+    #[inline]
+    pub fn publish(&self, publisher: &mut Publisher<Bytes>, body: &[u8]) -> Result<u64, PublishError> {
+        match number_of(body).and_then(|number| self.key_of(number)) {
+            Some(key) => publisher.publish_bytes_with(Lane::CRITICAL, body, &Meta::new().key(key)),
+            None => publisher.publish(body),
+        }
     }
 
     /// How a member of the group joins.
@@ -178,5 +214,17 @@ impl Scene {
     /// Where it cannot be opened.
     pub fn bus(dir: &Path, service: &str) -> Bus {
         Bus::builder(BUS).dir(dir).service(service).host(false).open().expect("the bus of the scene")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bus_shm::keys::partition_of_key;
+
+    #[test]
+    fn the_keys_lie_in_both_halves() {
+        let [upper, lower] = KEYS.map(partition_of_key);
+        assert!(upper >= 128 && lower < 86, "{upper} {lower}");
     }
 }

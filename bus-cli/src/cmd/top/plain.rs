@@ -6,7 +6,7 @@ use crate::place::Place;
 use crate::report;
 use crate::table::columns;
 use crate::units;
-use crate::watch::members_text;
+use crate::watch::{balance_text, members_text};
 use bus_shm::mailbox;
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -49,6 +49,8 @@ impl Cells {
             0 => String::new(),
             count => format!(", {} dead", units::count(count)),
         };
+        let keyed = group.and_then(|group| balance_text(group.state.keyed.as_ref()?));
+        let keyed = keyed.map(|balance| format!("; {balance}")).unwrap_or_default();
         Self {
             topic: mailbox::display(&row.topic).into_owned(),
             lane: row.lane.to_owned(),
@@ -62,7 +64,7 @@ impl Cells {
             publishers: row.publishers.to_string(),
             readers: of_group(&|group| group.state.members.to_string()),
             read_by: of_group(&|group| members_text(&group.state)),
-            verdict: verdict + &dead + &refused,
+            verdict: verdict + &dead + &refused + &keyed,
         }
     }
 }

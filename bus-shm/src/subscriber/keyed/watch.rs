@@ -50,7 +50,7 @@ impl RawSubscriber {
                 let seen = owners.look(sequence);
                 let is_open = matches!(seen.state, state::FREE | state::RELEASED);
                 if !(seen.state == state::CLAIMED || is_open && peeks_left > 0)
-                    || keyed.is_hand(lane, sequence)
+                    || keyed.hands.has(lane, sequence)
                 {
                     continue;
                 }
@@ -114,17 +114,17 @@ impl RawSubscriber {
         late.observer = observer;
         fenced.sort_unstable();
         fenced.dedup();
-        let mut taken = Vec::new();
+        let mut is_any_taken = false;
         for partition in fenced {
-            if keyed.owned[partition].is_some() || keyed.is_in_hand(partition) || !is_stale[partition] {
+            if keyed.owned[partition].is_some() || keyed.hands.is_any_of(partition) || !is_stale[partition] {
                 continue;
             }
             let keys = keyed.seated.keys();
             if let Some(mine) = keys.take(partition, words[partition], me) {
-                keyed.owned[partition] = Some(mine);
-                keyed.owned_count += 1;
-                taken.push(partition);
+                keyed.own(partition, mine);
+                is_any_taken = true;
                 // It has no share until it does something.
+                let keys = keyed.seated.keys();
                 if let Some(owner) =
                     words[partition].owner.filter(|owner| is_silent[usize::from(owner.index)])
                 {
@@ -134,9 +134,9 @@ impl RawSubscriber {
                 }
             }
         }
-        if !taken.is_empty() {
+        if is_any_taken {
             keyed.seated.keys().raise_generation();
-            self.settle(&taken);
+            self.settle();
             self.ring_members();
         }
     }

@@ -3,6 +3,7 @@
 //! Messages are kept in chunks of a lane. A chunk is forgotten when every message in it is known and finished by every group,
 //! and everybody who might still have something to say about it has been heard since; so memory stays bounded.
 
+mod keys;
 mod order;
 mod readers;
 #[cfg(test)]
@@ -12,6 +13,7 @@ pub(crate) use readers::ReaderCount;
 
 use crate::page::{Kind, Record};
 use crate::plan::{self, LANES, TOPICS};
+use keys::Keys;
 use order::Told;
 use readers::Reader;
 use std::collections::{HashMap, VecDeque};
@@ -144,6 +146,10 @@ struct Topic {
 struct InHand {
     attempts: u8,
     is_acking: bool,
+    /// When its member was about to be done with it.
+    ending_ns: u64,
+    /// Of a keyed group.
+    key: Option<u64>,
     since_ns: u64,
     /// When more time was last granted.
     extended_ns: Option<u64>,
@@ -172,6 +178,8 @@ pub(crate) struct History {
     topics: Vec<Topic>,
     places: Vec<Place>,
     doubts: VecDeque<Doubt>,
+    /// By topic, group and lane, of keyed groups.
+    keys: HashMap<(usize, usize, u8), Keys>,
     /// Messages that a killed member had in hand, and when it was killed.
     orphans: HashMap<Message, u64>,
     period: u64,
@@ -224,6 +232,7 @@ impl History {
             topics: topics.collect(),
             places: members.into_iter().map(|member| Place { member, ..Place::default() }).collect(),
             doubts: VecDeque::new(),
+            keys: HashMap::new(),
             orphans: HashMap::new(),
             period: 0,
             taps: vec![ReaderCount::default(); TOPICS.len()],
@@ -339,13 +348,21 @@ impl History {
                     return;
                 }
                 match self.places[place].member {
-                    Some((_, group)) => self.handed(place, (topic, group, lane, sequence), attempts, at_ns),
+                    Some((_, group)) => {
+                        let message = (topic, group, lane, sequence);
+                        let key = plan::key_of(topic, id).filter(|_| TOPICS[topic].groups[group].keyed);
+                        if let Some(key) = key {
+                            self.handed_of_key(place, message, key, at_ns);
+                        }
+                        self.handed(place, message, (attempts, key), at_ns);
+                    }
                     None => self.reader_says(place, topic, record),
                 }
             }
             Kind::Acking | Kind::Ending => {
                 if let Some(in_hand) = self.places[place].in_hand.get_mut(&(lane, sequence)) {
                     in_hand.is_acking = kind == Kind::Acking;
+                    in_hand.ending_ns = at_ns;
                 }
             }
             Kind::Acked | Kind::Returned | Kind::Rejected | Kind::Refused => {
@@ -387,6 +404,11 @@ impl History {
     /// A member has settled a message, or could not. What was granted more time is its holder's for that long.
     fn let_go_of(&mut self, held: &InHand, message: Message, kind: Kind, at_ns: u64) {
         let (topic, group, lane, sequence) = message;
+        if let Some(key) = held.key.filter(|_| matches!(kind, Kind::Acked | Kind::Rejected)) {
+            let whence = (topic, group, lane);
+            let keys = self.keys.entry(whence).or_default();
+            keys.finished((key, sequence), held.ending_ns, whence, &mut self.findings);
+        }
         let Some(extended_ns) = held.extended_ns else { return };
         let wait_ns = TOPICS[topic].groups[group].ack_wait.as_nanos() as u64;
         let since_ns = at_ns.saturating_sub(extended_ns);
@@ -412,7 +434,17 @@ impl History {
         Some((&mut states[index], finished, &mut at.groups[group]))
     }
 
-    fn handed(&mut self, place: usize, message: Message, attempts: u8, at_ns: u64) {
+    fn handed_of_key(&mut self, place: usize, message: Message, key: u64, at_ns: u64) {
+        let (topic, group, lane, sequence) = message;
+        let is_its = |held: &(&(u8, u64), &InHand)| held.0.0 == lane && held.1.key == Some(key);
+        let in_hand = self.places[place].in_hand.iter().filter(is_its);
+        let held = in_hand.map(|((_, sequence), _)| *sequence).collect();
+        let whence = (topic, group, lane);
+        let keys = self.keys.entry(whence).or_default();
+        keys.handed((key, sequence), at_ns, held, whence, &mut self.findings);
+    }
+
+    fn handed(&mut self, place: usize, message: Message, (attempts, key): (u8, Option<u64>), at_ns: u64) {
         let (topic, group, lane, sequence) = message;
         let is_shared = TOPICS[topic].groups[group].is_shared();
         let has_small_store = TOPICS[topic].groups[group].has_small_store();
@@ -468,7 +500,8 @@ impl History {
         }
         let place = &mut self.places[place];
         let last = &mut place.last[usize::from(lane)];
-        if attempts == 1 {
+        // Members of a keyed group get what others have left, too.
+        if attempts == 1 && !TOPICS[topic].groups[group].keyed {
             if last.is_some_and(|last| sequence <= last) {
                 self.findings.out_of_order += 1;
                 let text = format!("{} lane {lane}: {sequence} after {last:?}", name(topic, group));
@@ -478,7 +511,7 @@ impl History {
         }
         place.in_hand.insert(
             (lane, sequence),
-            InHand { attempts, is_acking: false, since_ns: at_ns, extended_ns: None },
+            InHand { attempts, is_acking: false, ending_ns: 0, key, since_ns: at_ns, extended_ns: None },
         );
     }
 
@@ -611,6 +644,14 @@ impl History {
                 }
             }
         }
+        let mut keys = std::mem::take(&mut self.keys);
+        keys.iter_mut().for_each(|(&(topic, _, lane), keys)| keys.forget(self.floor(topic, lane)));
+        self.keys = keys;
+    }
+
+    /// The first sequence of a lane that is kept.
+    fn floor(&self, topic: usize, lane: u8) -> u64 {
+        self.topics[topic].lanes[usize::from(lane)].floor * CHUNK
     }
 
     fn settle_doubt(&mut self) {

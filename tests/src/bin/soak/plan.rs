@@ -143,6 +143,8 @@ pub(crate) struct GroupPlan {
     pub(crate) members: usize,
     pub(crate) ack_wait: Duration,
     pub(crate) attempts: u8,
+    /// Its members share the keys.
+    pub(crate) keyed: bool,
     /// One in so many receives is a batch; 0 for none.
     pub(crate) batches: u64,
     /// Entries of its aside store, 0 for as many as there are by default.
@@ -169,7 +171,7 @@ const SMALL_STORE: u32 = 8;
 /// Members may be asked to hold messages for longer than their group waits where that is short.
 pub(crate) const SHORT_WAIT: Duration = Duration::from_millis(500);
 
-pub(crate) const TOPICS: [TopicPlan; 3] = [
+pub(crate) const TOPICS: [TopicPlan; 4] = [
     TopicPlan {
         name: "single",
         producers: 1,
@@ -181,6 +183,7 @@ pub(crate) const TOPICS: [TopicPlan; 3] = [
                 members: 1,
                 ack_wait: Duration::ZERO,
                 attempts: 12,
+                keyed: false,
                 batches: 3,
                 aside_entries: 0,
             },
@@ -189,6 +192,7 @@ pub(crate) const TOPICS: [TopicPlan; 3] = [
                 members: 3,
                 ack_wait: Duration::ZERO,
                 attempts: 12,
+                keyed: false,
                 batches: 4,
                 aside_entries: 0,
             },
@@ -207,6 +211,7 @@ pub(crate) const TOPICS: [TopicPlan; 3] = [
                 members: 1,
                 ack_wait: Duration::ZERO,
                 attempts: 12,
+                keyed: false,
                 batches: 4,
                 aside_entries: SMALL_STORE,
             },
@@ -215,6 +220,7 @@ pub(crate) const TOPICS: [TopicPlan; 3] = [
                 members: 4,
                 ack_wait: Duration::from_millis(100),
                 attempts: 12,
+                keyed: false,
                 batches: 4,
                 aside_entries: SMALL_STORE,
             },
@@ -233,6 +239,7 @@ pub(crate) const TOPICS: [TopicPlan; 3] = [
                 members: 1,
                 ack_wait: Duration::ZERO,
                 attempts: 5,
+                keyed: false,
                 batches: 2,
                 aside_entries: 0,
             },
@@ -241,6 +248,7 @@ pub(crate) const TOPICS: [TopicPlan; 3] = [
                 members: 3,
                 ack_wait: Duration::from_secs(30),
                 attempts: 5,
+                keyed: false,
                 batches: 8,
                 aside_entries: 0,
             },
@@ -248,7 +256,38 @@ pub(crate) const TOPICS: [TopicPlan; 3] = [
         has_tap: false,
         has_yielder: false,
     },
+    TopicPlan {
+        name: "keys",
+        producers: 8,
+        capacity: 1_024,
+        sizes: Sizes::Small,
+        groups: &[GroupPlan {
+            name: "accounts",
+            members: 3,
+            ack_wait: Duration::ZERO,
+            attempts: 5,
+            keyed: true,
+            batches: 4,
+            aside_entries: 0,
+        }],
+        has_tap: false,
+        has_yielder: false,
+    },
 ];
+
+/// Processes that publish messages with keys.
+const KEY_PRODUCERS: usize = 2;
+/// Different keys.
+const KEYS: u64 = 200;
+
+/// The key of a message, where its topic has some. What is published in batches has none, and one in a few besides.
+pub(crate) fn key_of(topic: usize, id: u64) -> Option<u64> {
+    let (producer, count) = parts_of(id);
+    let is_keyed =
+        TOPICS[topic].groups.iter().any(|group| group.keyed) && block_of(producer, count).is_none();
+    let random = mix(id ^ 0x6b65_7973);
+    (is_keyed && !random.is_multiple_of(7)).then_some(random / 7 % KEYS)
+}
 
 /// Processes that publish large messages.
 const BULK_PRODUCERS: usize = 2;
@@ -293,7 +332,7 @@ pub(crate) fn jobs(producers: usize) -> Vec<Job> {
             jobs.push(Job::Yielder { topic });
         }
     }
-    let counts = [1, producers, BULK_PRODUCERS];
+    let counts = [1, producers, BULK_PRODUCERS, KEY_PRODUCERS];
     let publishing = counts.into_iter().enumerate().flat_map(|(topic, count)| (0..count).map(move |_| topic));
     jobs.extend(publishing.enumerate().map(|(number, topic)| Job::Producer { topic, number }));
     jobs

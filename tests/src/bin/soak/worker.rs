@@ -157,6 +157,7 @@ impl Worker {
                 0 => builder,
                 entries => builder.aside_entries(entries),
             };
+            let builder = if plan.keyed { builder.keyed() } else { builder };
             if plan.is_shared() { builder.shared().ack_wait(plan.ack_wait).join() } else { builder.join() }
         })
     }

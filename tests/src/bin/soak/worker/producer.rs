@@ -3,7 +3,7 @@
 use super::{Sabotage, Worker};
 use crate::page::{Kind, word};
 use crate::plan::{self, BLOCK, LANES, Load, Sizes, TOPICS};
-use bus_shm::{Lane, PublishError, Publisher};
+use bus_shm::{Lane, Meta, PublishError, Publisher};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -45,15 +45,16 @@ impl Worker {
             } else {
                 self.page.set(word::INTENDED, count);
                 let id = plan::id_of(number, count);
-                accepted += u64::from(self.publish(&mut publisher, sizes, id));
+                accepted += u64::from(self.publish(&mut publisher, topic, id));
             }
             self.page.set(word::ACCEPTED, accepted);
         }
     }
 
     /// False if it is time to leave.
-    fn publish(&mut self, publisher: &mut Publisher<Load>, sizes: Sizes, id: u64) -> bool {
-        let lane = plan::lane_of(id);
+    fn publish(&mut self, publisher: &mut Publisher<Load>, topic: usize, id: u64) -> bool {
+        let (lane, sizes) = (plan::lane_of(id), TOPICS[topic].sizes);
+        let key = plan::key_of(topic, id).map(|key| Meta::new().key(&format!("key-{key}")));
         let mut load = Load::new(sizes, id);
         if self.sabotages(Sabotage::Torn) {
             load.words.push(1);
@@ -67,9 +68,10 @@ impl Worker {
         }
         let is_loan = self.random.once_in(LOAN_ONE_IN);
         loop {
-            let outcome = match is_loan {
-                true => publish_loan(publisher, lane, &load),
-                false => publisher.publish_to(lane, &load),
+            let outcome = match &key {
+                Some(meta) => publisher.publish_with(lane, &load, meta),
+                None if is_loan => publish_loan(publisher, lane, &load),
+                None => publisher.publish_to(lane, &load),
             };
             match outcome {
                 Ok(sequence) => {
