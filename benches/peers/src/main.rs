@@ -1,0 +1,132 @@
+//! Measures shmbus beside other ways to pass messages between processes of one machine: one table, a JSON file, a
+//! picture. `README.md` says what is measured how.
+
+mod compare;
+mod parts;
+mod peers;
+mod table;
+mod way;
+mod ways;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use bus_bench::guest::{Engine, worker_main_with};
+use bus_bench::report::{FloorReport, Machine};
+use bus_bench::{BenchError, Pinning, WORKER_COMMAND};
+use clap::Parser;
+use serde::Serialize;
+
+use compare::{Pace, Row, compare};
+use peers::Peer;
+use way::{Kind, failed};
+
+/// Measures shmbus beside other ways to pass messages.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// At most about three minutes; what is taken without a choice.
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// Longer slices and more pairs; at most about twenty minutes.
+    #[arg(long)]
+    full: bool,
+    /// Only this peer; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Prints JSON instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// Where peers.json and peers.svg are written.
+    #[arg(long, value_name = "DIRECTORY", default_value = "target/peers")]
+    out: PathBuf,
+}
+
+/// Everything that a run has found.
+#[derive(Debug, Serialize)]
+struct Report {
+    machine: Machine,
+    floor: FloorReport,
+    rows: Vec<Row>,
+    seconds: f64,
+}
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|first| first == WORKER_COMMAND) {
+        return ExitCode::from(worker_main_with(args, ways::open) as u8);
+    }
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bus-peers: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), BenchError> {
+    let begun = Instant::now();
+    let chosen = chosen(&args.only)?;
+    let mut engine = Engine::start(&Pinning::Chosen, Path::new("/dev/shm"))?;
+    let mut rows = Vec::new();
+    let mut serial = 0;
+    for peer in &chosen {
+        eprintln!("{} ({})", peer.name, peer.setting);
+        for (kind, bytes) in cells(args, peer) {
+            rows.push(compare(&mut engine, peer, kind, bytes, "", pace(args.full), &mut serial));
+        }
+    }
+    let report = Report {
+        machine: engine.machine(),
+        floor: engine.floors(),
+        rows,
+        seconds: begun.elapsed().as_secs_f64(),
+    };
+    engine.quit();
+    write(args, &report)
+}
+
+/// The peers that were asked for; none means all.
+fn chosen(only: &[String]) -> Result<Vec<Peer>, BenchError> {
+    let all = peers::all();
+    if let Some(name) = only.iter().find(|name| all.iter().all(|peer| peer.name != name.as_str())) {
+        let mut known: Vec<&str> = all.iter().map(|peer| peer.name).collect();
+        known.dedup();
+        return Err(failed("--only", format!("no peer is called {name:?}; there are: {}", known.join(", "))));
+    }
+    Ok(all
+        .into_iter()
+        .filter(|peer| only.is_empty() || only.iter().any(|name| name == peer.name))
+        .collect())
+}
+
+/// What is measured of a peer: a quick run leaves the large messages of settings that are not the best out.
+fn cells(args: &Args, peer: &Peer) -> Vec<(Kind, usize)> {
+    let sizes: &[usize] = if peer.tuned || args.full { &[64, 1_024] } else { &[64] };
+    sizes.iter().flat_map(|bytes| [(Kind::Latency, *bytes), (Kind::Throughput, *bytes)]).collect()
+}
+
+fn pace(full: bool) -> Pace {
+    if full {
+        let (slice, budget) = (Duration::from_millis(40), Duration::from_secs(6));
+        Pace { slice, pairs: 40, budget, attempts: 3 }
+    } else {
+        let (slice, budget) = (Duration::from_millis(10), Duration::from_millis(1_200));
+        Pace { slice, pairs: 22, budget, attempts: 2 }
+    }
+}
+
+fn write(args: &Args, report: &Report) -> Result<(), BenchError> {
+    let json = serde_json::to_string_pretty(report).map_err(|error| failed("writing JSON", error))?;
+    std::fs::create_dir_all(&args.out)
+        .and_then(|()| std::fs::write(args.out.join("peers.json"), &json))
+        .map_err(|error| failed(format!("writing to {}", args.out.display()), error))?;
+    if args.json {
+        println!("{json}");
+    } else {
+        print!("{}", table::render(report, &chosen(&args.only)?));
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! The table: a line for each peer, setting, kind and size.
+
+use std::fmt::Write as _;
+
+use crate::Report;
+use crate::compare::{PAIRS_MIN, Row, Verdict};
+use crate::peers::Peer;
+use crate::way::Kind;
+
+/// Headings; the last six are told once for each setting of a peer.
+const HEADINGS: [&str; 14] = [
+    "peer", "setting", "work", "theirs", "ours", "ratio", "95 %", "pairs", "verdict", "copies", "validates",
+    "order; readers", "when one is killed", "acknowledged",
+];
+
+pub(crate) fn render(report: &Report, peers: &[Peer]) -> String {
+    let mut lines = vec![HEADINGS.map(String::from).to_vec()];
+    let mut told = None;
+    for row in &report.rows {
+        let first = told != Some((row.peer, row.tuned));
+        told = Some((row.peer, row.tuned));
+        lines.push(line(row, peers.iter().find(|peer| first && peer.name == row.peer && peer.tuned == row.tuned)));
+    }
+    let widths: Vec<usize> = (0..HEADINGS.len())
+        .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    let mut text = String::new();
+    for line in &lines {
+        let cells: Vec<String> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    let machine = &report.machine;
+    let _ = writeln!(
+        text,
+        "\n{}, {} cores, {}; workers on cores {:?}; a line from core to core {:.0} ns (from {:.0} to {:.0}); {:.0} s",
+        machine.cpu,
+        machine.cores,
+        machine.kernel,
+        machine.pinned,
+        report.floor.line_ns.p50,
+        report.floor.line_ns.lowest,
+        report.floor.line_ns.highest,
+        report.seconds
+    );
+    let _ = writeln!(
+        text,
+        "ratio: their time over ours, median of pairs of slices in one mode of the machine; at least {PAIRS_MIN} pairs for a verdict"
+    );
+    text
+}
+
+fn line(row: &Row, peer: Option<&Peer>) -> Vec<String> {
+    let what = if row.kind == Kind::Latency { "one way" } else { "stream" };
+    let size = if row.bytes < 1_024 { format!("{} B", row.bytes) } else { format!("{} KiB", row.bytes / 1_024) };
+    let mut cells = vec![
+        peer.map_or_else(String::new, |peer| peer.name.into()),
+        peer.map_or_else(String::new, |peer| peer.setting.into()),
+        format!("{what} {size}"),
+    ];
+    if let Some(error) = &row.error {
+        cells.extend([error.clone(), String::new(), String::new(), String::new(), String::new(), "failed".into()]);
+    } else {
+        cells.extend([
+            value(row.kind, row.theirs.ns, row.theirs.lost_share),
+            value(row.kind, row.ours.ns, row.ours.lost_share),
+            row.ratio.map_or_else(String::new, ratio),
+            row.interval_95.map_or_else(String::new, |ends| format!("{}-{}", ratio(ends.low), ratio(ends.high))),
+            format!("{} at {:.0} ns", row.pairs, row.line_ns),
+            word(row.verdict).into(),
+        ]);
+    }
+    match peer.map(|peer| peer.promises) {
+        Some(promises) => cells.extend([
+            promises.copies.into(),
+            promises.validates.into(),
+            format!("{}; {}", promises.order, promises.readers),
+            promises.survives_kill.into(),
+            promises.acknowledged.into(),
+        ]),
+        None => cells.extend(vec![String::new(); 5]),
+    }
+    cells
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Won => "won",
+        Verdict::Equal => "equal",
+        Verdict::Lost => "lost",
+        Verdict::Unsettled => "unsettled",
+        Verdict::Reference => "reference",
+    }
+}
+
+fn value(kind: Kind, ns: f64, lost: f64) -> String {
+    let mut text = match kind {
+        Kind::Latency => bus_bench::histogram::time(ns),
+        Kind::Throughput => rate(1e9 / ns),
+    };
+    if lost > 0.0 {
+        let _ = write!(text, ", {:.1} % lost", lost * 100.0);
+    }
+    text
+}
+
+fn rate(per_second: f64) -> String {
+    match per_second {
+        rate if rate >= 1e7 => format!("{:.0} M/s", rate / 1e6),
+        rate if rate >= 1e6 => format!("{:.1} M/s", rate / 1e6),
+        rate if rate >= 1e4 => format!("{:.0} k/s", rate / 1e3),
+        rate => format!("{:.1} k/s", rate / 1e3),
+    }
+}
+
+fn ratio(value: f64) -> String {
+    if value < 10.0 { format!("{value:.2}") } else { format!("{value:.0}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_three_digits_at_most() {
+        assert_eq!((rate(23.4e6), rate(1.26e6), rate(162e3), rate(5_540.0)), ("23 M/s".into(), "1.3 M/s".into(), "162 k/s".into(), "5.5 k/s".into()));
+        assert_eq!((ratio(0.953), ratio(148.2)), ("0.95".into(), "148".into()));
+    }
+}
