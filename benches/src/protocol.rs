@@ -72,7 +72,9 @@ impl Work {
             Self::Ring { payload_bytes, .. } => format!("the ring floor at {payload_bytes} bytes"),
             Self::Wake { .. } => "the wake floor".into(),
             Self::Memcpy { block_bytes, .. } => format!("the memcpy floor at {block_bytes} bytes"),
-            Self::Open { subject: Subject::Scenario(spec), .. } => format!("opening {}", spec.scenario.name()),
+            Self::Open { subject: Subject::Scenario(spec), .. } => {
+                format!("opening {}", spec.scenario.name())
+            }
             Self::Open { subject: Subject::Guest(text), .. } => format!("opening {text}"),
             Self::Slice { .. } => "a slice".into(),
             Self::Close { .. } => "closing".into(),

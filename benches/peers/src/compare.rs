@@ -191,10 +191,12 @@ fn attempt(
         let spec = serde_json::to_string(cell).map_err(|error| failed("describing a cell", error))?;
         Ok(Entry { spec, parts: parts.to_vec(), slice: pace.slice })
     };
-    let parts: &[usize] = if peer.in_process { &[0] } else { &[0, 1] };
+    let parts: &[usize] = if peer.alone { &[0] } else { &[0, 1] };
     let entries = [entry(&ours, &[0, 1])?, entry(&theirs, parts)?];
     let limits = Limits { goal: pace.pairs, budget: pace.budget, hard: pace.budget * 2 };
-    let mut measured = engine.measure(&entries, limits)?;
+    let measured = engine.measure(&entries, limits);
+    sweep(&ours.name);
+    let mut measured = measured?;
     let (theirs, ours) = (measured.pop().unwrap_or_default(), measured.pop().unwrap_or_default());
     for (side, name, lossy) in [(&ours, "shmbus", peer.ours.tap), (&theirs, peer.name, peer.lossy)] {
         let wrong = side.corrupt + side.out_of_order + if lossy { 0 } else { side.lost };
@@ -207,6 +209,19 @@ fn attempt(
         }
     }
     Ok(paired(ours, theirs))
+}
+
+/// Removes what a peer has left in shared memory: its own clean-up knows only ends of its own choosing.
+fn sweep(name: &str) {
+    let Ok(entries) = std::fs::read_dir("/dev/shm") else { return };
+    for entry in entries.flatten() {
+        // Names go on with a dash or end: `-1` is not `-12`.
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let ours = file.find(name).map(|at| &file[at + name.len()..]);
+        if ours.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit())) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Slices of the same round whose floors agree.
@@ -254,12 +269,12 @@ fn judge(row: &mut Row, peer: &Peer, pairs: &[Pair]) {
     let ratios = paired_ratios(&times(&theirs), &times(&ours));
     row.ratio = median(&ratios);
     row.interval_95 = bootstrap_median(&ratios);
-    row.verdict = verdict(ratios.len(), row.interval_95, peer.in_process);
+    row.verdict = verdict(ratios.len(), row.interval_95, peer.reference);
 }
 
-fn verdict(pairs: usize, interval: Option<Interval>, in_process: bool) -> Verdict {
+fn verdict(pairs: usize, interval: Option<Interval>, reference: bool) -> Verdict {
     match interval {
-        _ if in_process => Verdict::Reference,
+        _ if reference => Verdict::Reference,
         Some(interval) if pairs >= PAIRS_MIN => {
             if interval.low >= 1.0 {
                 Verdict::Won
@@ -298,7 +313,8 @@ mod tests {
     use std::time::SystemTime;
 
     fn slice(round: usize, floor: f64, ns: f64) -> Slice {
-        let outcomes = vec![Outcome::of("producer"), Outcome { block_ns: Some(ns), ..Outcome::of("consumer") }];
+        let outcomes =
+            vec![Outcome::of("producer"), Outcome { block_ns: Some(ns), ..Outcome::of("consumer") }];
         Slice { floor, round, started: SystemTime::now(), took: Duration::ZERO, outcomes }
     }
 

@@ -4,6 +4,7 @@
 mod compare;
 mod parts;
 mod peers;
+mod servers;
 mod table;
 mod way;
 mod ways;
@@ -49,6 +50,8 @@ struct Report {
     machine: Machine,
     floor: FloorReport,
     rows: Vec<Row>,
+    /// Peers that are not there, and why.
+    skipped: Vec<String>,
     seconds: f64,
 }
 
@@ -70,22 +73,51 @@ fn run(args: &Args) -> Result<(), BenchError> {
     let begun = Instant::now();
     let chosen = chosen(&args.only)?;
     let mut engine = Engine::start(&Pinning::Chosen, Path::new("/dev/shm"))?;
-    let mut rows = Vec::new();
+    let (mut rows, mut skipped) = (Vec::new(), Vec::new());
     let mut serial = 0;
-    for peer in &chosen {
-        eprintln!("{} ({})", peer.name, peer.setting);
-        for (kind, bytes) in cells(args, peer) {
-            rows.push(compare(&mut engine, peer, kind, bytes, "", pace(args.full), &mut serial));
+    // Neighbours that need the same share it.
+    for peers in chosen.chunk_by(|a, b| a.need == b.need) {
+        let server = match servers::start(peers[0].need, &engine.directory()) {
+            Ok(Ok(server)) => server,
+            Ok(Err(why)) => {
+                skipped.push(format!("{}: {why}", names(peers)));
+                continue;
+            }
+            Err(error) => {
+                skipped.push(format!("{}: {error}", names(peers)));
+                continue;
+            }
+        };
+        for peer in peers {
+            eprintln!("{} ({})", peer.name, peer.setting);
+            for (kind, bytes) in cells(args, peer) {
+                rows.push(compare(
+                    &mut engine,
+                    peer,
+                    kind,
+                    bytes,
+                    &server.address,
+                    pace(args.full),
+                    &mut serial,
+                ));
+            }
         }
     }
     let report = Report {
         machine: engine.machine(),
         floor: engine.floors(),
         rows,
+        skipped,
         seconds: begun.elapsed().as_secs_f64(),
     };
     engine.quit();
     write(args, &report)
+}
+
+fn names(peers: &[Peer]) -> String {
+    let mut names: Vec<&str> = peers.iter().map(|peer| peer.name).collect();
+    names.dedup();
+    names.join(", ")
 }
 
 /// The peers that were asked for; none means all.
@@ -96,10 +128,7 @@ fn chosen(only: &[String]) -> Result<Vec<Peer>, BenchError> {
         known.dedup();
         return Err(failed("--only", format!("no peer is called {name:?}; there are: {}", known.join(", "))));
     }
-    Ok(all
-        .into_iter()
-        .filter(|peer| only.is_empty() || only.iter().any(|name| name == peer.name))
-        .collect())
+    Ok(all.into_iter().filter(|peer| only.is_empty() || only.iter().any(|name| name == peer.name)).collect())
 }
 
 /// What is measured of a peer: a quick run leaves the large messages of settings that are not the best out.

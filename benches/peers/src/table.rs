@@ -9,8 +9,20 @@ use crate::way::Kind;
 
 /// Headings; the last six are told once for each setting of a peer.
 const HEADINGS: [&str; 14] = [
-    "peer", "setting", "work", "theirs", "ours", "ratio", "95 %", "pairs", "verdict", "copies", "validates",
-    "order; readers", "when one is killed", "acknowledged",
+    "peer",
+    "setting",
+    "work",
+    "theirs",
+    "ours",
+    "ratio",
+    "95 %",
+    "pairs",
+    "verdict",
+    "copies",
+    "validates",
+    "order; readers",
+    "when one is killed",
+    "acknowledged",
 ];
 
 pub(crate) fn render(report: &Report, peers: &[Peer]) -> String {
@@ -19,7 +31,10 @@ pub(crate) fn render(report: &Report, peers: &[Peer]) -> String {
     for row in &report.rows {
         let first = told != Some((row.peer, row.tuned));
         told = Some((row.peer, row.tuned));
-        lines.push(line(row, peers.iter().find(|peer| first && peer.name == row.peer && peer.tuned == row.tuned)));
+        lines.push(line(
+            row,
+            peers.iter().find(|peer| first && peer.name == row.peer && peer.tuned == row.tuned),
+        ));
     }
     let widths: Vec<usize> = (0..HEADINGS.len())
         .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
@@ -29,6 +44,9 @@ pub(crate) fn render(report: &Report, peers: &[Peer]) -> String {
         let cells: Vec<String> =
             line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    for line in &report.skipped {
+        let _ = writeln!(text, "not measured: {line}");
     }
     let machine = &report.machine;
     let _ = writeln!(
@@ -52,20 +70,29 @@ pub(crate) fn render(report: &Report, peers: &[Peer]) -> String {
 
 fn line(row: &Row, peer: Option<&Peer>) -> Vec<String> {
     let what = if row.kind == Kind::Latency { "one way" } else { "stream" };
-    let size = if row.bytes < 1_024 { format!("{} B", row.bytes) } else { format!("{} KiB", row.bytes / 1_024) };
+    let size =
+        if row.bytes < 1_024 { format!("{} B", row.bytes) } else { format!("{} KiB", row.bytes / 1_024) };
     let mut cells = vec![
         peer.map_or_else(String::new, |peer| peer.name.into()),
         peer.map_or_else(String::new, |peer| peer.setting.into()),
         format!("{what} {size}"),
     ];
     if let Some(error) = &row.error {
-        cells.extend([error.clone(), String::new(), String::new(), String::new(), String::new(), "failed".into()]);
+        cells.extend([
+            error.clone(),
+            String::new(),
+            String::new(),
+            String::new(),
+            String::new(),
+            "failed".into(),
+        ]);
     } else {
         cells.extend([
             value(row.kind, row.theirs.ns, row.theirs.lost_share),
             value(row.kind, row.ours.ns, row.ours.lost_share),
             row.ratio.map_or_else(String::new, ratio),
-            row.interval_95.map_or_else(String::new, |ends| format!("{}-{}", ratio(ends.low), ratio(ends.high))),
+            row.interval_95
+                .map_or_else(String::new, |ends| format!("{}-{}", ratio(ends.low), ratio(ends.high))),
             format!("{} at {:.0} ns", row.pairs, row.line_ns),
             word(row.verdict).into(),
         ]);
@@ -123,7 +150,10 @@ mod tests {
 
     #[test]
     fn figures_have_three_digits_at_most() {
-        assert_eq!((rate(23.4e6), rate(1.26e6), rate(162e3), rate(5_540.0)), ("23 M/s".into(), "1.3 M/s".into(), "162 k/s".into(), "5.5 k/s".into()));
+        assert_eq!(
+            (rate(23.4e6), rate(1.26e6), rate(162e3), rate(5_540.0)),
+            ("23 M/s".into(), "1.3 M/s".into(), "162 k/s".into(), "5.5 k/s".into())
+        );
         assert_eq!((ratio(0.953), ratio(148.2)), ("0.95".into(), "148".into()));
     }
 }

@@ -18,16 +18,13 @@ pub(crate) fn open_rtrb<const W: usize>(cell: &Cell) -> Result<Box<dyn Part>> {
 impl<const W: usize> Outbox<W> for rtrb::Producer<[u64; W]> {
     #[inline(always)]
     fn send(&mut self, write: impl FnOnce(&mut [u64; W])) -> Result<()> {
-        loop {
-            if let Ok(mut chunk) = self.write_chunk(1) {
-                if let Some(words) = chunk.as_mut_slices().0.first_mut() {
-                    write(words);
-                }
-                chunk.commit_all();
-                return Ok(());
-            }
+        let mut words = [0; W];
+        write(&mut words);
+        while let Err(rtrb::PushError::Full(back)) = self.push(words) {
+            words = back;
             std::hint::spin_loop();
         }
+        Ok(())
     }
 }
 

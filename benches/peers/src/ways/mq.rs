@@ -36,7 +36,12 @@ impl Queue {
             attributes.mq_msgsize = bytes as i64;
             // SAFETY: the name ends in a zero byte, the attributes live until the call returns.
             let id = unsafe {
-                libc::mq_open(name.as_ptr(), libc::O_CREAT | libc::O_RDONLY | libc::O_CLOEXEC, 0o600, &attributes)
+                libc::mq_open(
+                    name.as_ptr(),
+                    libc::O_CREAT | libc::O_RDONLY | libc::O_CLOEXEC,
+                    0o600,
+                    &attributes,
+                )
             };
             if id >= 0 {
                 return Ok(Self { id, name: Some(name) });
@@ -90,9 +95,8 @@ impl<const W: usize> Inbox<W> for In {
     fn receive(&mut self, _max: usize, mut see: impl FnMut(Seen)) -> Result<()> {
         let mut words = MaybeUninit::<[u64; W]>::zeroed();
         // SAFETY: there is room for W * 8 bytes, and messages of this queue are not longer.
-        let bytes = unsafe {
-            libc::mq_receive(self.0.id, words.as_mut_ptr().cast(), W * 8, std::ptr::null_mut())
-        };
+        let bytes =
+            unsafe { libc::mq_receive(self.0.id, words.as_mut_ptr().cast(), W * 8, std::ptr::null_mut()) };
         if bytes < 0 {
             return Err(failed_call("mq_receive"));
         }

@@ -16,9 +16,8 @@ const KERNEL_BYTES: usize = 1 << 20;
 
 pub(crate) fn open<const W: usize>(cell: &Cell, role: usize) -> Result<Box<dyn Part>> {
     let batch = if cell.tuned { BATCH } else { 1 };
-    let new = || {
-        socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).map_err(|error| failed("socket", error))
-    };
+    let new =
+        || socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).map_err(|error| failed("socket", error));
     let address = |way: &str| {
         SocketAddrUnix::new(cell.path(way)).map_err(|error| failed("the address of a socket", error))
     };
@@ -78,7 +77,12 @@ impl<const W: usize> Outbox<W> for Out<W> {
             headers(messages, &mut pieces, &mut list);
             // SAFETY: the entries name messages that live until the call returns, and there are as many as we say.
             let count = unsafe {
-                libc::sendmmsg(self.socket.as_raw_fd(), list.as_mut_ptr(), messages.len() as u32, libc::MSG_NOSIGNAL)
+                libc::sendmmsg(
+                    self.socket.as_raw_fd(),
+                    list.as_mut_ptr(),
+                    messages.len() as u32,
+                    libc::MSG_NOSIGNAL,
+                )
             };
             if count < 0 {
                 return Err(failed_call("sendmmsg"));

@@ -13,15 +13,13 @@ use bus_bench::guest::Part;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
 };
 
+use super::SLOTS;
 use crate::parts;
 use crate::way::{Cell, Inbox, Outbox, Result, Seen, failed, retry, seen};
-
-/// As many slots as a topic of ours has.
-const SLOTS: u64 = 1_024;
 
 /// How long the reader looks before it sleeps, at the best settings: as long as ours.
 const SPIN: Duration = Duration::from_micros(25);

@@ -1,7 +1,9 @@
 //! ringfire: a ring in shared memory, payloads copied in and out.
 
 use bus_bench::guest::Part;
-use ringfire::{BusySpin, FlowControl, FutexWait, RingConsumer, RingProducer, RingProducerBuilder, WaitStrategy};
+use ringfire::{
+    BusySpin, FlowControl, FutexWait, RingConsumer, RingProducer, RingProducerBuilder, WaitStrategy,
+};
 
 use super::SLOTS;
 use crate::parts;

@@ -26,8 +26,7 @@ pub(crate) fn open_pipe<const W: usize>(cell: &Cell, role: usize) -> Result<Box<
     };
     let inbox = |way: &str| {
         let path = cell.path(way);
-        mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| failed("mkfifo", error))?;
+        mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).map_err(|error| failed("mkfifo", error))?;
         let pipe = File::open(&path).map_err(|error| failed("opening a pipe", error))?;
         Ok(In::<_, W>::new(grown(cell, pipe), batch))
     };
