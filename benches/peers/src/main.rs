@@ -4,6 +4,8 @@
 mod compare;
 mod parts;
 mod peers;
+mod picture;
+mod serializers;
 mod servers;
 mod table;
 mod way;
@@ -33,7 +35,7 @@ struct Args {
     /// Longer slices and more pairs; at most about twenty minutes.
     #[arg(long)]
     full: bool,
-    /// Only this peer; may be given several times.
+    /// Only this peer, or `serializers`; may be given several times.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Prints JSON instead of the table.
@@ -52,6 +54,9 @@ struct Report {
     rows: Vec<Row>,
     /// Peers that are not there, and why.
     skipped: Vec<String>,
+    /// What is known from elsewhere, or not comparable here.
+    not_measured_here: [&'static str; 3],
+    serializers: Vec<serializers::Row>,
     seconds: f64,
 }
 
@@ -73,6 +78,7 @@ fn run(args: &Args) -> Result<(), BenchError> {
     let begun = Instant::now();
     let chosen = chosen(&args.only)?;
     let mut engine = Engine::start(&Pinning::Chosen, Path::new("/dev/shm"))?;
+    let had_registry = Path::new(CROSSBAR_REGISTRY).exists();
     let (mut rows, mut skipped) = (Vec::new(), Vec::new());
     let mut serial = 0;
     // Neighbours that need the same share it.
@@ -103,15 +109,36 @@ fn run(args: &Args) -> Result<(), BenchError> {
             }
         }
     }
+    let serializers = if wants_serializers(&args.only) {
+        eprintln!("{SERIALIZERS}");
+        serializers::measure(engine.cores()[0], if args.full { 400 } else { 100 })?
+    } else {
+        Vec::new()
+    };
     let report = Report {
         machine: engine.machine(),
         floor: engine.floors(),
         rows,
         skipped,
+        not_measured_here: peers::NOT_MEASURED,
+        serializers,
         seconds: begun.elapsed().as_secs_f64(),
     };
     engine.quit();
+    if !had_registry {
+        let _ = std::fs::remove_file(CROSSBAR_REGISTRY);
+    }
     write(args, &report)
+}
+
+/// What crossbar leaves on the machine; it goes with the run that made it.
+const CROSSBAR_REGISTRY: &str = "/dev/shm/crossbar-registry";
+
+/// The name by which the comparison of serializers is asked for.
+const SERIALIZERS: &str = "serializers";
+
+fn wants_serializers(only: &[String]) -> bool {
+    only.is_empty() || only.iter().any(|name| name == SERIALIZERS)
 }
 
 fn names(peers: &[Peer]) -> String {
@@ -123,10 +150,10 @@ fn names(peers: &[Peer]) -> String {
 /// The peers that were asked for; none means all.
 fn chosen(only: &[String]) -> Result<Vec<Peer>, BenchError> {
     let all = peers::all();
-    if let Some(name) = only.iter().find(|name| all.iter().all(|peer| peer.name != name.as_str())) {
-        let mut known: Vec<&str> = all.iter().map(|peer| peer.name).collect();
-        known.dedup();
-        return Err(failed("--only", format!("no peer is called {name:?}; there are: {}", known.join(", "))));
+    let known = |name: &str| name == SERIALIZERS || all.iter().any(|peer| peer.name == name);
+    if let Some(name) = only.iter().find(|name| !known(name)) {
+        let text = format!("no peer is called {name:?}; there are: {}, {SERIALIZERS}", names(&all));
+        return Err(failed("--only", text));
     }
     Ok(all.into_iter().filter(|peer| only.is_empty() || only.iter().any(|name| name == peer.name)).collect())
 }
@@ -152,6 +179,7 @@ fn write(args: &Args, report: &Report) -> Result<(), BenchError> {
     std::fs::create_dir_all(&args.out)
         .and_then(|()| std::fs::write(args.out.join("peers.json"), &json))
         .map_err(|error| failed(format!("writing to {}", args.out.display()), error))?;
+    picture::draw(report, &args.out.join("peers.svg"))?;
     if args.json {
         println!("{json}");
     } else {

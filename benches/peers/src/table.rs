@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use bus_bench::stats::Interval;
+
 use crate::Report;
 use crate::compare::{PAIRS_MIN, Row, Verdict};
 use crate::peers::Peer;
@@ -26,26 +28,17 @@ const HEADINGS: [&str; 14] = [
 ];
 
 pub(crate) fn render(report: &Report, peers: &[Peer]) -> String {
-    let mut lines = vec![HEADINGS.map(String::from).to_vec()];
-    let mut told = None;
-    for row in &report.rows {
-        let first = told != Some((row.peer, row.tuned));
-        told = Some((row.peer, row.tuned));
-        lines.push(line(
-            row,
-            peers.iter().find(|peer| first && peer.name == row.peer && peer.tuned == row.tuned),
-        ));
-    }
-    let widths: Vec<usize> = (0..HEADINGS.len())
-        .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
-        .collect();
     let mut text = String::new();
-    for line in &lines {
-        let cells: Vec<String> =
-            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    if !report.rows.is_empty() {
+        text.push_str(&comparison(report, peers));
+    }
+    if !report.serializers.is_empty() {
+        text.push_str(&serializers(report));
     }
     for line in &report.skipped {
+        let _ = writeln!(text, "not measured: {line}");
+    }
+    for line in &report.not_measured_here {
         let _ = writeln!(text, "not measured: {line}");
     }
     let machine = &report.machine;
@@ -63,19 +56,62 @@ pub(crate) fn render(report: &Report, peers: &[Peer]) -> String {
     );
     let _ = writeln!(
         text,
-        "ratio: their time over ours, median of pairs of slices in one mode of the machine; at least {PAIRS_MIN} pairs for a verdict"
+        "ratio: their time over ours, median of pairs of slices in one mode of the machine; {PAIRS_MIN} pairs for a verdict"
     );
     text
 }
 
+fn comparison(report: &Report, peers: &[Peer]) -> String {
+    let mut lines = vec![HEADINGS.map(String::from).to_vec()];
+    let mut told = None;
+    for row in &report.rows {
+        let first = told != Some((row.peer, row.tuned));
+        told = Some((row.peer, row.tuned));
+        lines.push(line(
+            row,
+            peers.iter().find(|peer| first && peer.name == row.peer && peer.tuned == row.tuned),
+        ));
+    }
+    columns(&lines)
+}
+
+fn serializers(report: &Report) -> String {
+    let headings = ["serializer", "body", "size", "encode", "decode", "both, to rkyv", "95 %"];
+    let mut lines = vec![headings.map(String::from).to_vec()];
+    for row in &report.serializers {
+        lines.push(vec![
+            row.serializer.into(),
+            format!("{} B", row.body_bytes),
+            format!("{} B", row.size_bytes),
+            format!("{:.0} ns", row.encode_ns),
+            format!("{:.0} ns", row.decode_ns),
+            row.ratio.map_or_else(String::new, ratio),
+            row.interval_95.map_or_else(String::new, interval),
+        ]);
+    }
+    columns(&lines)
+}
+
+/// Lines of cells with the columns aligned, and an empty line behind.
+fn columns(lines: &[Vec<String>]) -> String {
+    let count = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    let mut text = String::new();
+    for line in lines {
+        let cells: Vec<String> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text.push('\n');
+    text
+}
+
 fn line(row: &Row, peer: Option<&Peer>) -> Vec<String> {
-    let what = if row.kind == Kind::Latency { "one way" } else { "stream" };
-    let size =
-        if row.bytes < 1_024 { format!("{} B", row.bytes) } else { format!("{} KiB", row.bytes / 1_024) };
     let mut cells = vec![
         peer.map_or_else(String::new, |peer| peer.name.into()),
         peer.map_or_else(String::new, |peer| peer.setting.into()),
-        format!("{what} {size}"),
+        work(row),
     ];
     if let Some(error) = &row.error {
         cells.extend([
@@ -110,6 +146,16 @@ fn line(row: &Row, peer: Option<&Peer>) -> Vec<String> {
     cells
 }
 
+/// What was measured, and at which size.
+pub(crate) fn work(row: &Row) -> String {
+    let what = if row.kind == Kind::Latency { "one way" } else { "stream" };
+    if row.bytes < 1_024 {
+        format!("{what} {} B", row.bytes)
+    } else {
+        format!("{what} {} KiB", row.bytes / 1_024)
+    }
+}
+
 fn word(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Won => "won",
@@ -138,6 +184,10 @@ fn rate(per_second: f64) -> String {
         rate if rate >= 1e4 => format!("{:.0} k/s", rate / 1e3),
         rate => format!("{:.1} k/s", rate / 1e3),
     }
+}
+
+fn interval(ends: Interval) -> String {
+    format!("{}-{}", ratio(ends.low), ratio(ends.high))
 }
 
 fn ratio(value: f64) -> String {

@@ -27,8 +27,9 @@ pub(crate) fn open<const W: usize>(cell: &Cell, role: usize) -> Result<Box<dyn P
         Ok(PoolOut { to, topic })
     };
     let inbox = |way: &str| {
-        let from = retry("subscribing", || Subscriber::connect(&name(way))?.subscribe("/messages"))?;
-        Ok(PoolIn(from))
+        let subscriber = retry("connecting to a pool", || Subscriber::connect(&name(way)))?;
+        let from = retry("subscribing", || subscriber.subscribe("/messages"))?;
+        Ok(PoolIn { from, _subscriber: subscriber })
     };
     parts::open::<W, _, _>(cell, role, outbox, inbox)
 }
@@ -78,12 +79,16 @@ impl<const W: usize> Outbox<W> for PoolOut {
     }
 }
 
-struct PoolIn(Stream);
+/// The stream reads what the subscriber has mapped, and does not keep it mapped.
+struct PoolIn {
+    from: Stream,
+    _subscriber: Subscriber,
+}
 
 impl<const W: usize> Inbox<W> for PoolIn {
     #[inline(always)]
     fn receive(&mut self, _max: usize, mut see: impl FnMut(Seen)) -> Result<()> {
-        let sample = self.0.recv().map_err(|error| failed("receiving a block", error))?;
+        let sample = self.from.recv().map_err(|error| failed("receiving a block", error))?;
         see(seen_bytes::<W>(&sample));
         Ok(())
     }

@@ -3,6 +3,8 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::mem::transmute_copy;
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
 use crate::way::{Result, failed};
 
 /// A loaded library. It stays loaded: its functions may be in use anywhere.
@@ -44,6 +46,17 @@ fn last_error(name: &str) -> String {
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
+/// Runs what makes a library's own threads so that they may use all cores, and not the one of this worker alone.
+pub(crate) fn with_free_threads<T>(make: impl FnOnce() -> T) -> Result<T> {
+    let own = sched_getaffinity(None).map_err(|error| failed("sched_getaffinity", error))?;
+    let mut all = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|core| all.set(core));
+    sched_setaffinity(None, &all).map_err(|error| failed("sched_setaffinity", error))?;
+    let made = make();
+    sched_setaffinity(None, &own).map_err(|error| failed("sched_setaffinity", error))?;
+    Ok(made)
+}
+
 pub(crate) type Socket = *mut c_void;
 
 /// The part of ZeroMQ that is needed.
@@ -81,6 +94,7 @@ impl Zmq {
 /// The part of nng that is needed. A socket is a structure of one number, which travels like the number.
 #[derive(Clone, Copy)]
 pub(crate) struct Nng {
+    pub(crate) pair: unsafe extern "C" fn(*mut u32) -> c_int,
     pub(crate) push: unsafe extern "C" fn(*mut u32) -> c_int,
     pub(crate) pull: unsafe extern "C" fn(*mut u32) -> c_int,
     pub(crate) listen: unsafe extern "C" fn(u32, *const c_char, *mut c_void, c_int) -> c_int,
@@ -97,6 +111,7 @@ impl Nng {
         // SAFETY: the types are those of nng.h.
         unsafe {
             Ok(Self {
+                pair: library.function(c"nng_pair0_open")?,
                 push: library.function(c"nng_push0_open")?,
                 pull: library.function(c"nng_pull0_open")?,
                 listen: library.function(c"nng_listen")?,

@@ -1,48 +1,49 @@
-//! nng over a Unix socket: push and pull, with longer queues (best) or as they come.
+//! nng over a Unix socket: a pair with queues on both sides (best), push and pull as they come.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_int};
 use std::ptr::null_mut;
 
 use bus_bench::guest::Part;
 
-use super::library::Nng;
+use super::library::{Nng, with_free_threads};
 use crate::parts;
 use crate::way::{Cell, Inbox, Outbox, Result, Seen, bytes_of, failed, retry, seen};
 
-/// Messages that wait on each side, at the best settings: as many as the library takes.
-const QUEUE: i32 = 8_192;
+/// Messages that wait on each side, at the best settings.
+const QUEUE: c_int = 1_024;
 
 pub(crate) fn open<const W: usize>(cell: &Cell, role: usize) -> Result<Box<dyn Part>> {
     let nng = Nng::load(&cell.server)?;
     let address = |way: &str| CString::new(format!("ipc://{}", cell.path(way).display())).unwrap_or_default();
-    let outbox = |way: &str| {
+    let opened = |default: unsafe extern "C" fn(*mut u32) -> c_int| -> Result<End> {
         let mut socket = 0;
         // SAFETY: there is room for the socket's number.
-        checked("nng_push0_open", unsafe { (nng.push)(&mut socket) })?;
-        let end = End { nng, socket };
-        if cell.tuned {
+        checked("opening a socket", unsafe { (if cell.tuned { nng.pair } else { default })(&mut socket) })?;
+        for name in [c"send-buffer", c"recv-buffer"].into_iter().filter(|_| cell.tuned) {
             // SAFETY: the socket is open, the name ends in a zero byte.
-            checked("send-buffer", unsafe { (nng.set_int)(socket, c"send-buffer".as_ptr(), QUEUE) })?;
+            checked("nng_socket_set_int", unsafe { (nng.set_int)(socket, name.as_ptr(), QUEUE) })?;
         }
-        // SAFETY: the socket is open, the address ends in a zero byte.
+        Ok(End { nng, socket })
+    };
+    let outbox = |way: &str| {
+        let end = opened(nng.push)?;
+        let address = address(way);
         retry("nng_dial", || {
-            checked("nng_dial", unsafe { (nng.dial)(socket, address(way).as_ptr(), null_mut(), 0) })
+            // SAFETY: the socket is open, the address ends in a zero byte.
+            checked("nng_dial", unsafe { (nng.dial)(end.socket, address.as_ptr(), null_mut(), 0) })
         })?;
         Ok(Out(end))
     };
     let inbox = |way: &str| {
-        let mut socket = 0;
-        // SAFETY: there is room for the socket's number.
-        checked("nng_pull0_open", unsafe { (nng.pull)(&mut socket) })?;
-        let end = End { nng, socket };
+        let end = opened(nng.pull)?;
         // SAFETY: the socket is open, the address ends in a zero byte.
-        checked("nng_listen", unsafe { (nng.listen)(socket, address(way).as_ptr(), null_mut(), 0) })?;
+        checked("nng_listen", unsafe { (nng.listen)(end.socket, address(way).as_ptr(), null_mut(), 0) })?;
         Ok(In(end))
     };
-    parts::open::<W, _, _>(cell, role, outbox, inbox)
+    with_free_threads(|| parts::open::<W, _, _>(cell, role, outbox, inbox))?
 }
 
-fn checked(call: &str, result: i32) -> Result<()> {
+fn checked(call: &str, result: c_int) -> Result<()> {
     if result == 0 { Ok(()) } else { Err(failed(call, format!("error {result}"))) }
 }
 

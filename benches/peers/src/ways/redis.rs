@@ -46,9 +46,11 @@ struct Out {
 }
 
 impl Out {
-    fn settle(&mut self) -> Result<()> {
+    /// Waits until so many answers at most are missing.
+    fn settle(&mut self, missing: usize) -> Result<()> {
         self.wire.flush()?;
-        for _ in 0..std::mem::take(&mut self.open) {
+        while self.open > missing {
+            self.open -= 1;
             if self.stream {
                 bulk(&mut self.wire)?;
             } else {
@@ -71,11 +73,15 @@ impl<const W: usize> Outbox<W> for Out {
             command(out, &[b"PUBLISH", &self.name, bytes]);
         }
         self.open += 1;
-        if self.open >= self.pipeline { self.settle() } else { Ok(()) }
+        if !self.open.is_multiple_of(self.pipeline) {
+            return Ok(());
+        }
+        // In a pipeline the server works on one batch while the next is written.
+        self.settle(if self.pipeline > 1 { self.pipeline } else { 0 })
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.settle()
+        self.settle(0)
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) fn open<const W: usize>(cell: &Cell, role: usize) -> Result<Box<dyn P
         let flow = if cell.tuned { FlowControl::LosslessBackpressure } else { FlowControl::LossyLatestWins };
         let producer = RingProducerBuilder::new(SLOTS).flow_control(flow).build(cell.path(way));
         let to = producer.map_err(|error| failed("creating a ring", error))?;
-        Ok(Out { to })
+        Ok(Out { to, messages: vec![[0; W]; if cell.tuned { BATCH } else { 1 }], used: 0 })
     };
     let inbox = |way: &str| {
         let from = retry("attaching to a ring", || {
@@ -30,14 +30,22 @@ pub(crate) fn open<const W: usize>(cell: &Cell, role: usize) -> Result<Box<dyn P
 
 struct Out<const W: usize> {
     to: RingProducer<[u64; W]>,
+    messages: Vec<[u64; W]>,
+    used: usize,
 }
 
 impl<const W: usize> Outbox<W> for Out<W> {
     #[inline(always)]
     fn send(&mut self, write: impl FnOnce(&mut [u64; W])) -> Result<()> {
-        let mut words = [0; W];
-        write(&mut words);
-        self.to.push(&words);
+        write(&mut self.messages[self.used]);
+        self.used += 1;
+        if self.used == self.messages.len() { self.flush() } else { Ok(()) }
+    }
+
+    #[inline(always)]
+    fn flush(&mut self) -> Result<()> {
+        self.to.push_batch(&self.messages[..self.used]);
+        self.used = 0;
         Ok(())
     }
 }

@@ -30,6 +30,10 @@ pub(crate) fn open<const W: usize>(cell: &Cell, role: usize) -> Result<Box<dyn P
         let mut builder = bus.topic_builder::<Block<W>>(way);
         if cell.ours.one_producer {
             builder = builder.producers(1);
+            if cell.ours.tuned {
+                // The whole message in its slot.
+                builder = builder.inline_bytes((W * 8) as u32);
+            }
         }
         if cell.ours.tuned {
             builder = builder.stamps(false);

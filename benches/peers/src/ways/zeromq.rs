@@ -4,7 +4,7 @@ use std::ffi::{CString, c_int};
 
 use bus_bench::guest::Part;
 
-use super::library::{Socket, Zmq};
+use super::library::{Socket, Zmq, with_free_threads};
 use crate::parts;
 use crate::way::{Cell, Inbox, Outbox, Result, Seen, bytes_of, failed_call, seen};
 
@@ -63,7 +63,7 @@ pub(crate) fn open<const W: usize>(cell: &Cell, role: usize) -> Result<Box<dyn P
         };
         if bad { Err(failed_call("zmq_connect")) } else { Ok(In(end)) }
     };
-    parts::open::<W, _, _>(cell, role, outbox, inbox)
+    with_free_threads(|| parts::open::<W, _, _>(cell, role, outbox, inbox))?
 }
 
 struct End {
