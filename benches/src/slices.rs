@@ -120,8 +120,10 @@ pub struct Slice {
     pub floor: f64,
     /// Slices of the same round were measured right after each other.
     pub round: usize,
-    pub(crate) started: SystemTime,
-    pub(crate) took: Duration,
+    /// When it began.
+    pub started: SystemTime,
+    /// How long it took.
+    pub took: Duration,
     /// One a worker, in the order of the roles.
     pub outcomes: Vec<Outcome>,
 }
