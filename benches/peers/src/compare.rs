@@ -8,7 +8,7 @@ use bus_bench::histogram::Summary;
 use bus_bench::stats::{Interval, bootstrap_median, median, paired_ratios};
 use serde::Serialize;
 
-use crate::peers::Peer;
+use crate::peers::{Peer, Promises};
 use crate::way::{Cell, Kind, Ours, failed};
 use crate::ways::shmbus;
 
@@ -70,6 +70,7 @@ pub(crate) struct Row {
     pub(crate) tuned: bool,
     pub(crate) setting: &'static str,
     pub(crate) compared_with: String,
+    pub(crate) promises: Promises,
     pub(crate) kind: Kind,
     pub(crate) bytes: usize,
     pub(crate) theirs: Side,
@@ -121,6 +122,7 @@ pub(crate) fn compare(
         tuned: peer.tuned,
         setting: peer.setting,
         compared_with: name_of(peer.ours),
+        promises: peer.promises,
         kind,
         bytes,
         theirs: Side::default(),

@@ -183,7 +183,7 @@ fn write(args: &Args, report: &Report) -> Result<(), BenchError> {
     if args.json {
         println!("{json}");
     } else {
-        print!("{}", table::render(report, &chosen(&args.only)?));
+        print!("{}", table::render(report));
     }
     Ok(())
 }

@@ -35,7 +35,14 @@ pub(crate) fn draw(report: &Report, path: &Path) -> Result<()> {
         area.fill(&WHITE)?;
         for (panel, rows) in area.split_evenly((2, 2)).iter().zip(&panels) {
             if let Some(first) = rows.first() {
-                draw_panel(panel, rows, &format!("{}: their time / ours", work(first)))?;
+                draw_panel(
+                    panel,
+                    rows,
+                    &format!(
+                        "{}: their time / ours (green won, grey equal, red lost, blue not judged)",
+                        work(first)
+                    ),
+                )?;
             }
         }
         area.present()?;

@@ -6,11 +6,14 @@ use bus_bench::stats::Interval;
 
 use crate::Report;
 use crate::compare::{PAIRS_MIN, Row, Verdict};
-use crate::peers::Peer;
+use crate::peers::{OURS, Promises};
 use crate::way::Kind;
 
-/// Headings; the last six are told once for each setting of a peer.
-const HEADINGS: [&str; 14] = [
+/// Where the headings of the promises begin.
+const PROMISES_AT: usize = 10;
+
+/// Headings; setting, our row and promises are told once for each setting of a peer.
+const HEADINGS: [&str; 15] = [
     "peer",
     "setting",
     "work",
@@ -20,6 +23,7 @@ const HEADINGS: [&str; 14] = [
     "95 %",
     "pairs",
     "verdict",
+    "our row",
     "copies",
     "validates",
     "order; readers",
@@ -27,13 +31,18 @@ const HEADINGS: [&str; 14] = [
     "acknowledged",
 ];
 
-pub(crate) fn render(report: &Report, peers: &[Peer]) -> String {
+pub(crate) fn render(report: &Report) -> String {
     let mut text = String::new();
     if !report.rows.is_empty() {
-        text.push_str(&comparison(report, peers));
+        text.push_str(&comparison(report));
     }
     if !report.serializers.is_empty() {
         text.push_str(&serializers(report));
+    }
+    for row in &report.rows {
+        if let Some(error) = &row.error {
+            let _ = writeln!(text, "failed: {}, {}: {error}", row.peer, work(row));
+        }
     }
     for line in &report.skipped {
         let _ = writeln!(text, "not measured: {line}");
@@ -61,16 +70,17 @@ pub(crate) fn render(report: &Report, peers: &[Peer]) -> String {
     text
 }
 
-fn comparison(report: &Report, peers: &[Peer]) -> String {
+fn comparison(report: &Report) -> String {
     let mut lines = vec![HEADINGS.map(String::from).to_vec()];
+    let mut us = vec![String::new(); PROMISES_AT];
+    us[0] = "shmbus".into();
+    us.extend(promises(&OURS));
+    lines.push(us);
     let mut told = None;
     for row in &report.rows {
         let first = told != Some((row.peer, row.tuned));
         told = Some((row.peer, row.tuned));
-        lines.push(line(
-            row,
-            peers.iter().find(|peer| first && peer.name == row.peer && peer.tuned == row.tuned),
-        ));
+        lines.push(line(row, first));
     }
     columns(&lines)
 }
@@ -107,43 +117,39 @@ fn columns(lines: &[Vec<String>]) -> String {
     text
 }
 
-fn line(row: &Row, peer: Option<&Peer>) -> Vec<String> {
-    let mut cells = vec![
-        peer.map_or_else(String::new, |peer| peer.name.into()),
-        peer.map_or_else(String::new, |peer| peer.setting.into()),
-        work(row),
-    ];
-    if let Some(error) = &row.error {
-        cells.extend([
-            error.clone(),
-            String::new(),
-            String::new(),
-            String::new(),
-            String::new(),
-            "failed".into(),
-        ]);
+/// A row; what is the same for all rows of a setting is told with the first one.
+fn line(row: &Row, first: bool) -> Vec<String> {
+    let once = |text: &str| if first { text.to_owned() } else { String::new() };
+    let mut cells = vec![once(row.peer), once(row.setting), work(row)];
+    if row.error.is_some() {
+        cells.extend(["", "", "", "", "", "failed", ""].map(String::from));
     } else {
         cells.extend([
             value(row.kind, row.theirs.ns, row.theirs.lost_share),
             value(row.kind, row.ours.ns, row.ours.lost_share),
             row.ratio.map_or_else(String::new, ratio),
-            row.interval_95
-                .map_or_else(String::new, |ends| format!("{}-{}", ratio(ends.low), ratio(ends.high))),
+            row.interval_95.map_or_else(String::new, interval),
             format!("{} at {:.0} ns", row.pairs, row.line_ns),
             word(row.verdict).into(),
+            once(&row.compared_with),
         ]);
     }
-    match peer.map(|peer| peer.promises) {
-        Some(promises) => cells.extend([
-            promises.copies.into(),
-            promises.validates.into(),
-            format!("{}; {}", promises.order, promises.readers),
-            promises.survives_kill.into(),
-            promises.acknowledged.into(),
-        ]),
-        None => cells.extend(vec![String::new(); 5]),
+    if first {
+        cells.extend(promises(&row.promises));
+    } else {
+        cells.extend(vec![String::new(); HEADINGS.len() - PROMISES_AT]);
     }
     cells
+}
+
+fn promises(promises: &Promises) -> [String; 5] {
+    [
+        promises.copies.into(),
+        promises.validates.into(),
+        format!("{}; {}", promises.order, promises.readers),
+        promises.survives_kill.into(),
+        promises.acknowledged.into(),
+    ]
 }
 
 /// What was measured, and at which size.
