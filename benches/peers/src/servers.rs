@@ -37,7 +37,7 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 /// What a peer needs, as long as it is needed.
 #[derive(Debug, Default)]
 pub(crate) struct Server {
-    children: Vec<Child>,
+    running: Vec<Running>,
     /// What the peer's ends are told: an address, a file, a path.
     pub(crate) address: String,
 }
@@ -45,19 +45,7 @@ pub(crate) struct Server {
 impl Server {
     /// Nothing that runs, only where to find it.
     fn at(address: impl Into<String>) -> Self {
-        Self { children: Vec::new(), address: address.into() }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        for child in self.children.iter_mut().rev() {
-            // Each leads a process group of its own, so nothing that it started stays behind.
-            if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
-                let _ = kill_process_group(group, Signal::KILL);
-            }
-            let _ = child.wait();
-        }
+        Self { running: Vec::new(), address: address.into() }
     }
 }
 
@@ -101,17 +89,48 @@ fn program(name: &str) -> Option<PathBuf> {
     places.into_iter().map(|place| place.join(name)).find(|path| path.is_file())
 }
 
-/// Starts a program in a group of its own that ends with this one.
-fn spawn(command: &mut Command) -> Result<Child> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // SAFETY: one system call and nothing else between fork and exec: no allocation, no lock.
-    unsafe {
-        command.pre_exec(|| {
-            rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into)
-        });
+/// A program in a process group of its own, so that nothing that it started stays behind, and a guard that ends the group if
+/// this process is killed.
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    guard: Child,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Result<Self> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(|error| failed(format!("starting {name}"), error))?;
+        // Its input ends with this process, however that ends.
+        let guard = Command::new("/bin/sh")
+            .args(["-c", "read line; kill -KILL -- \"-$1\"", "guard", &child.id().to_string()])
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        match guard {
+            Ok(guard) => Ok(Self { child, guard }),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(failed("starting a guard", error))
+            }
+        }
     }
-    command.spawn().map_err(|error| failed(format!("starting {name}"), error))
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The guard first: afterwards the number of the group may be somebody else's.
+        let _ = self.guard.kill();
+        let _ = self.guard.wait();
+        if let Some(group) = Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = self.child.wait();
+    }
 }
 
 /// A port of loopback that nobody listens on.
@@ -127,8 +146,8 @@ fn await_port(server: &mut Server, port: u16) -> Result<()> {
         if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return Ok(());
         }
-        for child in &mut server.children {
-            if let Ok(Some(status)) = child.try_wait() {
+        for program in &mut server.running {
+            if let Ok(Some(status)) = program.child.try_wait() {
                 return Err(failed("a server", format!("it ended at once: {status}")));
             }
         }
@@ -141,25 +160,25 @@ fn await_port(server: &mut Server, port: u16) -> Result<()> {
 
 fn redis(path: &Path, directory: &Path) -> Result<Server> {
     let socket = directory.join("redis.socket");
-    let child = spawn(
+    let program = Running::start(
         Command::new(path)
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--daemonize", "no", "--unixsocket"])
             .arg(&socket)
             .current_dir(directory),
     )?;
-    let server = Server { children: vec![child], address: socket.display().to_string() };
+    let server = Server { running: vec![program], address: socket.display().to_string() };
     retry("redis-server", || UnixStream::connect(&socket))?;
     Ok(server)
 }
 
 fn nats(path: &Path, directory: &Path) -> Result<Server> {
     let port = free_port()?;
-    let child = spawn(
+    let program = Running::start(
         Command::new(path)
             .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"])
             .arg(directory.join("nats")),
     )?;
-    let mut server = Server { children: vec![child], address: format!("127.0.0.1:{port}") };
+    let mut server = Server { running: vec![program], address: format!("127.0.0.1:{port}") };
     await_port(&mut server, port)?;
     Ok(server)
 }
@@ -168,9 +187,9 @@ fn rabbitmq(script: &Path, epmd: &Path, directory: &Path) -> Result<Server> {
     let home = directory.join("rabbitmq");
     std::fs::create_dir_all(&home).map_err(|error| failed("a directory for RabbitMQ", error))?;
     let (port, distribution, names) = (free_port()?, free_port()?, free_port()?);
-    let mut server = Server { children: Vec::new(), address: format!("127.0.0.1:{port}") };
+    let mut server = Server { running: Vec::new(), address: format!("127.0.0.1:{port}") };
     // Started here, so that RabbitMQ does not leave one behind.
-    server.children.push(spawn(Command::new(epmd).args([
+    server.running.push(Running::start(Command::new(epmd).args([
         "-port",
         &names.to_string(),
         "-address",
@@ -179,7 +198,7 @@ fn rabbitmq(script: &Path, epmd: &Path, directory: &Path) -> Result<Server> {
     await_port(&mut server, names)?;
     // The first three keep idle schedulers from taking the cores from those who are measured.
     let erlang = "+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}";
-    let child = spawn(
+    let program = Running::start(
         Command::new(script)
             .env("HOME", &home)
             .env("RABBITMQ_NODENAME", format!("shmbus{}@localhost", std::process::id()))
@@ -196,7 +215,7 @@ fn rabbitmq(script: &Path, epmd: &Path, directory: &Path) -> Result<Server> {
             .env("ERL_EPMD_PORT", names.to_string())
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", erlang),
     )?;
-    server.children.push(child);
+    server.running.push(program);
     await_port(&mut server, port)?;
     Ok(server)
 }

@@ -103,6 +103,22 @@ fn a_name_that_nobody_has_is_refused_with_those_that_exist() {
 /// Kills and reaps whatever becomes of the test.
 struct Running(Child);
 
+impl Running {
+    fn start(peer: &str, out: &Path) -> Self {
+        let mut command = Command::new(BINARY);
+        command
+            .args(["--full", "--only", peer, "--out"])
+            .arg(out)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Self(command.spawn().expect("the command"))
+    }
+
+    fn directory(&self) -> PathBuf {
+        PathBuf::from(format!("/dev/shm/shmbus-bench-{}", self.0.id()))
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -113,18 +129,39 @@ impl Drop for Running {
 #[test]
 fn nothing_of_the_bus_is_left_when_the_command_is_killed() {
     let scratch = Scratch::new("killed");
-    let mut command = Command::new(BINARY);
-    command
-        .args(["--full", "--only", "pipe", "--out"])
-        .arg(&scratch.0)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let mut running = Running(command.spawn().expect("the command"));
+    let mut running = Running::start("pipe", &scratch.0);
     let process = running.0.id();
-    let directory = PathBuf::from(format!("/dev/shm/shmbus-bench-{process}"));
-    let is_measuring = || std::fs::read_dir(&directory).is_ok_and(|entries| entries.flatten().count() > 0);
-    wait_until("a bus of the run", is_measuring);
+    let directory = running.directory();
+    wait_until("a bus of the run", || {
+        std::fs::read_dir(&directory).is_ok_and(|entries| entries.flatten().count() > 0)
+    });
     running.0.kill().expect("a kill");
     running.0.wait().expect("its end");
     wait_until("the directory to be removed", || left_in_memory(process).is_empty());
+}
+
+/// Processes whose command line names a file in that directory.
+fn users_of(directory: &Path) -> usize {
+    let inside = format!("{}/", directory.display());
+    let entries = std::fs::read_dir("/proc").expect("/proc");
+    let line = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+    entries.flatten().map(line).filter(|line| String::from_utf8_lossy(line).contains(&inside)).count()
+}
+
+#[test]
+fn servers_and_programs_end_with_the_command_that_is_killed() {
+    for peer in ["redis pub/sub", "python multiprocessing"] {
+        let scratch = Scratch::new("servers");
+        let mut running = Running::start(peer, &scratch.0);
+        let directory = running.directory();
+        let begun = Instant::now();
+        // Where the program is not installed the command ends by itself.
+        while users_of(&directory) == 0 && matches!(running.0.try_wait(), Ok(None)) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{peer} did not start");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        running.0.kill().expect("a kill");
+        running.0.wait().expect("its end");
+        wait_until(peer, || users_of(&directory) == 0);
+    }
 }

@@ -5,7 +5,6 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use bus_bench::guest::{Outcome, Part, Turn};
-use rustix::process::Signal;
 use rustix::thread::sched_getcpu;
 use serde::Deserialize;
 
@@ -26,12 +25,6 @@ pub(crate) fn open(cell: &Cell, queue: &str) -> Result<Box<dyn Part>> {
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
-    // SAFETY: one system call and nothing else between fork and exec: no allocation, no lock.
-    unsafe {
-        command.pre_exec(|| {
-            rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into)
-        });
-    }
     let mut child = command.spawn().map_err(|error| failed("starting Python", error))?;
     let (Some(to), Some(from)) = (child.stdin.take(), child.stdout.take()) else {
         return Err(failed("starting Python", "no pipes"));
@@ -80,7 +73,7 @@ impl Part for Script {
 
 impl Drop for Script {
     fn drop(&mut self) {
-        // The end of its input ends it.
+        // The end of its input ends it, and both its processes; it comes as well if this process is killed.
         drop(self.to.take());
         let _ = self.child.wait();
     }
