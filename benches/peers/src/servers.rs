@@ -104,7 +104,7 @@ impl Running {
         let mut child = command.spawn().map_err(|error| failed(format!("starting {name}"), error))?;
         // Its input ends with this process, however that ends.
         let guard = Command::new("/bin/sh")
-            .args(["-c", "read line; kill -KILL -- \"-$1\"", "guard", &child.id().to_string()])
+            .args(["-c", "read line; kill -s KILL -- \"-$1\"", "guard", &child.id().to_string()])
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
