@@ -75,7 +75,7 @@ impl Work {
             Self::Open { subject: Subject::Scenario(spec), .. } => {
                 format!("opening {}", spec.scenario.name())
             }
-            Self::Open { subject: Subject::Guest(text), .. } => format!("opening {text}"),
+            Self::Open { subject: Subject::Guest(_), .. } => "opening its end".into(),
             Self::Slice { .. } => "a slice".into(),
             Self::Close { .. } => "closing".into(),
             Self::Quit => "quitting".into(),

@@ -118,19 +118,9 @@ impl<const W: usize> Inbox<W> for CoreIn {
 
 pub(crate) fn open_jetstream<const W: usize>(cell: &Cell, role: usize) -> Result<Box<dyn Part>> {
     let stream = |way: &str| format!("{}-{way}", cell.name);
-    // Both ends make the stream: the second time it is the same one.
-    let made = |way: &str| -> Result<Wire> {
-        let mut wire = connect(&cell.server)?;
-        let name = stream(way);
-        let body = format!(
-            "{{\"name\":\"{name}\",\"subjects\":[\"{name}.m\"],\"storage\":\"memory\",\"retention\":\"workqueue\",\
-             \"discard\":\"old\",\"num_replicas\":1}}"
-        );
-        request(&mut wire, &format!("$JS.API.STREAM.CREATE.{name}"), &body)?;
-        Ok(wire)
-    };
     let outbox = |way: &str| {
-        let mut wire = made(way)?;
+        // The reader makes the stream; nothing is published before both ends are open.
+        let mut wire = connect(&cell.server)?;
         let inbox = format!("_INBOX.{}", stream(way));
         wire.out.extend_from_slice(format!("SUB {inbox} 2\r\n").as_bytes());
         sync(&mut wire)?;
@@ -138,8 +128,13 @@ pub(crate) fn open_jetstream<const W: usize>(cell: &Cell, role: usize) -> Result
         Ok(Acknowledged { wire, subject: format!("{}.m", stream(way)), inbox: inbox + " ", pending, open: 0 })
     };
     let inbox = |way: &str| {
-        let mut wire = made(way)?;
+        let mut wire = connect(&cell.server)?;
         let (name, to) = (stream(way), format!("deliver.{}", stream(way)));
+        let body = format!(
+            "{{\"name\":\"{name}\",\"subjects\":[\"{name}.m\"],\"storage\":\"memory\",\"retention\":\"workqueue\",\
+             \"discard\":\"old\",\"num_replicas\":1}}"
+        );
+        request(&mut wire, &format!("$JS.API.STREAM.CREATE.{name}"), &body)?;
         wire.out.extend_from_slice(format!("SUB {to} 2\r\n").as_bytes());
         let body = format!(
             "{{\"stream_name\":\"{name}\",\"config\":{{\"deliver_subject\":\"{to}\",\"ack_policy\":\"explicit\",\
