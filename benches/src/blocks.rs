@@ -19,49 +19,67 @@ const MOST_BLOCKS: usize = 1 << 16;
 
 /// Nanoseconds an operation of each block of a slice.
 #[derive(Debug)]
-pub(crate) struct Blocks {
+pub struct Blocks {
     per_op_ns: Vec<f64>,
 }
 
+impl Default for Blocks {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Blocks {
-    pub(crate) fn new() -> Self {
+    /// No block yet.
+    #[must_use]
+    pub fn new() -> Self {
         Self { per_op_ns: Vec::with_capacity(MOST_BLOCKS) }
     }
 
     /// Adds a block that took so many nanoseconds.
-    pub(crate) fn push(&mut self, ns: f64, ops: u64) {
+    pub fn push(&mut self, ns: f64, ops: u64) {
         if self.per_op_ns.len() < MOST_BLOCKS && ops > 0 {
             self.per_op_ns.push(ns / ops as f64);
         }
     }
 
     /// The median block.
-    pub(crate) fn median_ns(&self) -> Option<f64> {
+    #[must_use]
+    pub fn median_ns(&self) -> Option<f64> {
         median(&self.per_op_ns)
     }
 }
 
 /// Readings of the clock along a stream of operations.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub struct Stream {
     marks: Vec<(u64, u64)>,
 }
 
+impl Default for Stream {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Stream {
-    pub(crate) fn new() -> Self {
+    /// No reading yet.
+    #[must_use]
+    pub fn new() -> Self {
         Self { marks: Vec::with_capacity(MOST_BLOCKS) }
     }
 
     /// Notes that `ops` operations were done at `ticks`.
     #[inline(always)]
-    pub(crate) fn mark(&mut self, ticks: u64, ops: u64) {
+    pub fn mark(&mut self, ticks: u64, ops: u64) {
         if self.marks.len() < MOST_BLOCKS {
             self.marks.push((ticks, ops));
         }
     }
 
     /// The median block of at least a millisecond.
-    pub(crate) fn median_ns(&self, clock: &Clock) -> Option<f64> {
+    #[must_use]
+    pub fn median_ns(&self, clock: &Clock) -> Option<f64> {
         let mut blocks = Blocks::new();
         let mut from = *self.marks.first()?;
         for &(ticks, ops) in &self.marks {
@@ -75,7 +93,8 @@ impl Stream {
     }
 
     /// All operations over all the time.
-    pub(crate) fn mean_ns(&self, clock: &Clock) -> Option<f64> {
+    #[must_use]
+    pub fn mean_ns(&self, clock: &Clock) -> Option<f64> {
         let (first, last) = (self.marks.first()?, self.marks.last()?);
         (last.1 > first.1).then(|| clock.ns_f64(last.0.saturating_sub(first.0)) / (last.1 - first.1) as f64)
     }

@@ -17,12 +17,21 @@ const BATCH_TIMEOUT: Duration = Duration::from_secs(1);
 /// The payload: words and nothing else.
 #[derive(Debug, rkyv::Archive, rkyv::Serialize)]
 #[repr(C)]
-pub(crate) struct Block<const WORDS: usize> {
-    pub(crate) words: [u64; WORDS],
+pub struct Block<const WORDS: usize> {
+    /// What [`crate::content::fill`] writes.
+    pub words: [u64; WORDS],
+}
+
+impl<const WORDS: usize> Default for Block<WORDS> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl<const WORDS: usize> Block<WORDS> {
-    pub(crate) fn new() -> Self {
+    /// All words 0.
+    #[must_use]
+    pub fn new() -> Self {
         Self { words: [0; WORDS] }
     }
 }

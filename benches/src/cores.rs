@@ -71,7 +71,10 @@ impl Cores {
 }
 
 /// Pins the calling thread, and whatever it starts later, to one core.
-pub(crate) fn pin(core: usize) -> Result<()> {
+///
+/// # Errors
+/// The operating system refuses.
+pub fn pin(core: usize) -> std::result::Result<(), BenchError> {
     let mut set = CpuSet::new();
     set.set(core);
     sched_setaffinity(None, &set)

@@ -77,6 +77,14 @@ pub enum BenchError {
     /// The command line of a worker process could not be understood.
     #[error("worker arguments: {0}")]
     WorkerArguments(String),
+    /// What a guest measures refused something.
+    #[error("{call}: {text}")]
+    Guest {
+        /// What was asked of it.
+        call: String,
+        /// Its own words.
+        text: String,
+    },
     /// The bus refused something.
     #[error("{call}: {text}")]
     Bus {

@@ -24,7 +24,7 @@ impl FloorLog {
     /// Notes the value of one floor slice.
     pub(crate) fn note(&mut self, kind: FloorKind, value: f64) {
         match kind {
-            FloorKind::Line => self.line.push(value),
+            FloorKind::Line | FloorKind::Glance => self.line.push(value),
             FloorKind::Ring(payload) => self.ring.entry(payload).or_default().push(value),
             FloorKind::Wake => self.wake.push(value),
             FloorKind::Memcpy(block) => self.memcpy.entry(block).or_default().push(value),

@@ -50,7 +50,7 @@ pub struct Summary {
 
 /// A histogram as it travels between processes: pairs of value and count, without the empty places.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Sparse(Vec<(u64, u64)>);
+pub struct Sparse(Vec<(u64, u64)>);
 
 impl Default for Nanos {
     fn default() -> Self {
@@ -112,12 +112,13 @@ impl Nanos {
     }
 
     /// The samples without the empty places.
-    pub(crate) fn to_sparse(&self) -> Sparse {
+    #[must_use]
+    pub fn to_sparse(&self) -> Sparse {
         Sparse(self.0.iter_recorded().map(|v| (v.value_iterated_to(), v.count_at_value())).collect())
     }
 
     /// Adds samples that came from another process.
-    pub(crate) fn merge_sparse(&mut self, sparse: &Sparse) {
+    pub fn merge_sparse(&mut self, sparse: &Sparse) {
         for &(value, count) in &sparse.0 {
             self.0.saturating_record_n(value, count);
         }

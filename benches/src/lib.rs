@@ -5,7 +5,7 @@
 //! floor changes by a factor of four within seconds, and everything follows it, so a slice counts only if the floors
 //! around it agree, and is compared with those and no others. [`Report`] holds the figures, [`render`] draws them.
 //!
-//! What it does not do: compare with other buses (their programs live in a crate of their own), or measure anything
+//! What it does not do: compare with other buses (a crate of its own does, through [`guest`]), or measure anything
 //! inside one process (that is what the criterion benches are for).
 //!
 //! The workers are the calling program again. It must begin with
@@ -25,6 +25,7 @@ mod cores;
 mod error;
 mod floor;
 mod floor_log;
+pub mod guest;
 pub mod histogram;
 mod machine;
 mod options;

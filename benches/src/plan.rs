@@ -26,7 +26,7 @@ const BATCH: usize = 64;
 #[derive(Debug, Clone)]
 pub(crate) struct Group {
     pub(crate) floor: FloorKind,
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry<Spec>>,
     /// Slices wanted of each.
     pub(crate) goal: usize,
 }
@@ -252,7 +252,7 @@ fn group(floor: FloorKind, specs: Vec<Spec>, parts: &[usize], slice_ms: u64, goa
     Group { floor, entries: specs.into_iter().map(|spec| entry(spec, parts, slice_ms)).collect(), goal }
 }
 
-fn entry(spec: Spec, parts: &[usize], slice_ms: u64) -> Entry {
+fn entry(spec: Spec, parts: &[usize], slice_ms: u64) -> Entry<Spec> {
     Entry { spec, parts: parts.to_vec(), slice: Duration::from_millis(slice_ms) }
 }
 

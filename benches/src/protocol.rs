@@ -37,8 +37,8 @@ pub(crate) enum Work {
     Wake { ns: u64 },
     /// Floor: copying blocks.
     Memcpy { block_bytes: usize, ns: u64 },
-    /// Opens topics for a scenario under a number.
-    Open { slot: u32, spec: Box<Spec> },
+    /// Opens what is to be measured under a number.
+    Open { slot: u32, subject: Subject },
     /// Runs the scenario of that number for a while.
     Slice { slot: u32, ns: u64 },
     /// Closes what was opened.
@@ -72,7 +72,10 @@ impl Work {
             Self::Ring { payload_bytes, .. } => format!("the ring floor at {payload_bytes} bytes"),
             Self::Wake { .. } => "the wake floor".into(),
             Self::Memcpy { block_bytes, .. } => format!("the memcpy floor at {block_bytes} bytes"),
-            Self::Open { spec, .. } => format!("opening {}", spec.scenario.name()),
+            Self::Open { subject: Subject::Scenario(spec), .. } => {
+                format!("opening {}", spec.scenario.name())
+            }
+            Self::Open { subject: Subject::Guest(_), .. } => "opening its end".into(),
             Self::Slice { .. } => "a slice".into(),
             Self::Close { .. } => "closing".into(),
             Self::Quit => "quitting".into(),
@@ -80,39 +83,62 @@ impl Work {
     }
 }
 
+/// What can be measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Subject {
+    /// A scenario of this crate.
+    Scenario(Box<Spec>),
+    /// What the program that this crate is linked into understands.
+    Guest(String),
+}
+
+impl From<Spec> for Subject {
+    fn from(spec: Spec) -> Self {
+        Self::Scenario(Box::new(spec))
+    }
+}
+
+impl From<String> for Subject {
+    fn from(text: String) -> Self {
+        Self::Guest(text)
+    }
+}
+
 /// What a worker measured in one step.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Outcome {
+pub struct Outcome {
     /// What this worker was in the step.
-    pub(crate) role: String,
+    pub role: String,
     /// Operations done.
-    pub(crate) ops: u64,
+    pub ops: u64,
     /// All operations over all the time, nanoseconds each.
-    pub(crate) mean_ns: Option<f64>,
+    pub mean_ns: Option<f64>,
     /// The median block, nanoseconds an operation.
-    pub(crate) block_ns: Option<f64>,
+    pub block_ns: Option<f64>,
     /// Times of single operations.
     #[serde(default, skip_serializing_if = "Sparse::is_empty")]
-    pub(crate) histogram: Sparse,
+    pub histogram: Sparse,
     /// Messages that did not arrive.
-    pub(crate) lost: u64,
+    pub lost: u64,
     /// Messages that arrived after a later one.
-    pub(crate) out_of_order: u64,
+    pub out_of_order: u64,
     /// Messages whose content was not what their number says.
-    pub(crate) corrupt: u64,
+    pub corrupt: u64,
     /// Further figures of a scenario, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) figures: BTreeMap<String, f64>,
+    pub figures: BTreeMap<String, f64>,
 }
 
 impl Outcome {
     /// An empty outcome of a role.
-    pub(crate) fn of(role: &str) -> Self {
+    #[must_use]
+    pub fn of(role: &str) -> Self {
         Self { role: role.into(), ..Self::default() }
     }
 
     /// A further figure.
-    pub(crate) fn figure(&self, name: &str) -> Option<f64> {
+    #[must_use]
+    pub fn figure(&self, name: &str) -> Option<f64> {
         self.figures.get(name).copied()
     }
 }

@@ -59,7 +59,7 @@ pub(crate) fn build(group: &Group, all: &[Measured], around: &Surroundings<'_>) 
 
 /// The rows of a group that failed.
 pub(crate) fn failed(group: &Group, error: &str) -> Vec<ScenarioReport> {
-    let row = |entry: &Entry| ScenarioReport {
+    let row = |entry: &Entry<Spec>| ScenarioReport {
         name: entry.spec.row_name(),
         variant: entry.spec.variant(),
         payload_bytes: entry.spec.payload_bytes,

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::error::Result;
 use crate::floor_log::FloorLog;
 use crate::process::Pool;
-use crate::protocol::{Outcome, Work};
-use crate::spec::Spec;
+use crate::protocol::{Outcome, Subject, Work};
 use crate::stats::paired_ratios;
 
 /// The two floors of a slice may differ by this share of the smaller one.
@@ -36,13 +35,15 @@ pub(crate) enum FloorKind {
     Wake,
     /// Bytes a second, copied in blocks of this size.
     Memcpy(usize),
+    /// Nanoseconds one way, measured just long enough to tell the machine's mode.
+    Glance,
 }
 
 impl FloorKind {
     /// The name in the report.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Line => "line",
+            Self::Line | Self::Glance => "line",
             Self::Ring(_) => "ring",
             Self::Wake => "wake",
             Self::Memcpy(_) => "memcpy",
@@ -54,6 +55,7 @@ impl FloorKind {
         const MS: u64 = 1_000_000;
         match self {
             Self::Line => vec![(&PAIR, Work::Line { ns: 15 * MS })],
+            Self::Glance => vec![(&PAIR, Work::Line { ns: 3 * MS })],
             Self::Wake => vec![(&PAIR, Work::Wake { ns: 20 * MS })],
             Self::Memcpy(block_bytes) => vec![(&PAIR[..1], Work::Memcpy { block_bytes, ns: 15 * MS })],
             Self::Ring(payload_bytes) => {
@@ -73,7 +75,7 @@ impl FloorKind {
     fn value(self, outcomes: &[Outcome]) -> Option<f64> {
         let per_op = outcomes.iter().rev().find_map(|outcome| outcome.block_ns).filter(|ns| *ns > 0.0)?;
         Some(match self {
-            Self::Line | Self::Wake => per_op,
+            Self::Line | Self::Wake | Self::Glance => per_op,
             Self::Ring(_) => 1e9 / per_op,
             Self::Memcpy(block_bytes) => block_bytes as f64 * 1e9 / per_op,
         })
@@ -87,7 +89,7 @@ pub(crate) fn floor(pool: &mut Pool, log: &mut FloorLog, kind: FloorKind) -> Res
         let outcomes = pool.run(parts, &work)?;
         let value = kind.value(&outcomes);
         log.corrupt += outcomes.iter().map(|outcome| outcome.corrupt).sum::<u64>();
-        if kind == FloorKind::Line {
+        if matches!(kind, FloorKind::Line | FloorKind::Glance) {
             log.line_histogram.merge_sparse(&outcomes[0].histogram);
         } else if kind == FloorKind::Wake {
             log.wake_histogram.merge_sparse(&outcomes[1].histogram);
@@ -100,38 +102,45 @@ pub(crate) fn floor(pool: &mut Pool, log: &mut FloorLog, kind: FloorKind) -> Res
     Ok(best)
 }
 
-/// One scenario with its settings, as one of a group that is measured in turn.
+/// One scenario with its settings (or what a guest brings instead), as one of a group that is measured in turn.
 #[derive(Debug, Clone)]
-pub(crate) struct Entry {
-    pub(crate) spec: Spec,
-    /// The workers that take part; the place in the list is the role.
-    pub(crate) parts: Vec<usize>,
+pub struct Entry<S> {
+    /// What the workers open.
+    pub spec: S,
+    /// The workers that take part, from 0; the place in the list is the role.
+    pub parts: Vec<usize>,
     /// Length of a slice (scenarios of a fixed number of messages ignore it).
-    pub(crate) slice: Duration,
+    pub slice: Duration,
 }
 
 /// A slice that counts.
 #[derive(Debug)]
-pub(crate) struct Slice {
+pub struct Slice {
     /// Mean of the two floors around it.
-    pub(crate) floor: f64,
+    pub floor: f64,
     /// Slices of the same round were measured right after each other.
-    pub(crate) round: usize,
-    pub(crate) started: SystemTime,
-    pub(crate) took: Duration,
+    pub round: usize,
+    /// When it began.
+    pub started: SystemTime,
+    /// How long it took.
+    pub took: Duration,
     /// One a worker, in the order of the roles.
-    pub(crate) outcomes: Vec<Outcome>,
+    pub outcomes: Vec<Outcome>,
 }
 
 /// What came of one entry.
 #[derive(Debug, Default)]
-pub(crate) struct Measured {
-    pub(crate) used: Vec<Slice>,
-    pub(crate) dropped: usize,
-    /// Lost, out of order and corrupt over all slices, used or not.
-    pub(crate) lost: u64,
-    pub(crate) out_of_order: u64,
-    pub(crate) corrupt: u64,
+pub struct Measured {
+    /// Slices whose two floors agree.
+    pub used: Vec<Slice>,
+    /// How many others there were.
+    pub dropped: usize,
+    /// Messages that did not arrive, over all slices, used or not.
+    pub lost: u64,
+    /// Messages that arrived after a later one, likewise.
+    pub out_of_order: u64,
+    /// Messages whose content was not what their number says, likewise.
+    pub corrupt: u64,
 }
 
 impl Measured {
@@ -179,27 +188,27 @@ impl Measured {
 
 /// How far a group goes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Slices wanted of each entry.
-    pub(crate) goal: usize,
+    pub goal: usize,
     /// Time after which no further round is begun, except for a verdict.
-    pub(crate) budget: Duration,
+    pub budget: Duration,
     /// Time after which no further round is begun at all.
-    pub(crate) hard: Duration,
+    pub hard: Duration,
 }
 
 /// Measures the entries in turn (A B A B) until each has enough slices or the time is up.
-pub(crate) fn measure(
+pub(crate) fn measure<S: Clone + Into<Subject>>(
     pool: &mut Pool,
     log: &mut FloorLog,
-    entries: &[Entry],
+    entries: &[Entry<S>],
     kind: FloorKind,
     first_slot: u32,
     limits: Limits,
 ) -> Result<Vec<Measured>> {
     let slots: Vec<u32> = (first_slot..).take(entries.len()).collect();
     for (entry, &slot) in entries.iter().zip(&slots) {
-        pool.run(&entry.parts, &Work::Open { slot, spec: Box::new(entry.spec.clone()) })?;
+        pool.run(&entry.parts, &Work::Open { slot, subject: entry.spec.clone().into() })?;
         pool.run(&entry.parts, &Work::Slice { slot, ns: WARM_UP.as_nanos() as u64 })?;
     }
     let mut all: Vec<Measured> = entries.iter().map(|_| Measured::default()).collect();

@@ -16,7 +16,7 @@ use crate::cores::pin;
 use crate::error::{BenchError, Result};
 use crate::floor::{self, Turn};
 use crate::histogram::Nanos;
-use crate::protocol::{self, Command, Outcome, Reply, Work};
+use crate::protocol::{self, Command, Outcome, Reply, Subject, Work};
 use crate::scenarios::{self, Host, Part};
 
 /// First argument of a worker process. A program that calls [`crate::run()`] must pass everything behind it to
@@ -36,9 +36,21 @@ where
     I: IntoIterator<Item = S>,
     S: Into<OsString>,
 {
+    worker_main_with(args, |text, _| Err(BenchError::WorkerArguments(format!("no guest opens {text}"))))
+}
+
+/// Opens one worker's share of what a guest measures, from the text of its entry and the role.
+pub type OpenGuest = fn(&str, usize) -> std::result::Result<Box<dyn Part>, BenchError>;
+
+/// [`worker_main`] of a program that measures more than the bus.
+pub fn worker_main_with<I, S>(args: I, guests: OpenGuest) -> i32
+where
+    I: IntoIterator<Item = S>,
+    S: Into<OsString>,
+{
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
     let result = match args.first().and_then(|role| role.to_str()) {
-        Some("worker") => Arguments::parse(&args[1..]).and_then(|arguments| work(&arguments)),
+        Some("worker") => Arguments::parse(&args[1..]).and_then(|arguments| work(&arguments, guests)),
         Some("cleaner") => clean(&args[1..]),
         role => Err(BenchError::WorkerArguments(format!("unknown role {role:?}"))),
     };
@@ -107,7 +119,7 @@ fn number<T: std::str::FromStr>(values: &HashMap<&str, &str>, key: &str) -> Resu
     text.parse().map_err(|_| BenchError::WorkerArguments(format!("{key}={text} is not a number")))
 }
 
-fn work(arguments: &Arguments) -> Result<()> {
+fn work(arguments: &Arguments, guests: OpenGuest) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| BenchError::os("prctl(PR_SET_PDEATHSIG)", error))?;
     if getppid().map(Pid::as_raw_nonzero).map(i32::from) != Some(arguments.parent) {
@@ -135,6 +147,7 @@ fn work(arguments: &Arguments) -> Result<()> {
         memcpy: None,
         host: Host::default(),
         open: HashMap::new(),
+        guests,
     };
     worker.serve(&UnixStream::from(commands))
 }
@@ -149,6 +162,7 @@ struct Worker {
     // Parts are declared before the host: they are dropped first.
     open: HashMap<u32, Box<dyn Part>>,
     host: Host,
+    guests: OpenGuest,
 }
 
 impl Worker {
@@ -196,10 +210,13 @@ impl Worker {
                 let buffers = self.memcpy.get_or_insert_with(floor::memcpy::Buffers::new);
                 Ok(floor::memcpy::run(&turn, buffers, *block_bytes))
             }
-            Work::Open { slot, spec } => {
+            Work::Open { slot, subject } => {
                 // Memory of a floor must not count as the bus's.
                 self.memcpy = None;
-                let part = scenarios::open(&mut self.host, spec, command.role)?;
+                let part = match subject {
+                    Subject::Scenario(spec) => scenarios::open(&mut self.host, spec, command.role)?,
+                    Subject::Guest(text) => (self.guests)(text, command.role)?,
+                };
                 self.open.insert(*slot, part);
                 Ok(Outcome::default())
             }

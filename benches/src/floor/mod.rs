@@ -7,6 +7,7 @@ pub(crate) mod ring;
 pub(crate) mod sleeper;
 pub(crate) mod wake;
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crate::clock::Clock;
@@ -14,7 +15,7 @@ use crate::control::Control;
 
 /// What one participant of a step gets to know.
 #[derive(Debug)]
-pub(crate) struct Turn<'a> {
+pub struct Turn<'a> {
     /// Place among the participants, from 0.
     pub(crate) role: usize,
     /// Whether participants that never sleep outnumber the cores.
@@ -36,8 +37,21 @@ impl Turn<'_> {
         }
     }
 
+    /// The clock of the run.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        self.clock
+    }
+
+    /// A word that the participants share, 0 when the step starts. There are 64.
+    #[must_use]
+    pub fn word(&self, index: usize) -> &AtomicU64 {
+        self.control.word(index)
+    }
+
     /// When to stop, for a step that starts now.
-    pub(crate) fn deadline(&self) -> u64 {
+    #[must_use]
+    pub fn deadline(&self) -> u64 {
         self.clock.now() + self.clock.ticks(self.length)
     }
 }

@@ -27,8 +27,11 @@ pub(crate) use pipeline::{HOPS, REQUESTS, STAGES};
 const LAST: u64 = u64::MAX;
 
 /// One worker's share of a scenario.
-pub(crate) trait Part {
+pub trait Part {
     /// Runs for about the length of the turn, then until all that was sent has been received.
+    ///
+    /// # Errors
+    /// What is measured failed; the run goes on without it.
     fn slice(&mut self, turn: &Turn<'_>) -> Result<Outcome>;
 }
 
