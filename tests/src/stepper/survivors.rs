@@ -23,8 +23,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long a member that stands still may take to lose its keys; there are points where it does not.
 const FENCE_WAIT: Duration = Duration::from_millis(400);
-/// And how long it may take to ask for two more messages when it goes on.
-const FENCE_LOOK: Duration = Duration::from_secs(2);
+/// And how long it is watched when it goes on, if it says nothing.
+const FENCE_LOOK: Duration = Duration::from_millis(200);
 
 macro_rules! ensure {
     ($condition:expr, $($what:tt)*) => {
@@ -292,12 +292,20 @@ impl Survivors {
             }
             let held = message.sequence();
             let untouched = late::untouched(&self.dir, &self.scene)?;
-            let before = told.facts().received.len();
+            let before = told.facts();
             go_on()?;
-            std::thread::sleep(FENCE_LOOK);
+            let begun = Instant::now();
+            let has_gone_on = |now: &Facts| {
+                now.received.len() > before.received.len() || now.acks_begun.len() > before.acks_begun.len()
+            };
+            while !has_gone_on(&told.facts()) && begun.elapsed() < FENCE_LOOK {
+                std::thread::sleep(Duration::from_micros(300));
+            }
+            // Whoever was handed the held one again has the key by right: this member was the slower one.
             let received = told.facts().received;
-            let wrong =
-                received[before..].iter().find(|(later, _)| *later > held && untouched.contains(later));
+            let new = &received[before.received.len()..];
+            let mut new = new.iter().take_while(|(sequence, _)| *sequence != held);
+            let wrong = new.find(|(later, _)| *later > held && untouched.contains(later));
             ensure!(wrong.is_none(), "the child was handed {wrong:?} while {held} was in another hand");
             return self.handed.handle(message, &self.scene);
         }
