@@ -62,11 +62,12 @@ impl<const WORDS: usize> bus_shm::Message for Block<WORDS> {
 pub(crate) struct Settings {
     pub(crate) one_producer: bool,
     pub(crate) no_stamps: bool,
+    pub(crate) capacity: u32,
 }
 
 impl Settings {
     pub(crate) fn of(spec: &Spec) -> Self {
-        Self { one_producer: spec.one_producer, no_stamps: spec.no_stamps }
+        Self { one_producer: spec.one_producer, no_stamps: spec.no_stamps, capacity: spec.capacity }
     }
 }
 
@@ -105,6 +106,9 @@ impl Connection {
         let mut builder = self.bus.topic_builder::<Block<WORDS>>(name);
         if settings.one_producer {
             builder = builder.producers(1);
+        }
+        if settings.capacity > 0 {
+            builder = builder.capacity(settings.capacity);
         }
         if settings.no_stamps {
             builder = builder.stamps(false);

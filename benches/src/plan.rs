@@ -19,6 +19,9 @@ const PACED_HZ: u64 = 100_000;
 /// Critical messages a second: a sender that sleeps between two must be able to keep the rate.
 const CRITICAL_HZ: u64 = 10_000;
 
+/// Slots of a long ring, where a row has one.
+const LONG_SLOTS: u32 = 16_384;
+
 /// Messages of a batch, where a row takes batches.
 const BATCH: usize = 64;
 
@@ -161,6 +164,17 @@ impl Planner<'_> {
                 }
                 if self.options.full {
                     specs.push(Spec { no_stamps: true, ..default.clone() });
+                    if !large {
+                        // More than the second cache holds: its lines have left there when their turn comes again.
+                        let long = Spec {
+                            one_producer: true,
+                            capacity: LONG_SLOTS,
+                            no_stamps: true,
+                            ..default.clone()
+                        };
+                        specs.push(Spec { capacity: 0, ..long.clone() });
+                        specs.push(long);
+                    }
                     specs.push(Spec { batch: BATCH, ..default });
                 }
                 let (slice_ms, goal) = if large { (80, 5) } else { (200, 6) };

@@ -231,7 +231,7 @@ fn throughput(row: &Row<'_>, rows: &[Row<'_>]) -> ScenarioReport {
     report.msgs_per_s = median(&row.measured.values(rate));
     report.mean_msgs_per_s = median(&row.measured.values(|slice| mean_rate(&slice.outcomes[1])));
     report.gb_per_s = report.msgs_per_s.map(|rate| rate * bytes / 1e9);
-    if row.spec.no_stamps || row.spec.batch > 0 || row.spec.bare {
+    if row.spec.no_stamps || row.spec.capacity > 0 || row.spec.batch > 0 || row.spec.bare {
         return report;
     }
     let (what, limit) = match (to_memcpy, row.spec.one_producer) {

@@ -172,6 +172,8 @@ pub(crate) struct Spec {
     pub(crate) wait: WaitMode,
     /// `producers(1)` instead of many producers allowed.
     pub(crate) one_producer: bool,
+    /// Slots of a lane; 0 for the default.
+    pub(crate) capacity: u32,
     /// Time stamps switched off.
     pub(crate) no_stamps: bool,
     /// Messages that the consumer takes in one call; 0 for one at a time.
@@ -207,6 +209,7 @@ impl Spec {
             payload_bytes: 64,
             wait: WaitMode::Spin,
             one_producer: false,
+            capacity: 0,
             no_stamps: false,
             batch: 0,
             producers: 1,
@@ -230,6 +233,9 @@ impl Spec {
         };
         if self.one_producer {
             add("producers(1)");
+        }
+        if self.capacity > 0 {
+            add(&format!("capacity({})", self.capacity));
         }
         if self.no_stamps {
             add("stamps(false)");
