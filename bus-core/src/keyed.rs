@@ -335,7 +335,7 @@ impl Partition<'_> {
     pub fn confirm(self, mine: PartitionWord) -> bool {
         // KEYED-CLAIM: between the claim, a compare-and-swap, and the look at the partition.
         fence_after_swap();
-        self.is_mine(mine) || crate::is_broken("keyed_no_look")
+        self.is_mine(mine)
     }
 
     /// Is it still the caller's, as it took it?

@@ -70,6 +70,14 @@ impl Child {
         mark();
     }
 
+    /// The same, after something that is to be done when survivors are there already.
+    #[inline(always)]
+    pub fn begin_after(&self, prepare: impl FnOnce()) {
+        self.meet("ready");
+        prepare();
+        mark();
+    }
+
     /// The operation is over.
     #[inline(always)]
     pub fn end(&self) {
