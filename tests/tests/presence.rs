@@ -11,7 +11,7 @@ use bus_shm::{Bus, BusError, Bytes, Subscriber};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tests::cli::CliBus;
 use tests::harness::{self, Agent, Role, TestBus, eventually};
 
@@ -294,9 +294,11 @@ fn what_a_process_does_is_seen_from_outside() {
     // What it does during a look.
     let mut asker = bus.topic::<Bytes>("in").unwrap().publisher().unwrap();
     (0..50).for_each(|_| _ = asker.publish(b"work").unwrap());
-    let look = view.look_at_processes();
+    let (look, begun) = (view.look_at_processes(), Instant::now());
     agent.line.tell("work 50");
     agent.line.expect("done");
+    // Long enough that it does not matter which of the two is looked at first.
+    std::thread::sleep(Duration::from_millis(200).saturating_sub(begun.elapsed()));
     let working = look.finish().into_iter().find(|process| process.info.pid == agent.pid()).unwrap();
     assert!(working.published_per_s > 0.0 && working.handled_per_s > 0.0, "{working:?}");
     let share = working.published_per_s / working.handled_per_s;
