@@ -144,7 +144,8 @@ impl Handed {
         let done: BTreeSet<u64> = facts.done().iter().copied().collect();
         let begun: BTreeSet<u64> = facts.acks_begun.iter().copied().collect();
         let unknown = facts.asked.saturating_sub(facts.received.len() as u64);
-        let most = facts.received.iter().map(|(sequence, _)| sequence + 1).max().unwrap_or(0) + unknown;
+        let last = facts.received.iter().map(|(sequence, _)| sequence + 1).max().unwrap_or(0);
+        let most = last + scene.unknown(facts);
         let mut missing = 0;
         for sequence in 0..end {
             let all = self.0.get(&sequence).map_or(&[][..], Vec::as_slice);

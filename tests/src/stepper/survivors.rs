@@ -450,8 +450,7 @@ impl Survivors {
                 ensure!(!done.contains(&sequence), "message {sequence} was acknowledged and comes again");
                 ensure!(marked || !was_handed.contains(&sequence), "message {sequence} comes again unmarked");
                 // Whoever asked and was not told may have been handed one message more, for each time it asked.
-                let unknown = facts.asked.saturating_sub(facts.received.len() as u64);
-                let most = was_handed.last().map_or(0, |last| last + 1) + unknown;
+                let most = was_handed.last().map_or(0, |last| last + 1) + self.scene.unknown(facts);
                 ensure!(!marked || sequence < most, "message {sequence} is marked and was never handed out");
             }
         }

@@ -1,6 +1,7 @@
 //! What an operation finds when it begins.
 
 use crate::body::{number_of, parts};
+use crate::told::Facts;
 use bus_shm::dead_letters::Full;
 use bus_shm::{
     Bus, Bytes, Lane, Meta, PublishError, Publisher, Subscriber, SubscriberBuilder, Topic, TopicError,
@@ -137,6 +138,12 @@ impl Scene {
     /// The key of a message by its number.
     pub fn key_of(&self, number: u64) -> Option<&'static str> {
         (self.keys > 0).then(|| KEYS[(parts(number).1 % self.keys) as usize])
+    }
+
+    /// How far beyond the last message that it told of one may have been handed to whoever asked and was not told: one for each time that
+    /// it asked, and in a keyed group as far as the next of its key.
+    pub fn unknown(&self, facts: &Facts) -> u64 {
+        facts.asked.saturating_sub(facts.received.len() as u64) * self.keys.max(1)
     }
 
     /// Publishes a message, with its key if it has one.
