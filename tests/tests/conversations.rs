@@ -304,6 +304,19 @@ fn play(mut role: Role) {
     }
 }
 
+/// The next two events that are about loops.
+fn two_loops(events: &mut Subscriber<Bytes>) -> Vec<String> {
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let event = events.receive_timeout(PATIENCE).unwrap().expect("an event");
+        let text = String::from_utf8(event.payload().to_vec()).unwrap();
+        if text.contains("\"event\":\"loop\"") {
+            seen.push(text);
+        }
+    }
+    seen
+}
+
 #[test]
 fn two_agents_that_answer_each_other_for_ever_are_cut() {
     if let Some(role) = harness::role() {
@@ -356,14 +369,7 @@ fn two_agents_that_answer_each_other_for_ever_are_cut() {
         assert!(letter.len_bytes == 4 && letter.error.len() <= 96, "{}", letter.error);
     }
     // Both cuts are events.
-    let mut seen = Vec::new();
-    while seen.len() < 2 {
-        let event = events.receive_timeout(PATIENCE).unwrap().expect("an event");
-        let text = String::from_utf8(event.payload().to_vec()).unwrap();
-        if text.contains("\"event\":\"loop\"") {
-            seen.push(text);
-        }
-    }
+    let seen = two_loops(&mut events);
     assert!(seen[0].contains("\"cause\":\"ping\"") && seen[0].contains("\"topic\":\"pong\""), "{seen:?}");
     assert!(seen[0].contains("\"service\":\"ping\"") && seen[0].contains("\"hops\":65"), "{seen:?}");
     // Other traffic goes on, with causes and without.
@@ -478,14 +484,7 @@ fn one_conversation_that_loops_is_cut_alone_and_several_cut_the_pair() {
     game.publishers[0].publish_bytes_with(Lane::NORMAL, b"back", &meta).unwrap();
     message.ack().unwrap();
     // Both cuts are events: that of the conversation names it.
-    let mut seen = Vec::new();
-    while seen.len() < 2 {
-        let event = events.receive_timeout(PATIENCE).unwrap().expect("an event");
-        let text = String::from_utf8(event.payload().to_vec()).unwrap();
-        if text.contains("\"event\":\"loop\"") {
-            seen.push(text);
-        }
-    }
+    let seen = two_loops(&mut events);
     assert!(seen[0].contains("\"correlation\":\"aa\"") && !seen[1].contains("correlation"), "{seen:?}");
     // A publisher that leaves takes what its entry says with it.
     game.publishers.clear();
