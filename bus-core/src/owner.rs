@@ -72,11 +72,12 @@ impl OwnerWord {
     /// The word as it lies in memory.
     #[inline]
     pub const fn pack(self) -> u64 {
-        (self.state as u64 & 7)
-            | (self.member as u64 & 0x3ff) << 3
+        // The state last: words that differ in it alone share the rest of the work.
+        (self.member as u64 & 0x3ff) << 3
             | (self.nonce as u64) << 13
             | (self.attempts as u64) << 29
             | (self.lap as u64) << LAP_SHIFT
+            | (self.state as u64 & 7)
     }
 
     /// Reads a word from memory.

@@ -1,9 +1,11 @@
 //! Publishes and receives as many messages as asked for, in one process, with nothing else in use: what `ci/instructions` counts.
 //!
-//! `hot_path many|one|shared|keyed COUNT`: a topic of many producers, of one, or a shared or keyed group. `hot_path retries COUNT`: a keyed
-//! group of which all messages fail once, each of a key of its own, before the first comes again.
+//! `hot_path many|one|shared|keyed COUNT`: a topic of many producers, of one, or a shared or keyed group.
+//!
+//! Nothing else may publish or receive in this program: a second place that calls them changes what the compiler puts where, and so
+//! the count (by 60 instructions a message where it was tried).
 
-use bus_shm::{Bus, Lane, Meta, Subscriber};
+use bus_shm::{Bus, Subscriber};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,28 +24,6 @@ fn receive(subscriber: &mut Subscriber<Reading>) -> Result<u64, Box<dyn std::err
     let first = message.value()?.words[0].to_native();
     message.ack()?;
     Ok(first)
-}
-
-/// The time after which failed messages come again: all have failed by then.
-const LATER: Duration = Duration::from_secs(20);
-
-fn retries(count: u64) -> Result<u64, Box<dyn std::error::Error>> {
-    let bus = Bus::builder(&format!("hot-path-{}", std::process::id())).temporary(true).open()?;
-    let capacity = count.next_power_of_two().max(64) as u32;
-    let topic = bus.topic_builder::<Reading>("readings").capacity(capacity).open()?;
-    let group = topic.group("reader").keyed().ack_wait(Duration::ZERO);
-    let mut subscriber = group.aside_entries(capacity).join()?;
-    let mut publisher = topic.publisher()?;
-    for index in 0..count {
-        let meta = Meta::new().key(&format!("key-{index}"));
-        publisher.publish_with(Lane::NORMAL, &Reading { words: [index; 8] }, &meta)?;
-    }
-    for _ in 0..count {
-        subscriber.receive()?.retry_after(LATER, "once")?;
-    }
-    // One wait, so that as many looks are made as there are messages.
-    std::thread::sleep(LATER);
-    (0..count).try_fold(0, |sum, _| Ok(sum + receive(&mut subscriber)?))
 }
 
 fn run(kind: &str, count: u64) -> Result<u64, Box<dyn std::error::Error>> {
@@ -74,11 +54,10 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (Some(kind), Some(count)) = (arguments.next(), arguments.next().and_then(|count| count.parse().ok()))
     else {
-        eprintln!("hot_path many|one|shared|keyed|retries COUNT");
+        eprintln!("hot_path many|one|shared|keyed COUNT");
         return ExitCode::from(2);
     };
-    let sum = if kind == "retries" { retries(count) } else { run(&kind, count) };
-    match sum {
+    match run(&kind, count) {
         Ok(sum) => {
             println!("{sum}");
             ExitCode::SUCCESS
