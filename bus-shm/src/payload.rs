@@ -181,18 +181,39 @@ pub(crate) fn encode<T: Message>(value: &T, memory: &mut [core::mem::MaybeUninit
             return None;
         }
         // SAFETY: COPY_OPTIMIZATION promises that the archive of a T is its bytes; source and destination are valid for
-        // that many, and do not overlap, since nobody holds a reference to a T in the destination.
-        unsafe {
-            core::ptr::copy_nonoverlapping(
-                (&raw const *value).cast::<u8>(),
-                memory.as_mut_ptr().cast::<u8>(),
-                size_of::<T>(),
-            );
-        }
+        // that many, and do not overlap, since nobody holds a reference to a T in the destination. Memory is aligned.
+        unsafe { copy_fresh(value, memory.as_mut_ptr().cast::<T>()) };
         return Some(size_of::<T>());
     }
     let buffer = rkyv::api::high::to_bytes_in::<_, Failure>(value, Buffer::from(memory)).ok()?;
     Some(buffer.len())
+}
+
+/// Values up to this size are copied word by word.
+const FRESH_BYTES_MAX: usize = 128;
+
+/// Copies a value that was probably put together just before, from words or smaller.
+///
+/// Loaded in larger pieces than it was stored in, it would have to leave the core first, behind stores to lines that another core is
+/// reading, and the copy would wait for them: no processor forwards two pending stores to one load. So small values of whole words are
+/// loaded word by word, whatever the compiler would rather do.
+///
+/// # Safety
+/// As for `core::ptr::copy_nonoverlapping`.
+#[inline(always)]
+unsafe fn copy_fresh<T>(value: *const T, to: *mut T) {
+    type Word = core::mem::MaybeUninit<u64>;
+    let is_of_words =
+        align_of::<T>() == align_of::<Word>() && size_of::<T>().is_multiple_of(size_of::<Word>());
+    if !is_of_words || size_of::<T>() > FRESH_BYTES_MAX {
+        // SAFETY: the caller's promise.
+        return unsafe { core::ptr::copy_nonoverlapping(value, to, 1) };
+    }
+    let (words, to) = (value.cast::<Word>(), to.cast::<Word>());
+    for index in 0..size_of::<T>() / size_of::<Word>() {
+        // SAFETY: inside of the value, and aligned as it is; words of a type that may be uninitialised, for padding.
+        unsafe { to.add(index).write(words.add(index).read_volatile()) };
+    }
 }
 
 /// How many bytes the archive of `value` takes, by archiving it elsewhere; what is too large even for that counts as one byte

@@ -446,7 +446,10 @@ impl RawPublisher {
                 Some(sequence) => Ok(sequence),
                 None => self.publish_slowly(lane, source, stamp_ns, deadline),
             },
-            LaneRing::Spsc(ring) => self.publish_slot(lane, ring, source, stamp_ns, deadline),
+            LaneRing::Spsc(ring) => match self.publish_slot_here(lane, ring, source, stamp_ns) {
+                Some(sequence) => Ok(sequence),
+                None => self.publish_slot_slowly(lane, ring, source, stamp_ns, deadline),
+            },
         };
         let sequence = match published {
             Ok(sequence) => sequence,
@@ -525,9 +528,55 @@ impl RawPublisher {
         }
     }
 
-    /// One-producer lane: writes into the next slot, or into the arena what does not fit there.
+    /// One producer: writes into the next slot where the lane has room right away and the message fits, which is nearly always.
     #[inline(always)]
-    fn publish_slot<S: Source>(
+    fn publish_slot_here<S: Source>(
+        &mut self,
+        lane: usize,
+        ring: spsc::Ring<'static>,
+        source: &S,
+        stamp_ns: u64,
+    ) -> Option<u64> {
+        let max_bytes = self.max_bytes;
+        let header = Header { stamp_ns, ..self.header };
+        let core = &self.core;
+        let this = &mut self.lanes[lane];
+        let sequence = this.next;
+        let least_bytes = source.least_bytes().max(this.expected_bytes);
+        if S::EXTENSION_BYTES + least_bytes > ring.inline_bytes()
+            || !ring.has_room(sequence, &mut this.cached_gate, |s| gate_with_room(core, lane, s))
+        {
+            return None;
+        }
+        let slot = ring.begin(sequence);
+        let words = slot.words;
+        let body = &words[HEADER_WORDS + S::EXTENSION_BYTES / 8..];
+        // SAFETY: the slot is marked WRITING and lies above the gate, so no reader looks at its body; this handle is
+        // the lane's only producer. The words are atomics, that is, interior mutable memory.
+        let memory = unsafe {
+            core::slice::from_raw_parts_mut(
+                body.as_ptr().cast_mut().cast::<MaybeUninit<u8>>(),
+                size_of_val(body),
+            )
+        };
+        // What does not fit stays in WRITING, which readers take for not yet published.
+        let len_bytes = source.fill(memory).filter(|&len| len <= max_bytes)?;
+        if let Some(extension) = source.extension() {
+            let block: [u64; EXTENSION_BYTES / 8] = bytemuck::cast(*extension);
+            for (word, value) in words[HEADER_WORDS..].iter().zip(block) {
+                word.store(value, Ordering::Relaxed);
+            }
+        }
+        Header { len_bytes: len_bytes as u32, ..header }.store(words);
+        slot.publish(this.hint);
+        this.next = sequence.wrapping_add(1);
+        Some(sequence)
+    }
+
+    /// The same with everything that may have to happen first: waiting for room, and the arena for what does not fit.
+    #[cold]
+    #[inline(never)]
+    fn publish_slot_slowly<S: Source>(
         &mut self,
         lane: usize,
         ring: spsc::Ring<'static>,
@@ -540,35 +589,10 @@ impl RawPublisher {
         while !self.has_room(lane, sequence, |publisher, s| gate_with_room(&publisher.core, lane, s)) {
             self.wait_for_room(lane, FullOf::Ring, &mut since, deadline)?;
         }
-        let least_bytes = source.least_bytes().max(self.lanes[lane].expected_bytes);
-        let fits = S::EXTENSION_BYTES + least_bytes <= ring.inline_bytes();
-        let header = Header { stamp_ns, ..self.header };
-        if fits {
-            let slot = ring.begin(sequence);
-            let words = slot.words;
-            let body = &words[HEADER_WORDS + S::EXTENSION_BYTES / 8..];
-            // SAFETY: the slot is marked WRITING and lies above the gate, so no reader looks at its body; this handle is
-            // the lane's only producer. The words are atomics, that is, interior mutable memory.
-            let memory = unsafe {
-                core::slice::from_raw_parts_mut(
-                    body.as_ptr().cast_mut().cast::<MaybeUninit<u8>>(),
-                    size_of_val(body),
-                )
-            };
-            if let Some(len) = source.fill(memory).filter(|&len| len <= self.max_bytes) {
-                if let Some(extension) = source.extension() {
-                    let block: [u64; EXTENSION_BYTES / 8] = bytemuck::cast(*extension);
-                    for (word, value) in words[HEADER_WORDS..].iter().zip(block) {
-                        word.store(value, Ordering::Relaxed);
-                    }
-                }
-                Header { len_bytes: len as u32, ..header }.store(words);
-                let lane = &mut self.lanes[lane];
-                slot.publish(lane.hint);
-                lane.next = sequence.wrapping_add(1);
-                return Ok(sequence);
-            }
-            // It stays in WRITING, which readers take for not yet published.
+        if since.is_some()
+            && let Some(sequence) = self.publish_slot_here(lane, ring, source, stamp_ns)
+        {
+            return Ok(sequence);
         }
         let cell = self.write_cell(lane, source, stamp_ns, deadline)?;
         self.name_cell_in_slot(lane, ring, sequence, &cell);

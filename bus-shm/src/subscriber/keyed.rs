@@ -13,6 +13,7 @@ mod store;
 mod watch;
 
 use super::late::Late;
+use super::settle::InHand;
 use super::{ASK_PERIOD, Delivery, Membership, Proof, RawSubscriber};
 use crate::bus::BusInner;
 use crate::error::AttachError;
@@ -157,7 +158,7 @@ impl Keyed {
 
     /// A message in hand was said to have failed, or to be a dead letter.
     pub(super) fn note_put_aside(&mut self, delivery: &Delivery, is_failure: bool) {
-        self.touch(delivery);
+        self.touch(delivery.lane, delivery.found.sequence);
         self.beat();
         if is_failure {
             self.count(in_seat::FAILED);
@@ -165,13 +166,13 @@ impl Keyed {
     }
 
     /// Something has been done with a message in hand.
-    pub(super) fn touch(&mut self, delivery: &Delivery) {
-        self.hands.touch(delivery.lane, delivery.found.sequence);
+    pub(super) fn touch(&mut self, lane: usize, sequence: u64) {
+        self.hands.touch(lane, sequence);
     }
 
     /// It lies in the store from now on, in this entry, and waits until its time, or is a dead letter.
     pub(super) fn note_stored(&mut self, delivery: &Delivery, index: usize, not_before_ns: Option<u64>) {
-        let place = place_of(delivery);
+        let place = place_of(&delivery.in_hand());
         self.hands.end(place);
         match not_before_ns {
             Some(_) if self.owned[place.partition()].is_some() => {
@@ -183,7 +184,7 @@ impl Keyed {
 
     /// It is kept for lack of room in the store.
     pub(super) fn note_kept(&mut self, delivery: &Delivery) {
-        self.queue.insert_aside(place_of(delivery), Aside::Kept);
+        self.queue.insert_aside(place_of(&delivery.in_hand()), Aside::Kept);
     }
 
     /// The batch in hand was given back.
@@ -277,8 +278,8 @@ impl Keyed {
     }
 }
 
-fn place_of(delivery: &Delivery) -> Place {
-    Place::new(delivery.lane, delivery.found.header.reference, delivery.found.sequence)
+fn place_of(message: &InHand) -> Place {
+    Place::new(message.lane, message.key, message.sequence)
 }
 
 impl RawSubscriber {
@@ -509,15 +510,15 @@ impl RawSubscriber {
 
     /// Keyed: what a batch has in hand is acknowledged in its order, and where a message was lost, the later ones of its partition are
     /// given back: they come again after it.
-    pub(super) fn acknowledge_keyed(&mut self, batch: &[Delivery]) -> usize {
+    pub(super) fn acknowledge_keyed(&mut self, batch: &[InHand]) -> usize {
         let Some(keyed) = &mut self.keyed else { return 0 };
         let mut lost = keyed.lost;
         let mut count = 0;
-        for delivery in batch {
-            let partition = place_of(delivery).partition();
+        for message in batch {
+            let partition = place_of(message).partition();
             if lost[partition] {
-                self.release(delivery);
-            } else if self.acknowledge(delivery) {
+                self.release(message);
+            } else if self.acknowledge(message) {
                 count += 1;
             } else {
                 lost[partition] = true;
@@ -526,7 +527,7 @@ impl RawSubscriber {
         // What is left of the batch may be acknowledged later.
         let is_over = self.batch.is_empty();
         if let Some(keyed) = &mut self.keyed {
-            batch.iter().for_each(|delivery| keyed.touch(delivery));
+            batch.iter().for_each(|message| keyed.touch(message.lane, message.sequence));
             keyed.lost = if is_over { [false; PARTS] } else { lost };
             keyed.beat();
         }

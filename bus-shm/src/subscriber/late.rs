@@ -434,7 +434,7 @@ impl RawSubscriber {
                     // Another member has it, and will find room for it.
                     Err(ReceiveError::NotOwner(_)) => {
                         if let Some(keyed) = &mut self.keyed {
-                            keyed.touch(&kept.delivery);
+                            keyed.touch(kept.delivery.lane, kept.delivery.found.sequence);
                         }
                     }
                     Err(error) => return Err(error),
@@ -460,7 +460,7 @@ impl RawSubscriber {
             let extended = owners[kept.delivery.lane].extend(kept.delivery.found.sequence, claim);
             kept.delivery.proof = extended.map_or(Proof::Settled, Proof::Claim);
             if let Some(keyed) = keyed.as_mut().filter(|_| extended.is_none()) {
-                keyed.touch(&kept.delivery);
+                keyed.touch(kept.delivery.lane, kept.delivery.found.sequence);
             }
             extended.is_some()
         });
@@ -470,7 +470,7 @@ impl RawSubscriber {
     pub(super) fn release_kept(&mut self) {
         let kept = self.late.as_mut().map(|late| std::mem::take(&mut late.kept)).unwrap_or_default();
         for kept in kept {
-            self.release(&kept.delivery);
+            self.release(&kept.delivery.in_hand());
         }
     }
 
@@ -605,7 +605,7 @@ impl RawSubscriber {
     pub(super) fn put_item_aside(&mut self, verdict: Verdict, error: &str) -> Result<(), ReceiveError> {
         self.check()?;
         let Some(last) = self.batch.len().checked_sub(1) else { return Ok(()) };
-        let delivery = self.batch[last];
+        let delivery = Delivery { proof: self.batch[last].proof, ..self.current };
         if !matches!(delivery.proof, Proof::Position) {
             self.batch[last].proof = Proof::Settled;
             return self.put_aside(&delivery, verdict, error);
@@ -773,9 +773,10 @@ impl RawSubscriber {
         let mut released = false;
         for (lane, (reader, owners)) in lanes.iter().zip(owners).enumerate() {
             for (sequence, word) in reader.claims(owners) {
-                let is_own = batch.iter().chain(late.kept.iter().map(|kept| &kept.delivery)).any(|mine| {
+                let kept = late.kept.iter().map(|kept| kept.delivery.in_hand());
+                let is_own = batch.iter().copied().chain(kept).any(|mine| {
                     mine.lane == lane
-                        && mine.found.sequence == sequence
+                        && mine.sequence == sequence
                         && matches!(mine.proof, Proof::Claim(claim) if claim == word)
                 });
                 let place = Place::Owner { lane: lane as u8, sequence };

@@ -85,8 +85,8 @@ impl<T> Subscriber<T> {
 
     /// Gives the message that was taken last back.
     pub(crate) fn release_in_hand(&mut self) {
-        let delivery = self.raw.current;
-        self.raw.release(&delivery);
+        let message = self.raw.current.in_hand();
+        self.raw.release(&message);
     }
 
     /// The topic is about to rest: whoever publishes there has to ring from now on. A fence must follow, and another look.

@@ -56,6 +56,7 @@ use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
 use keyed::Keyed;
 use late::{Late, Settings, Verdict};
 use screen::Screen;
+use settle::InHand;
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -169,7 +170,7 @@ struct RawSubscriber {
     is_cut: bool,
     /// Runs that nobody has asked for yet: the first sequence, and the one after the last.
     missed: [Option<(u64, u64)>; LANES_MAX],
-    batch: Vec<Delivery>,
+    batch: Vec<InHand>,
     /// Lane and sequence of the message that was found invalid last.
     invalid: Cell<Option<(usize, u64)>>,
     /// The group's aside store; a tap has none.
@@ -576,11 +577,10 @@ impl RawSubscriber {
         }
         self.record_outcome(delivery, outcome)?;
         if self.batch.is_empty() || !matches!(delivery.proof, Proof::Position) {
-            self.acknowledge(delivery);
+            self.acknowledge(&delivery.in_hand());
         } else {
             // A cursor cannot pass it before the messages of the batch that stand before it: it is settled with them.
-            let found = Finding { times: 0, ..delivery.found };
-            self.batch.push(Delivery { found, ..*delivery });
+            self.batch.push(InHand { is_shown: false, ..delivery.in_hand() });
         }
         Ok(())
     }
@@ -604,8 +604,8 @@ impl RawSubscriber {
         // A cursor cannot pass it before the messages of the batch that stand before it: it is settled with them.
         match self.stage_for_batch(delivery, Verdict::Dead, why) {
             Ok(Some(staged)) => {
-                let found = Finding { times: 0, ..delivery.found };
-                self.batch.push(Delivery { found, proof: Proof::Staged(staged), ..*delivery });
+                let proof = Proof::Staged(staged);
+                self.batch.push(InHand { is_shown: false, proof, ..delivery.in_hand() });
                 Ok(())
             }
             refused => {
@@ -666,8 +666,8 @@ impl RawSubscriber {
     }
 
     /// Was the archive of this message found invalid?
-    fn was_invalid(&self, delivery: &Delivery) -> bool {
-        self.invalid.get() == Some((delivery.lane, delivery.found.sequence))
+    fn was_invalid(&self, lane: usize, sequence: u64) -> bool {
+        self.invalid.get() == Some((lane, sequence))
     }
 
     fn take_missed(&mut self) -> Option<(Lane, u64, u64)> {
@@ -699,6 +699,11 @@ impl RawSubscriber {
         self.skipped = None;
         self.redelivered = None;
         self.lanes.iter_mut().for_each(LaneReader::let_go);
+    }
+
+    /// Has it messages before it that were handed out before, perhaps to a process that died of one?
+    fn is_in_doubt(&self) -> bool {
+        self.lanes.iter().any(LaneReader::is_in_doubt)
     }
 
     fn is_interrupted(&self) -> bool {
@@ -911,7 +916,8 @@ impl<T: Speak> Subscriber<T> {
             let is_due = self.raw.late.as_ref().is_some_and(|late| late.has_message_due());
             let is_due = is_due || self.raw.is_interrupted();
             if is_due || there >= min || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Ok(Batch { subscriber: self, left: max, settled: false });
+                let in_doubt = self.raw.is_in_doubt();
+                return Ok(Batch { subscriber: self, left: max, in_doubt, settled: false });
             }
             self.raw.walk();
             let until = self.raw.wait_until(deadline);

@@ -25,7 +25,7 @@ impl RawSubscriber {
                     self.lanes[lane].seek(sequence);
                     self.lanes[lane].take_back_hand_out(sequence);
                 } else {
-                    self.release(delivery);
+                    self.release(&delivery.in_hand());
                 }
                 Err(error.into())
             }

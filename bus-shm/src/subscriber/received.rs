@@ -2,7 +2,8 @@
 #![allow(unsafe_code)]
 
 use super::late::Verdict;
-use super::{Delivery, LaneReader, Membership, Proof, Subscriber};
+use super::settle::InHand;
+use super::{Delivery, Membership, Proof, Subscriber};
 use crate::error::{NotOwner, ReceiveError};
 use crate::metadata::Metadata;
 use crate::payload::{Message, Speak, access, access_unchecked};
@@ -157,7 +158,7 @@ impl<T> Received<'_, T> {
 
     /// Was its archive found invalid?
     pub(crate) fn is_invalid(&self) -> bool {
-        self.subscriber.raw.was_invalid(self.delivery())
+        self.subscriber.raw.was_invalid(self.delivery().lane, self.sequence())
     }
 
     fn put_aside(mut self, verdict: Verdict, error: &str) -> Result<(), ReceiveError> {
@@ -240,11 +241,11 @@ impl<T> Received<'_, T> {
     fn give_back(&mut self) {
         let delivery = *self.delivery();
         let raw = &mut self.subscriber.raw;
-        if raw.was_invalid(&delivery) && !raw.bus.is_forked() {
+        if raw.was_invalid(delivery.lane, delivery.found.sequence) && !raw.bus.is_forked() {
             // Not this member's any more, or no room: then it comes again.
             let _ = raw.put_aside(&delivery, Verdict::Dead, INVALID);
         } else {
-            raw.release(&delivery);
+            raw.release(&delivery.in_hand());
         }
     }
 }
@@ -254,6 +255,8 @@ impl<T> Received<'_, T> {
 pub struct Batch<'s, T> {
     pub(super) subscriber: &'s mut Subscriber<T>,
     pub(super) left: usize,
+    /// There are messages that were handed out before, and come one at a time.
+    pub(super) in_doubt: bool,
     pub(super) settled: bool,
 }
 
@@ -269,7 +272,7 @@ impl<T> std::fmt::Debug for Batch<'_, T> {
 impl<T> Batch<'_, T> {
     /// How many messages have been handed out.
     pub fn len(&self) -> usize {
-        self.subscriber.raw.batch.iter().filter(|delivery| delivery.found.times > 0).count()
+        self.subscriber.raw.batch.iter().filter(|message| message.is_shown).count()
     }
 
     /// Has none been handed out?
@@ -302,9 +305,8 @@ impl<T> Batch<'_, T> {
     pub fn ack_up_to(&mut self, lane: Lane, sequence: u64) -> usize {
         self.bury_last();
         let batch = std::mem::take(&mut self.subscriber.raw.batch);
-        let is_meant = |delivery: &Delivery| {
-            delivery.lane == lane.index() && distance(sequence, delivery.found.sequence) >= 0
-        };
+        let is_meant =
+            |message: &InHand| message.lane == lane.index() && distance(sequence, message.sequence) >= 0;
         let (done, rest) = batch.into_iter().partition(is_meant);
         self.subscriber.raw.batch = rest;
         self.settle(done)
@@ -312,10 +314,18 @@ impl<T> Batch<'_, T> {
 
     /// The last message turned out to be invalid, and nothing was said about it: a dead letter, if there is room; else it counts
     /// as done like the others, and its reader has had the error.
+    #[inline]
     fn bury_last(&mut self) {
+        if self.subscriber.raw.invalid.get().is_some() {
+            self.bury_invalid();
+        }
+    }
+
+    #[cold]
+    fn bury_invalid(&mut self) {
         let raw = &mut self.subscriber.raw;
-        if let Some(last) = raw.batch.last().copied()
-            && raw.was_invalid(&last)
+        if let Some(last) = raw.batch.last()
+            && raw.was_invalid(last.lane, last.sequence)
             && !matches!(last.proof, Proof::Staged(_) | Proof::Settled)
         {
             // Once: what it points to may be gone later.
@@ -325,21 +335,27 @@ impl<T> Batch<'_, T> {
     }
 
     /// Acknowledges these, and gives their memory back to the subscriber.
-    fn settle(&mut self, mut batch: Vec<Delivery>) -> usize {
+    fn settle(&mut self, mut batch: Vec<InHand>) -> usize {
         let raw = &mut self.subscriber.raw;
         let kept = if raw.keyed.is_some() {
             raw.acknowledge_keyed(&batch)
         } else if matches!(raw.membership, Membership::Shared(..)) {
-            batch.iter().filter(|delivery| raw.acknowledge(delivery)).count()
+            batch.iter().filter(|message| raw.acknowledge(message)).count()
         } else if raw.fork.is_child() {
             0
         } else {
             // One store a lane; then what was put aside counts.
             let mut last: [Option<u64>; LANES_MAX] = [None; LANES_MAX];
-            for delivery in &batch {
-                match delivery.proof {
-                    Proof::Position | Proof::Staged(_) => last[delivery.lane] = Some(delivery.found.sequence),
-                    _ => _ = raw.acknowledge(delivery),
+            let (mut shown_count, mut has_staged) = (0, false);
+            for message in &batch {
+                shown_count += usize::from(message.is_shown);
+                match message.proof {
+                    Proof::Position => last[message.lane] = Some(message.sequence),
+                    Proof::Staged(_) => {
+                        last[message.lane] = Some(message.sequence);
+                        has_staged = true;
+                    }
+                    _ => _ = raw.acknowledge(message),
                 }
             }
             for (lane, sequence) in last.into_iter().enumerate() {
@@ -348,12 +364,12 @@ impl<T> Batch<'_, T> {
                 }
             }
             raw.ring_space_bell();
-            for delivery in &batch {
-                if let Proof::Staged(held) = delivery.proof {
+            for message in batch.iter().filter(|_| has_staged) {
+                if let Proof::Staged(held) = message.proof {
                     raw.finish_staged(held);
                 }
             }
-            batch.iter().filter(|delivery| delivery.found.times > 0).count()
+            shown_count
         };
         batch.clear();
         if raw.batch.is_empty() {
@@ -401,17 +417,19 @@ impl<T: Speak> Batch<'_, T> {
 
     /// No more may be added: it has as many as were asked for, or the one that it has was handed out before.
     #[inline]
-    fn is_full(&self) -> bool {
+    fn is_full(&mut self) -> bool {
         let raw = &self.subscriber.raw;
-        self.left == 0 || !raw.batch.is_empty() && raw.lanes.iter().any(LaneReader::is_in_doubt)
+        // Cursors only go on: what is out of doubt once stays so.
+        self.in_doubt = self.in_doubt && raw.is_in_doubt();
+        self.left == 0 || self.in_doubt && !raw.batch.is_empty()
     }
 
     /// The message that was just handed out is part of the batch.
     #[inline]
     fn keep(&mut self) -> BatchItem<'_, T> {
-        let delivery = self.subscriber.raw.current;
-        self.subscriber.raw.batch.push(delivery);
-        BatchItem { subscriber: self.subscriber, delivery }
+        let raw = &mut self.subscriber.raw;
+        raw.batch.push(raw.current.in_hand());
+        BatchItem { subscriber: self.subscriber }
     }
 }
 
@@ -427,73 +445,78 @@ impl<T> Drop for Batch<'_, T> {
 /// A message of a [`Batch`].
 pub struct BatchItem<'b, T> {
     pub(super) subscriber: &'b mut Subscriber<T>,
-    delivery: Delivery,
 }
 
 impl<T> std::fmt::Debug for BatchItem<'_, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BatchItem").field("sequence", &self.delivery.found.sequence).finish_non_exhaustive()
+        f.debug_struct("BatchItem").field("sequence", &self.delivery().found.sequence).finish_non_exhaustive()
     }
 }
 
 impl<T> BatchItem<'_, T> {
     /// What was handed out.
     pub(super) fn handed(&self) -> &Delivery {
-        &self.delivery
+        self.delivery()
+    }
+
+    /// Stays as it is while this borrow of the subscriber lasts.
+    #[inline]
+    fn delivery(&self) -> &Delivery {
+        &self.subscriber.raw.current
     }
 
     /// Its number in its lane.
     #[inline]
     pub fn sequence(&self) -> u64 {
-        self.delivery.found.sequence
+        self.delivery().found.sequence
     }
 
     /// Its lane.
     #[inline]
     pub fn lane(&self) -> Lane {
-        Lane(self.delivery.lane as u8)
+        Lane(self.delivery().lane as u8)
     }
 
     /// CLOCK_MONOTONIC nanoseconds when its publication began; 0 on topics without stamps.
     #[inline]
     pub fn stamp_ns(&self) -> u64 {
-        self.delivery.found.header.stamp_ns
+        self.delivery().found.header.stamp_ns
     }
 
     /// Its publisher's number in the topic.
     #[inline]
     pub fn producer(&self) -> u16 {
-        producer_entry(self.delivery.found.header.producer)
+        producer_entry(self.delivery().found.header.producer)
     }
 
     /// Number of its payload type in the topic; 255 is plain bytes.
     #[inline]
     pub fn kind(&self) -> u8 {
-        self.delivery.found.header.kind
+        self.delivery().found.header.kind
     }
 
     /// As [`Received::metadata`].
     pub fn metadata(&self) -> Metadata<'_> {
-        metadata(&self.subscriber.raw, &self.delivery)
+        metadata(&self.subscriber.raw, self.delivery())
     }
 
     /// Has it been handed out before?
     #[inline]
     pub fn is_redelivered(&self) -> bool {
-        self.delivery.found.times > 1
+        self.delivery().found.times > 1
     }
 
     /// How often it has been handed out, this time included; saturates. A lower bound in a group of one member: that counts
     /// only hand-outs of the same message in a row, and knows of others that there were some.
     #[inline]
     pub fn attempts(&self) -> u8 {
-        self.delivery.found.times
+        self.delivery().found.times
     }
 
     /// The payload as it lies in memory.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        self.delivery.found.payload()
+        self.delivery().found.payload()
     }
 
     /// Its work failed: it comes again later, as with [`Received::retry`]. In a group of one member that counts once the batch
@@ -526,6 +549,6 @@ impl<T: Message> BatchItem<'_, T> {
     /// [`ReceiveError::Invalid`]. When the batch goes on or is acknowledged, the message becomes a dead letter.
     #[inline]
     pub fn value(&self) -> Result<&T::Archived, ReceiveError> {
-        read::<T>(self.subscriber, &self.delivery, self.payload())
+        read::<T>(self.subscriber, self.delivery(), self.payload())
     }
 }

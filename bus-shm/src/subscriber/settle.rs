@@ -4,20 +4,49 @@ use super::{Delivery, Membership, Proof, RawSubscriber};
 use crate::listeners::wake_readers;
 use crate::sys::futex;
 
+/// What is remembered of a message in a batch until the batch is settled; of the last one `current` says the rest.
+///
+/// Less than a whole [`Delivery`], and put together from its fields: a copy in one piece would wait until the pieces, which were
+/// stored just before, have left the core.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InHand {
+    pub(super) lane: usize,
+    pub(super) sequence: u64,
+    /// Hash of its key, or 0.
+    pub(super) key: u64,
+    /// False of what the program has not seen: it is settled with the others.
+    pub(super) is_shown: bool,
+    pub(super) proof: Proof,
+}
+
+impl Delivery {
+    /// What is remembered of it.
+    #[inline]
+    pub(super) fn in_hand(&self) -> InHand {
+        InHand {
+            lane: self.lane,
+            sequence: self.found.sequence,
+            key: self.found.header.reference,
+            is_shown: true,
+            proof: self.proof,
+        }
+    }
+}
+
 impl RawSubscriber {
     /// Everything up to this message (one member), or this message (shared), is done. False if the group had given it to
     /// another member meanwhile.
-    pub(super) fn acknowledge(&mut self, delivery: &Delivery) -> bool {
+    pub(super) fn acknowledge(&mut self, message: &InHand) -> bool {
         if self.fork.is_child() {
             return false;
         }
-        match delivery.proof {
+        match message.proof {
             Proof::Position => {
-                self.lanes[delivery.lane].acknowledge(delivery.found.sequence);
+                self.lanes[message.lane].acknowledge(message.sequence);
                 self.ring_space_bell();
                 true
             }
-            Proof::Claim(claim) => self.acknowledge_claim(delivery.lane, delivery.found.sequence, claim),
+            Proof::Claim(claim) => self.acknowledge_claim(message.lane, message.sequence, claim),
             Proof::Entry(held) => self.acknowledge_entry(held),
             Proof::Staged(_) | Proof::Settled => true,
         }
@@ -36,8 +65,8 @@ impl RawSubscriber {
 
     #[inline(never)]
     pub(super) fn acknowledge_unusual(&mut self) -> bool {
-        let delivery = self.current;
-        self.acknowledge(&delivery)
+        let message = self.current.in_hand();
+        self.acknowledge(&message)
     }
 
     /// A publisher may wait for what was just finished.
@@ -49,14 +78,14 @@ impl RawSubscriber {
     }
 
     /// Gives a message back: it comes again, marked.
-    pub(super) fn release(&mut self, delivery: &Delivery) {
+    pub(super) fn release(&mut self, message: &InHand) {
         if self.bus.is_forked() {
             return;
         }
-        let lane = &mut self.lanes[delivery.lane];
-        match (&self.membership, delivery.proof) {
+        let lane = &mut self.lanes[message.lane];
+        match (&self.membership, message.proof) {
             (Membership::Shared(_, owners), Proof::Claim(claim)) => {
-                let released = lane.release_claim(&owners[delivery.lane], delivery.found.sequence, claim);
+                let released = lane.release_claim(&owners[message.lane], message.sequence, claim);
                 let wake = || wake_readers(&self.bus, &self.core);
                 // Another member may be asleep.
                 let _ = released && self.message_bell.ring_if(self.barrier, wake);
@@ -84,11 +113,11 @@ impl RawSubscriber {
     pub(super) fn give_back_batch(&mut self) {
         self.invalid.set(None);
         let mut batch = std::mem::take(&mut self.batch);
-        for delivery in batch.iter().rev() {
-            self.release(delivery);
+        for message in batch.iter().rev() {
+            self.release(message);
         }
         if let Some(keyed) = &mut self.keyed {
-            batch.iter().for_each(|delivery| keyed.touch(delivery));
+            batch.iter().for_each(|message| keyed.touch(message.lane, message.sequence));
             keyed.note_batch_ends();
         }
         batch.clear();
