@@ -180,8 +180,8 @@ pub(crate) fn encode<T: Message>(value: &T, memory: &mut [core::mem::MaybeUninit
         if memory.len() < size_of::<T>() {
             return None;
         }
-        // SAFETY: COPY_OPTIMIZATION promises that the archive of a T is its bytes; source and destination are valid for
-        // that many, and do not overlap, since nobody holds a reference to a T in the destination. Memory is aligned.
+        // SAFETY: COPY_OPTIMIZATION promises that the archive of a T is its bytes, all of them initialised; source and destination
+        // are valid for that many and aligned, and do not overlap, since nobody holds a reference to a T in the destination.
         unsafe { copy_fresh(value, memory.as_mut_ptr().cast::<T>()) };
         return Some(size_of::<T>());
     }
@@ -199,20 +199,37 @@ const FRESH_BYTES_MAX: usize = 128;
 /// loaded word by word, whatever the compiler would rather do.
 ///
 /// # Safety
-/// As for `core::ptr::copy_nonoverlapping`.
+/// As for `core::ptr::copy_nonoverlapping`, and no byte of the value may be uninitialised.
 #[inline(always)]
 unsafe fn copy_fresh<T>(value: *const T, to: *mut T) {
-    type Word = core::mem::MaybeUninit<u64>;
-    let is_of_words =
-        align_of::<T>() == align_of::<Word>() && size_of::<T>().is_multiple_of(size_of::<Word>());
+    let is_of_words = align_of::<T>() == align_of::<u64>() && size_of::<T>().is_multiple_of(size_of::<u64>());
     if !is_of_words || size_of::<T>() > FRESH_BYTES_MAX {
         // SAFETY: the caller's promise.
         return unsafe { core::ptr::copy_nonoverlapping(value, to, 1) };
     }
-    let (words, to) = (value.cast::<Word>(), to.cast::<Word>());
-    for index in 0..size_of::<T>() / size_of::<Word>() {
-        // SAFETY: inside of the value, and aligned as it is; words of a type that may be uninitialised, for padding.
-        unsafe { to.add(index).write(words.add(index).read_volatile()) };
+    let words = size_of::<T>() / size_of::<u64>();
+    let (value, to) = (value.cast::<u64>(), to.cast::<u64>());
+    // SAFETY: inside of the value, aligned as it is, and initialised: the caller's promise.
+    let word = |index| unsafe { value.add(index).read_volatile() };
+    for index in (0..words - words % 2).step_by(2) {
+        let (low, high) = (word(index), word(index + 1));
+        // One store for two words: while messages stream, stores are what a publisher waits for.
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: inside of the destination; the store takes any alignment, and every x86_64 processor has it.
+        #[allow(unused_unsafe)]
+        unsafe {
+            use core::arch::x86_64::{_mm_set_epi64x, _mm_storeu_si128};
+            _mm_storeu_si128(to.add(index).cast(), _mm_set_epi64x(high as i64, low as i64));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        // SAFETY: inside of the destination, and aligned as it is.
+        unsafe {
+            to.add(index).cast::<[u64; 2]>().write([low, high]);
+        }
+    }
+    if words % 2 == 1 {
+        // SAFETY: as above.
+        unsafe { to.add(words - 1).write(word(words - 1)) };
     }
 }
 

@@ -7,6 +7,7 @@ use crate::error::{ReceiveError, RegionError};
 use crate::group::{Joined, LaneStand};
 use crate::repair;
 use crate::subscriber::Failure;
+use crate::sys::prefetch::{self, LINE_BYTES, SLOTS_AHEAD};
 use crate::topic::{LaneRing, TopicCore};
 use bus_core::extension::Extension;
 use bus_core::group::{self, Handed};
@@ -315,6 +316,15 @@ impl LaneReader {
         let sequence = self.ahead.next();
         if self.copies || distance(sequence, self.reliable_from) < 0 {
             return self.take_copy(sequence, finding);
+        }
+        if let LaneRing::Spsc(ring) = self.ring
+            && self.ahead.known_count() > SLOTS_AHEAD
+        {
+            // The work on a message keeps the processor from running ahead to the next ones by itself. Not beyond what is known to
+            // be published: those lines are being written.
+            let ahead = ring.slot_address(sequence.wrapping_add(SLOTS_AHEAD));
+            prefetch::for_reading(ahead);
+            prefetch::for_reading(ahead.wrapping_add(LINE_BYTES));
         }
         finding.sequence = sequence;
         finding.times = self.hand_out(sequence);

@@ -89,6 +89,13 @@ impl<'a> Ring<'a> {
         &self.words[first..first + self.slot_words]
     }
 
+    /// Where the slot of `sequence` begins: for a hint to the processor, not to be read through.
+    #[inline]
+    pub fn slot_address(&self, sequence: u64) -> *const u8 {
+        let first = (sequence & self.mask) as usize * self.slot_words;
+        self.words.as_ptr().wrapping_add(first).cast()
+    }
+
     /// Is `sequence` published, and if so, in which words?
     #[inline]
     pub fn slot(&self, sequence: u64) -> Slot<&'a [AtomicU64]> {

@@ -65,6 +65,11 @@ impl RawSubscriber {
 
     #[inline(never)]
     pub(super) fn acknowledge_unusual(&mut self) -> bool {
+        if let Proof::Claim(claim) = self.current.proof
+            && !self.fork.is_child()
+        {
+            return self.acknowledge_claim(self.current.lane, self.current.found.sequence, claim);
+        }
         let message = self.current.in_hand();
         self.acknowledge(&message)
     }
