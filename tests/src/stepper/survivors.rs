@@ -623,8 +623,10 @@ pub fn ensure_all_acknowledged(survivors: &Survivors, facts: &Facts) -> Verdict 
 impl Survivors {
     /// After the child has left in good order.
     pub fn settle_with_child_gone(&mut self, facts: &Facts, setup: (u64, u64)) -> Verdict {
-        ensure!(!facts.failed, "the child's operation failed");
-        ensure!(facts.accepted == facts.intended, "the child's publications failed");
+        if let Some(why) = &facts.failed {
+            return Err(format!("the child's operation failed: {why}"));
+        }
+        ensure!(facts.accepted == facts.intended, "the child's publications failed: {facts:?}");
         self.settle(facts, setup)?;
         ensure_all_acknowledged(self, facts)
     }
