@@ -93,6 +93,13 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(1);
 /// A seat that was taken, and, of a shared group, where its member was counted.
 type Taken = (Joined, Option<Region>);
 
+/// What came of an attempt to take a seat.
+enum Attempt {
+    Taken(Taken),
+    /// Another process is joining, or has changed the entry: it was found like this.
+    Found(HolderWord),
+}
+
 fn join(bus: &BusInner, core: &TopicCore, wanted: &Wanted<'_>) -> Result<Taken, AttachError> {
     if let Some(name) = wanted.name {
         check_dotted(name, GROUP_NAME_BYTES_MAX)
@@ -102,26 +109,48 @@ fn join(bus: &BusInner, core: &TopicCore, wanted: &Wanted<'_>) -> Result<Taken, 
             return Err(AttachError::GroupKind { topic: core.name().into(), group: name.into(), theirs });
         }
     }
-    let begun = Instant::now();
+    let Some(name) = wanted.name else { return join_ephemeral(bus, core, wanted) };
+    // How the entry was found, and since when. This process may itself have stood still meanwhile, so what counts is that the entry is
+    // still the same in a look that began when the time was over.
+    let mut before: Option<(HolderWord, Instant)> = None;
     loop {
-        let attempt = match wanted.name {
-            Some(name) => try_named(bus, core, wanted, name)?,
-            None => try_ephemeral(bus, core, wanted)?.map(|joined| (joined, None)),
+        let begun = Instant::now();
+        let found = match try_named(bus, core, wanted, name)? {
+            Attempt::Taken(taken) => return Ok(taken),
+            Attempt::Found(found) => found,
         };
-        if let Some(joined) = attempt {
-            return Ok(joined);
-        }
-        if begun.elapsed() > JOIN_PATIENCE {
-            let topic = core.name().to_owned();
-            let group = wanted.name.unwrap_or("").to_owned();
-            return Err(AttachError::GroupBusy {
-                topic,
-                group,
-                pid: 0,
-                service: "a process that is joining".into(),
-            });
+        match before {
+            Some((same, since)) if same == found => {
+                if begun.saturating_duration_since(since) > JOIN_PATIENCE {
+                    return Err(busy_joining(core, name));
+                }
+            }
+            _ => before = Some((found, Instant::now())),
         }
         std::thread::yield_now();
+    }
+}
+
+/// An entry that others take is passed over for the next, so an attempt fails only where this process is thought dead.
+fn join_ephemeral(bus: &BusInner, core: &TopicCore, wanted: &Wanted<'_>) -> Result<Taken, AttachError> {
+    let begun = Instant::now();
+    loop {
+        if let Some(joined) = try_ephemeral(bus, core, wanted)? {
+            return Ok((joined, None));
+        }
+        if begun.elapsed() > JOIN_PATIENCE {
+            return Err(busy_joining(core, ""));
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn busy_joining(core: &TopicCore, group: &str) -> AttachError {
+    AttachError::GroupBusy {
+        topic: core.name().into(),
+        group: group.into(),
+        pid: 0,
+        service: "a process that is joining".into(),
     }
 }
 
@@ -220,7 +249,7 @@ fn try_named(
     core: &TopicCore,
     wanted: &Wanted<'_>,
     name: &str,
-) -> Result<Option<Taken>, AttachError> {
+) -> Result<Attempt, AttachError> {
     let entry = find_named(core, name)?;
     let word = word_of(core, entry, in_entry::STATE)?;
     let seen = HolderWord::unpack(word.load(Ordering::Acquire));
@@ -248,36 +277,38 @@ fn try_named(
     {
         return Err(AttachError::AckWait { topic: core.name().into(), group: name.into() });
     }
-    match seen.state {
+    let taken = match seen.state {
         state::FREE | state::DETACHED | state::ASTRAY => {
-            enter(bus, core, wanted, (entry, word), (seen, bits))
+            enter(bus, core, wanted, (entry, word), (seen, bits))?
         }
         state::HELD if wanted.shared => {
             // Counted before the word changes: a publisher that would let a group without members go has seen the word before
             // it counts them, and one of the two steps fails.
             let owners = count_member(core, entry, bus.me())?;
             match group::change(word, seen, seen.next(state::HELD, bus.me())) {
-                Some(mine) => Ok(Some((resume(core, entry, mine), Some(owners)))),
+                Some(mine) => Some((resume(core, entry, mine), Some(owners))),
                 None => {
                     discount_member(core, &owners, bus.me());
-                    Ok(None)
+                    None
                 }
             }
         }
-        state::HELD => Ok(group::change(word, seen, seen.next(state::ACTIVE, bus.me()))
-            .map(|mine| (resume(core, entry, mine), None))),
+        state::HELD => group::change(word, seen, seen.next(state::ACTIVE, bus.me()))
+            .map(|mine| (resume(core, entry, mine), None)),
         _ if !bus.participants().is_dead(seen.holder) => {
-            if state::is_joining(seen.state) || state::is_starting(seen.state) || wanted.shared {
-                return Ok(None);
+            if !state::is_joining(seen.state) && !state::is_starting(seen.state) && !wanted.shared {
+                let (pid, service) = bus.participants().describe(seen.holder);
+                let (topic, group) = (core.name().into(), name.into());
+                return Err(AttachError::GroupBusy { topic, group, pid, service });
             }
-            let (pid, service) = bus.participants().describe(seen.holder);
-            Err(AttachError::GroupBusy { topic: core.name().into(), group: name.into(), pid, service })
+            None
         }
         _ => {
             repair::release_group(core, entry, seen.holder);
-            Ok(None)
+            None
         }
-    }
+    };
+    Ok(taken.map_or(Attempt::Found(seen), Attempt::Taken))
 }
 
 /// Takes an entry that has no member, as it was `seen`, for a group of this kind.

@@ -3,6 +3,7 @@
 //! Each internal message makes the next, in another agent's topic, so that a request is done when its chain is through. What is
 //! measured is how soon after the spike no more is under way than before it.
 
+use crate::footprint::rollup_bytes;
 use crate::harness::{Agent, Role, TestBus};
 use crate::scale::time_on_core;
 use bus_shm::inspect::BusView;
@@ -100,12 +101,6 @@ pub fn agent(mut role: Role) {
     }
 }
 
-fn own_bytes(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-    line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) << 10
-}
-
 /// Measures on a bus of its own. `entry` is what [`Agent::spawn`] needs to play the agents' role "burst".
 pub fn measure(burst: Burst, entry: &str) -> Figures {
     let test = TestBus::new("burst");
@@ -164,7 +159,7 @@ pub fn measure(burst: Burst, entry: &str) -> Figures {
         spike_max: under_way[1],
         drained: drained.unwrap_or_else(|| spike_end.elapsed()),
         cores: (shares[0], shares[1]),
-        agents_bytes: agents.iter().map(|agent| own_bytes(agent.pid())).sum(),
+        agents_bytes: agents.iter().map(|agent| rollup_bytes(agent.pid(), "Pss")).sum(),
         bus_bytes,
     };
     bus.down(true).expect("it goes");

@@ -2,6 +2,7 @@
 
 pub mod burst;
 pub mod cli;
+pub mod footprint;
 pub mod harness;
 pub mod keyed;
 pub mod memory;

@@ -4,8 +4,9 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 use stepped::operations::OPERATIONS;
-use tests::stepper::{Effort, heading, prove};
+use tests::stepper::{Effort, heading, pause, prove};
 
 /// Past the test harness, which keeps what a test that passes says to itself.
 fn say(text: &str) {
@@ -34,5 +35,20 @@ fn every_instruction() {
         .iter()
         .flat_map(|line| line.failures.iter().map(move |failure| format!("{}: {failure}", line.name)))
         .collect();
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Longer than a process waits for another that is joining the same group.
+const PAUSE: Duration = Duration::from_millis(1_200);
+
+#[test]
+fn whoever_stands_still_while_it_takes_a_group_over_has_it_all_the_same() {
+    if !cfg!(target_arch = "x86_64") {
+        return say("skipped: single steps are implemented for x86-64 only\n");
+    }
+    let program = Path::new(env!("CARGO_BIN_EXE_step_child"));
+    let name = "repair: take a group over";
+    let operation = OPERATIONS.iter().find(|operation| operation.name == name).expect("an operation");
+    let failures = pause(program, operation, 24, PAUSE);
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }

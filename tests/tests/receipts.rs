@@ -556,12 +556,12 @@ fn a_parked_waiter_is_woken_and_a_dead_one_harms_nobody() {
         agent
     };
     let (mut waiter, mut doomed) = (spawn(), spawn());
-    let mut took = Vec::new();
-    for round in 0..20 {
+    let (mut quick, mut took) = (0, Vec::new());
+    while quick < 10 {
         let sequence = publish(&topic, b"a");
         waiter.line.tell(sequence);
         waiter.wait_until_parked();
-        if round == 10 {
+        if took.len() == 5 {
             doomed.line.tell(sequence);
             doomed.wait_until_parked();
             doomed.kill();
@@ -571,11 +571,11 @@ fn a_parked_waiter_is_woken_and_a_dead_one_harms_nobody() {
         message.ack().unwrap();
         waiter.line.expect("handled");
         took.push(begun.elapsed());
+        // Without the bell it would look for itself 50 ms after it has parked, just before. A busy machine makes some rounds as slow as
+        // that, and not all of them.
+        quick += usize::from(took[took.len() - 1] < Duration::from_millis(15));
+        assert!(took.len() < 200, "{quick} of {} were quick: {took:?}", took.len());
     }
-    took.sort();
-    // Without the bell it would look for itself after 50 ms, 25 on average.
-    assert!(took[10] < Duration::from_millis(15), "{took:?}");
-    assert!(took[19] < Duration::from_secs(2), "{took:?}");
     drop(subscriber);
     assert_clean(&test);
 }

@@ -13,7 +13,10 @@ fn main() {
         panic!("an operation, a role, a directory, and a page")
     };
     let operation = OPERATIONS.iter().find(|operation| operation.name == name).expect("an operation");
-    let child = Child::new(dir.into(), operation.scene, Told::open(Path::new(page)));
+    let told = Told::open(Path::new(page));
+    // Whoever steps this process says why it has ended.
+    std::panic::set_hook(Box::new(move |panic| told.failed(&panic.to_string().replace('\n', " "))));
+    let child = Child::new(dir.into(), operation.scene, told);
     match (role.as_str(), operation.dead) {
         ("dead", Some(dead)) => dead(&child),
         _ => (operation.run)(child),

@@ -559,6 +559,52 @@ fn live(program: &Path, operation: &'static Operation, point: Point, kill: bool)
     survivors.leave(true, false)
 }
 
+/// Lets a child stand still for `pause` after some system calls of an operation, at most `count` of them evenly spread, while nobody else
+/// does anything. What goes wrong after that: time that passes may not be taken for something that happened.
+///
+/// # Panics
+/// Where the child does not do what it should.
+pub fn pause(program: &Path, operation: &'static Operation, count: usize, pause: Duration) -> Vec<String> {
+    let points = match calls(program, operation) {
+        Ok(points) => points,
+        Err(why) => return vec![why],
+    };
+    let (send, receive) = mpsc::channel();
+    for point in spread(&points, count) {
+        let _ = send.send(point);
+    }
+    drop(send);
+    let work = |point: Point| {
+        let (mut stage, _) = Stage::set(program, operation, false)?;
+        stage.go_to(point);
+        std::thread::sleep(pause);
+        go_on(&mut stage)?;
+        stage.child.told().stop();
+        stage.child.join()?;
+        let verdict = stage.facts().failed.map_or(Ok(()), Err);
+        verdict.map_err(|why| format!("stood still after {}: {why}", point.step))
+    };
+    in_parallel(receive, work, || {})
+}
+
+/// Where each system call of an operation has returned.
+fn calls(program: &Path, operation: &'static Operation) -> Verdict<Vec<Point>> {
+    let (mut stage, _) = Stage::set(program, operation, false)?;
+    let mut point = Point { step: 0, calls: 0, since_call: 0 };
+    let mut points = Vec::new();
+    loop {
+        match stage.step() {
+            Step::Ended => return Ok(points),
+            Step::Asleep(_) => {}
+            Step::Ran => point.step += 1,
+            Step::Called(_) => {
+                (point.step, point.calls) = (point.step + 1, point.calls + 1);
+                points.push(point);
+            }
+        }
+    }
+}
+
 /// Lets the child finish its operation and what comes after.
 fn go_on(stage: &mut Stage) -> Verdict {
     stage.child.resume();

@@ -102,7 +102,16 @@ impl Traced {
     fn hear(&mut self, word: &str) {
         let mut line = String::new();
         let _ = self.output.read_line(&mut line);
-        assert_eq!(line.trim_end(), word, "what the child says");
+        assert_eq!(line.trim_end(), word, "what the child says{}", self.why());
+    }
+
+    /// What the child told of an error, behind what is said of its consequences.
+    fn why(&self) -> String {
+        self.told.failure().map(|why| format!(": {why}")).unwrap_or_default()
+    }
+
+    fn expect_stopped(&self, status: i32) {
+        assert!(libc::WIFSTOPPED(status), "the child ended, {status:#x}{}", self.why());
     }
 
     /// What it tells.
@@ -136,7 +145,7 @@ impl Traced {
 
     fn wait_until_stopped(&mut self) {
         let status = self.wait(Some(PATIENCE)).expect("the child stops within a while");
-        assert!(libc::WIFSTOPPED(status), "the child ended: {status:#x}");
+        self.expect_stopped(status);
     }
 
     /// Waits for it to stop, at most so long; `None` waits for as long as a system call may take that does not sleep.
@@ -238,7 +247,7 @@ impl Traced {
         if let Some(number) = self.asleep {
             let Some(status) = self.wait(None) else { return Step::Asleep(number) };
             self.asleep = None;
-            assert!(libc::WIFSTOPPED(status), "the child ended: {status:#x}");
+            self.expect_stopped(status);
             self.look();
             return Step::Called(number);
         }
@@ -250,7 +259,7 @@ impl Traced {
         self.order(libc::PTRACE_SINGLESTEP);
         let limit = if call.is_some() { None } else { Some(PATIENCE) };
         match (self.wait(limit), call) {
-            (Some(status), _) => assert!(libc::WIFSTOPPED(status), "the child ended: {status:#x}"),
+            (Some(status), _) => self.expect_stopped(status),
             (None, Some(number)) => {
                 self.asleep = Some(number);
                 return Step::Asleep(number);
@@ -292,7 +301,7 @@ impl Traced {
                     None => {}
                 }
             };
-            assert!(libc::WIFSTOPPED(status), "the child ended: {status:#x}");
+            self.expect_stopped(status);
             if libc::WSTOPSIG(status) != libc::SIGTRAP | 0x80 {
                 // The breakpoint at the end: back before it, as if it had been stepped there.
                 self.step_back();
@@ -382,7 +391,9 @@ impl Traced {
         loop {
             match self.child.try_wait() {
                 Ok(Some(status)) if status.success() => return Ok(()),
-                Ok(Some(status)) => return Err(format!("the child ended with {status}")),
+                Ok(Some(status)) => {
+                    return Err(format!("the child ended with {status}{}", self.why()));
+                }
                 Err(error) => return Err(format!("the child: {error}")),
                 Ok(None) if begun.elapsed() > PATIENCE => return Err("the child does not end".into()),
                 Ok(None) => std::thread::sleep(Duration::from_micros(200)),

@@ -229,7 +229,16 @@ pub fn decide(bus: &Path, fate: Fate) -> std::io::Result<()> {
         let lease = bus.join("leases").join(format!("{index}.{}", word.tag));
         let inode = match fate {
             Fate::Live => 0,
-            Fate::Dead => std::fs::metadata(lease).map_or(0, |status| status.ino()),
+            // Made where it lacks: the supervisor, which does not stand still, may have registered its thread for events since files were
+            // last looked for. It has something to tell where the operation takes ten seconds: the group of the witness stands still.
+            Fate::Dead => OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(lease)?
+                .metadata()?
+                .ino(),
         };
         let pid = std::process::id();
         let ticks = bus_shm::sys::process::start_time_ticks(pid).unwrap_or(0);

@@ -160,12 +160,10 @@ impl Child {
     #[inline]
     pub fn acknowledge(&self, message: Received<'_, Bytes>) {
         self.told.acknowledge(&[message.sequence()]);
-        if message.ack().is_ok() {
-            self.told.acknowledged(1);
-        } else if self.may_lose() {
-            self.told.acknowledgement_lost();
-        } else {
-            self.told.failed();
+        match message.ack() {
+            Ok(()) => self.told.acknowledged(1),
+            Err(_) if self.may_lose() => self.told.acknowledgement_lost(),
+            Err(error) => self.failed(&error),
         }
     }
 
@@ -207,8 +205,7 @@ impl Child {
     /// An operation did not do what it was to do.
     #[cold]
     pub fn failed(&self, error: &dyn std::fmt::Display) {
-        self.told.failed();
-        eprintln!("child {}: {error}", std::process::id());
+        self.told.failed(&error.to_string());
     }
 
     /// After the operation: publishes on, more than the ring holds.

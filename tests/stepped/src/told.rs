@@ -6,8 +6,10 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Words of the page.
+/// Words of the page that are compared after each step.
 const WORDS: usize = 1024;
+/// Words behind them, for why an operation failed.
+const WHY_WORDS: usize = 64;
 const INTENDED: usize = 0;
 const ACCEPTED: usize = 1;
 const ASKED: usize = 2;
@@ -26,13 +28,14 @@ const LETTERS_DONE: usize = 12;
 const RECEIVED_AT: usize = 16;
 const ACKS_AT: usize = 448;
 const VERDICTS_AT: usize = 880;
+const WHY_AT: usize = WORDS;
 const LIST_MAX: u64 = 430;
 const VERDICTS_MAX: u64 = 140;
 const DEAD: u64 = 1 << 63;
 
 /// The page, mapped by both sides until they end.
 #[derive(Clone, Copy, Debug)]
-pub struct Told(&'static [AtomicU64; WORDS]);
+pub struct Told(&'static [AtomicU64; WORDS + WHY_WORDS]);
 
 /// What it does to the dead letters of the messages that it rejected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,8 +74,8 @@ pub struct Facts {
     pub letters: Letters,
     /// To how many, once it was told.
     pub letters_done: Option<u64>,
-    /// An operation returned an error.
-    pub failed: bool,
+    /// The first error that an operation returned.
+    pub failed: Option<String>,
     /// How far it had read for the group of the witness.
     pub witnessed: u64,
 }
@@ -108,7 +111,7 @@ impl Told {
     pub fn open(path: &Path) -> Self {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.expect("the page");
-        let len = WORDS * 8;
+        let len = (WORDS + WHY_WORDS) * 8;
         file.set_len(len as u64).expect("room for it");
         // SAFETY: a new mapping, of a file that is long enough and is never cut.
         let page = unsafe {
@@ -123,12 +126,12 @@ impl Told {
         };
         assert_ne!(page, libc::MAP_FAILED, "the page cannot be mapped");
         // SAFETY: mapped for as long as the process lives; every bit pattern is a word.
-        Self(unsafe { &*page.cast::<[AtomicU64; WORDS]>() })
+        Self(unsafe { &*page.cast::<[AtomicU64; WORDS + WHY_WORDS]>() })
     }
 
-    /// Its bytes, to be compared with what they were.
+    /// What it tells, to be compared with what it was.
     pub fn words(&self) -> &'static [AtomicU64] {
-        self.0
+        &self.0[..WORDS]
     }
 
     fn add(&self, at: usize, count: u64) {
@@ -227,9 +230,27 @@ impl Told {
         self.0[LETTERS_DONE].store(count + 1, Ordering::SeqCst);
     }
 
-    /// An operation returned an error.
-    pub fn failed(&self) {
-        self.0[FAILED].store(1, Ordering::SeqCst);
+    /// An operation returned an error. The first is kept, as far as there is room for its text: others may follow from it.
+    #[cold]
+    pub fn failed(&self, why: &str) {
+        if self.get(FAILED) != 0 {
+            return;
+        }
+        let bytes = &why.as_bytes()[..why.len().min(WHY_WORDS * 8)];
+        for (index, chunk) in bytes.chunks(8).enumerate() {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0[WHY_AT + index].store(u64::from_le_bytes(word), Ordering::SeqCst);
+        }
+        self.0[FAILED].store(1 + bytes.len() as u64, Ordering::SeqCst);
+    }
+
+    /// The first error that an operation returned.
+    pub fn failure(&self) -> Option<String> {
+        let len = (self.get(FAILED).checked_sub(1)? as usize).min(WHY_WORDS * 8);
+        let words = self.0[WHY_AT..].iter().map(|word| word.load(Ordering::SeqCst).to_le_bytes());
+        let bytes: Vec<u8> = words.flatten().take(len).collect();
+        Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// The child has read so many messages for the group of the witness.
@@ -275,7 +296,7 @@ impl Told {
                 _ => Letters::Kept,
             },
             letters_done: self.get(LETTERS_DONE).checked_sub(1),
-            failed: self.get(FAILED) != 0,
+            failed: self.failure(),
             witnessed: self.get(WITNESSED),
         }
     }
