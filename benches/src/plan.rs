@@ -466,8 +466,8 @@ mod tests {
                 "throughput stamps(false) in place 1024 spin",
                 "throughput producers(1) stamps(false) in place 65536 spin",
                 "throughput stamps(false) in place 1048576 spin",
-                "throughput stamps(false) 1 producer process 64 spin",
-                "throughput stamps(false) 2 producer processes 64 spin",
+                "throughput stamps(false) 1 producer 64 spin",
+                "throughput stamps(false) 2 producers 64 spin",
             ],
         );
         assert_rows("paced", &["paced 100000/s 64 adaptive", "paced 1000/s 64 adaptive"]);
@@ -495,7 +495,7 @@ mod tests {
         for pair in [
             ["throughput ", "throughput stamps(false) "],
             ["throughput producers(1) ", "throughput producers(1) stamps(false) "],
-            ["throughput stamps(false) 1 producer process", "throughput stamps(false) 2 producer processes"],
+            ["throughput stamps(false) 1 producer", "throughput stamps(false) 2 producers"],
         ] {
             let is_there = groups.iter().any(|group| {
                 group.floor == FloorKind::Ring(64)

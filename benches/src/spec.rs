@@ -299,8 +299,8 @@ impl Spec {
             Scenario::Latency if self.asks => Some("request and reply".into()),
             Scenario::Latency | Scenario::Throughput if self.bare => Some("bare ring".into()),
             Scenario::Throughput if self.in_place => Some("in place".into()),
-            Scenario::Throughput if self.total && self.producers == 1 => Some("1 producer process".into()),
-            Scenario::Throughput if self.total => Some(format!("{} producer processes", self.producers)),
+            Scenario::Throughput if self.total && self.producers == 1 => Some("1 producer".into()),
+            Scenario::Throughput if self.total => Some(format!("{} producers", self.producers)),
             _ => None,
         }
     }
