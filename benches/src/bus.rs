@@ -4,10 +4,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bus_shm::inspect::BusView;
 use bus_shm::payload::Fingerprint;
 use bus_shm::{Ask, Bus, Lane, PublishError, RequestError, Wait};
 
-use crate::content::check;
+use crate::content::{check, fill_bytes};
 use crate::error::{BenchError, Result};
 use crate::spec::{Spec, WaitMode};
 
@@ -42,6 +43,7 @@ impl<const WORDS: usize> bus_shm::Message for Block<WORDS> {
         8 => "Block64",
         128 => "Block1024",
         8_192 => "Block65536",
+        131_072 => "Block1048576",
         _ => "Block",
     };
     const VERSION: u32 = 1;
@@ -117,6 +119,14 @@ impl Connection {
     }
 }
 
+/// Memory that all files of a row's topic take, in bytes.
+pub(crate) fn topic_bytes(spec: &Spec, topic: &str) -> Result<u64> {
+    let bus = BusView::open(&spec.bus, Some(&spec.directory))
+        .map_err(|error| refused("looking at the bus", &error))?;
+    let mut topic = bus.topic(topic).map_err(|error| refused("looking at a topic", &error))?;
+    Ok(topic.sample().memory_bytes)
+}
+
 /// How long a publisher waits for room.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -164,6 +174,31 @@ impl<const WORDS: usize> Publisher<WORDS> {
         match self.0.publish(block) {
             Ok(_) => Ok(()),
             Err(error) => Err(refused("publishing", &error)),
+        }
+    }
+
+    /// All of them in the normal lane, in one call; waits for room.
+    #[inline(always)]
+    pub(crate) fn publish_batch(&mut self, blocks: &[Block<WORDS>]) -> Result<()> {
+        match self.0.publish_batch(self.0.default_lane(), blocks) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(refused("publishing a batch", &error)),
+        }
+    }
+
+    /// In the normal lane, written where it will be read; waits for room.
+    #[inline(always)]
+    pub(crate) fn publish_in_place(&mut self, identity: u64, stamp: u64) -> Result<()> {
+        let lane = self.0.default_lane();
+        // Words of a block are its archive.
+        let mut loan = match self.0.loan(lane, size_of::<Block<WORDS>>()) {
+            Ok(loan) => loan,
+            Err(error) => return Err(refused("borrowing memory for a message", &error)),
+        };
+        fill_bytes(&mut loan, identity, stamp);
+        match loan.publish() {
+            Ok(_) => Ok(()),
+            Err(error) => Err(refused("publishing what was written in place", &error)),
         }
     }
 
@@ -243,15 +278,20 @@ impl<const WORDS: usize> Subscriber<WORDS> {
 
     /// Takes what is there, up to `max` messages, and acknowledges it in one go. Each is shown with its content.
     #[inline(always)]
-    pub(crate) fn receive_batch(
+    pub(crate) fn receive_batch(&mut self, max: usize, each: impl FnMut(Option<(u64, u64)>)) -> Result<()> {
+        self.receive_batch_timeout(max, BATCH_TIMEOUT, each)
+    }
+
+    /// The same, but nothing if nothing comes in time.
+    #[inline(always)]
+    pub(crate) fn receive_batch_timeout(
         &mut self,
         max: usize,
+        timeout: Duration,
         mut each: impl FnMut(Option<(u64, u64)>),
     ) -> Result<()> {
-        let mut batch = self
-            .0
-            .receive_batch(1, max, BATCH_TIMEOUT)
-            .map_err(|error| refused("receiving a batch", &error))?;
+        let mut batch =
+            self.0.receive_batch(1, max, timeout).map_err(|error| refused("receiving a batch", &error))?;
         while let Some(message) =
             batch.next_message().map_err(|error| refused("receiving in a batch", &error))?
         {
@@ -297,7 +337,7 @@ impl<const WORDS: usize> Message<'_, WORDS> {
 
     #[inline(always)]
     pub(crate) fn ack(self) {
-        // Only one member is in the group: it is nobody else's.
+        // A member that is not late keeps what it was handed.
         let _ = self.0.ack();
     }
 }

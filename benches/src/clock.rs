@@ -101,6 +101,11 @@ pub(crate) fn thread_cpu_ns() -> u64 {
     timespec_ns(rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime))
 }
 
+/// Nanoseconds of CPU time that this process has used, all its threads together: what `getrusage` adds up.
+pub(crate) fn process_cpu_ns() -> u64 {
+    timespec_ns(rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime))
+}
+
 fn monotonic_ns() -> u64 {
     timespec_ns(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic))
 }

@@ -40,6 +40,22 @@ pub fn fill(words: &mut [u64], identity: u64, stamp: u64) {
     }
 }
 
+/// [`fill`] for a payload that is memory of the bus, in the form in which words travel.
+#[inline(always)]
+pub fn fill_bytes(bytes: &mut [u8], identity: u64, stamp: u64) {
+    let base = identity.wrapping_mul(ODD);
+    let (words, _) = bytes.as_chunks_mut::<8>();
+    for (index, word) in words.iter_mut().enumerate() {
+        *word = (base.wrapping_add(index as u64) ^ stamp).to_le_bytes();
+    }
+    if let Some(first) = words.first_mut() {
+        *first = identity.to_le_bytes();
+    }
+    if let Some(second) = words.get_mut(1) {
+        *second = stamp.to_le_bytes();
+    }
+}
+
 /// Reads every word of a payload: its identity and stamp, or `None` if any word is not what the others say.
 /// Takes the words through `at` so that archived words need no copy.
 #[inline(always)]
@@ -128,6 +144,16 @@ mod tests {
                 assert_eq!(split(words[0]), (3, number));
             }
         }
+    }
+
+    #[test]
+    fn bytes_are_filled_as_words_are() {
+        let (mut words, mut bytes) = ([0_u64; 128], [0_u8; 1_024]);
+        fill(&mut words, identity(3, 77), 99);
+        fill_bytes(&mut bytes, identity(3, 77), 99);
+        let of_bytes: Vec<u64> =
+            bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        assert_eq!(of_bytes, words);
     }
 
     #[test]

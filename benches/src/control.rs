@@ -16,8 +16,27 @@ use crate::error::{BenchError, Result};
 /// Bytes before the first ring.
 const HEADER_BYTES: usize = 64 * 1024;
 
-/// Slots of the floor's ring.
-pub(crate) const RING_SLOTS: usize = 4_096;
+/// Fewest slots of a floor's ring, and most.
+const RING_SLOTS: (usize, usize) = (8, 4_096);
+
+/// Bytes of payload that a ring holds in more than the fewest slots. A larger one has left the caches when its turn comes again,
+/// and copies more slowly than a bus that needs less.
+const RING_BYTES: usize = 4 << 20;
+
+/// Slots of the floor's ring for payloads of this size.
+pub(crate) const fn ring_slots(payload_bytes: usize) -> usize {
+    let (fewest, most) = RING_SLOTS;
+    match RING_BYTES / payload_bytes {
+        slots if slots < fewest => fewest,
+        slots if slots > most => most,
+        slots => slots,
+    }
+}
+
+/// Bytes of the floor's ring for payloads of this size.
+pub(crate) fn ring_bytes(payload_bytes: usize) -> usize {
+    ring_slots(payload_bytes) * slot_bytes(payload_bytes)
+}
 
 /// Words that a scenario may use as it likes; the parent sets them to 0 before each step.
 pub(crate) const WORDS: usize = 64;
@@ -102,6 +121,11 @@ impl Control {
         &self.page().words[index]
     }
 
+    /// Bytes of all of it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.map.len()
+    }
+
     /// First byte of the ring for a payload size.
     pub(crate) fn ring(&self, payload_bytes: usize) -> Option<*mut u8> {
         let &(_, offset) = self.rings.iter().find(|(payload, _)| *payload == payload_bytes)?;
@@ -151,7 +175,7 @@ fn layout(ring_payloads: &[usize]) -> (Vec<(usize, usize)>, usize) {
     let mut rings = Vec::new();
     for &payload in ring_payloads {
         rings.push((payload, offset));
-        offset = (offset + RING_SLOTS * slot_bytes(payload)).next_multiple_of(HEADER_BYTES);
+        offset = (offset + ring_bytes(payload)).next_multiple_of(HEADER_BYTES);
     }
     (rings, offset)
 }
@@ -166,11 +190,17 @@ mod tests {
     }
 
     #[test]
+    fn rings_of_large_payloads_have_fewer_slots() {
+        assert_eq!([64, 1_024, 65_536, 1 << 20].map(ring_slots), [4_096, 4_096, 64, 8]);
+        assert!(crate::spec::PAYLOAD_BYTES.iter().all(|&payload| ring_bytes(payload) < 9 << 20));
+    }
+
+    #[test]
     fn rings_do_not_overlap() {
         let (rings, bytes) = layout(&[64, 1_024]);
         assert_eq!(rings[0], (64, HEADER_BYTES));
-        assert!(rings[1].1 >= HEADER_BYTES + RING_SLOTS * 128);
-        assert!(bytes >= rings[1].1 + RING_SLOTS * 1_088);
+        assert!(rings[1].1 >= HEADER_BYTES + 4_096 * 128);
+        assert!(bytes >= rings[1].1 + 4_096 * 1_088);
     }
 
     #[test]

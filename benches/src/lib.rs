@@ -16,6 +16,7 @@
 //! }
 //! ```
 
+mod aims;
 mod blocks;
 mod bus;
 pub mod clock;

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use crate::cores::Pinning;
 use crate::error::{BenchError, Result};
-use crate::spec::{PAYLOAD_BYTES, Scenario, WaitMode};
+use crate::spec::{IN_PLACE_ONLY_BYTES, PAYLOAD_BYTES, Scenario, WaitMode};
 
 /// What to measure and how.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where the worker processes run.
     pub pin_cores: Pinning,
-    /// All scenarios with all payload sizes, ways of waiting and settings, without a limit of time.
+    /// All scenarios with all payload sizes, ways of waiting and settings, in at most three minutes.
     pub full: bool,
     /// Scenarios by name; empty for all.
     pub scenarios: Vec<String>,
@@ -21,7 +21,7 @@ pub struct Options {
     pub wait: Option<WaitMode>,
     /// A standard HDR log is written here.
     pub hdr: Option<PathBuf>,
-    /// Time for everything, in seconds; ignored with `full`.
+    /// Time for everything, in seconds; ignored with `full`, which has its own.
     pub seconds: f64,
     /// A figure counts as missed only when it is missed by this factor; 1 for what is aimed at, 2 for what would be a collapse.
     pub slack: f64,
@@ -67,8 +67,15 @@ impl Options {
 
     /// The payload sizes that were chosen, or `otherwise`.
     pub(crate) fn payloads_or(&self, otherwise: &[usize]) -> Result<Vec<usize>> {
-        if let Some(&bytes) = self.payloads.iter().find(|bytes| !PAYLOAD_BYTES.contains(bytes)) {
-            return Err(BenchError::Payload { bytes, offered: PAYLOAD_BYTES.to_vec() });
+        let offered: Vec<usize> =
+            PAYLOAD_BYTES.into_iter().filter(|bytes| *bytes < IN_PLACE_ONLY_BYTES).collect();
+        self.payloads_of(&offered, otherwise)
+    }
+
+    /// The same for a scenario that offers these sizes.
+    pub(crate) fn payloads_of(&self, offered: &[usize], otherwise: &[usize]) -> Result<Vec<usize>> {
+        if let Some(&bytes) = self.payloads.iter().find(|bytes| !offered.contains(bytes)) {
+            return Err(BenchError::Payload { bytes, offered: offered.to_vec() });
         }
         let chosen = if self.payloads.is_empty() { otherwise } else { &self.payloads };
         Ok(chosen.to_vec())

@@ -137,6 +137,15 @@ pub struct ScenarioReport {
     /// What the step takes by itself, in nanoseconds; of what is a difference it may be below zero (cost).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_ns: Option<Spread>,
+    /// Messages a second that all groups together have read (fanout).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliveries_per_s: Option<f64>,
+    /// The share of a core that the consuming process took (paced).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumer_cpu_share: Option<f64>,
+    /// Bytes of the topic that the messages went through, and of the floor's ring beside it (throughput in place).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ring_bytes: Option<RingBytes>,
     /// Memory while the scenario ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
@@ -168,6 +177,12 @@ pub struct ScenarioReport {
     /// What the row should reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
+    /// What the bus is meant to reach some day; never part of the verdict. Runs with everything have these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aims: Vec<Aim>,
+    /// Why the row was left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
     /// Why the row could not be measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -236,6 +251,36 @@ pub struct Target {
     pub value: Option<f64>,
     /// `None` if too few slices count for a verdict.
     pub met: Option<bool>,
+}
+
+/// A figure beside what is aimed at.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Aim {
+    /// The figure, in words.
+    pub what: String,
+    /// Its unit; empty for ratios.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unit: String,
+    /// What was measured.
+    pub value: Option<f64>,
+    /// Where it lies with 95 % confidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_95: Option<Interval>,
+    /// At most this is aimed at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<f64>,
+    /// At least this is aimed at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_least: Option<f64>,
+}
+
+/// How much memory messages went through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RingBytes {
+    /// All files of the topic.
+    pub topic: u64,
+    /// The floor's ring for payloads of this size.
+    pub floor: u64,
 }
 
 /// The end of the report.

@@ -2,15 +2,17 @@
 
 use std::path::Path;
 
+use crate::aims;
+use crate::control::ring_bytes;
 use crate::cores::Cores;
 use crate::histogram::{LoggedInterval, Nanos};
 use crate::machine::directory_bytes;
 use crate::plan::{BARE_PAYLOAD_BYTES, Group};
 use crate::protocol::Outcome;
-use crate::report::{Memory, PerCore, Ratio, ScenarioReport, Slices, Target};
+use crate::report::{Memory, PerCore, Ratio, RingBytes, ScenarioReport, Slices, Target};
 use crate::scenarios::{HOPS, REQUESTS};
 use crate::slices::{Entry, FloorKind, Measured, SLICES_MIN, Slice};
-use crate::spec::{Scenario, Sender, Spec};
+use crate::spec::{Crew, Scenario, Sender, Spec, WaitMode};
 use crate::stats::{Spread, bootstrap_median, median};
 use crate::targets;
 
@@ -18,13 +20,15 @@ use crate::targets;
 pub(crate) struct Surroundings<'a> {
     pub(crate) cores: &'a Cores,
     pub(crate) directory: &'a Path,
+    /// Whether figures are shown beside what is aimed at.
+    pub(crate) aims: bool,
 }
 
 /// One entry of a group with what came of it.
-struct Row<'a> {
-    spec: &'a Spec,
+pub(crate) struct Row<'a> {
+    pub(crate) spec: &'a Spec,
     parts: &'a [usize],
-    measured: &'a Measured,
+    pub(crate) measured: &'a Measured,
     floor: FloorKind,
     cores: &'a Cores,
 }
@@ -43,28 +47,44 @@ pub(crate) fn build(group: &Group, all: &[Measured], around: &Surroundings<'_>) 
             cores: around.cores,
         })
         .collect();
-    match group.scenario() {
+    let mut reports: Vec<ScenarioReport> = match group.scenario() {
         Scenario::Latency => rows.iter().map(|row| latency(row, &rows)).collect(),
         Scenario::Paced => rows.iter().map(paced).collect(),
         Scenario::Throughput => rows.iter().map(|row| throughput(row, &rows)).collect(),
-        Scenario::Fanout => rows.iter().map(|row| fanout(row, &rows[0])).collect(),
+        Scenario::Fanout => rows.iter().map(|row| fanout(row, &rows[0], around.aims)).collect(),
         Scenario::Mpmc => rows.iter().map(mpmc).collect(),
         Scenario::Priority => rows.iter().map(|row| priority(row, &rows)).collect(),
         Scenario::Wake => rows.iter().map(wake).collect(),
         Scenario::Bus100k => rows.iter().map(|row| bus100k(row, around.directory)).collect(),
         Scenario::Pipeline => vec![pipeline(&rows)],
         Scenario::Cost => rows.iter().map(cost).collect(),
+    };
+    // The pipeline makes one row of several entries, and has no aims.
+    if around.aims && reports.len() == rows.len() {
+        for (report, row) in reports.iter_mut().zip(&rows) {
+            aims::add(report, row, &rows);
+        }
     }
+    reports
 }
 
 /// The rows of a group that failed.
 pub(crate) fn failed(group: &Group, error: &str) -> Vec<ScenarioReport> {
+    unmeasured(group).into_iter().map(|row| ScenarioReport { error: Some(error.to_owned()), ..row }).collect()
+}
+
+/// The rows of a group that was left out.
+pub(crate) fn skipped(group: &Group, reason: &str) -> Vec<ScenarioReport> {
+    let row = |row| ScenarioReport { skipped: Some(reason.to_owned()), ..row };
+    unmeasured(group).into_iter().map(row).collect()
+}
+
+fn unmeasured(group: &Group) -> Vec<ScenarioReport> {
     let row = |entry: &Entry<Spec>| ScenarioReport {
         name: entry.spec.row_name(),
         variant: entry.spec.variant(),
         payload_bytes: entry.spec.payload_bytes,
         wait: Some(entry.spec.wait),
-        error: Some(error.to_owned()),
         ..ScenarioReport::default()
     };
     group.entries.iter().filter(|entry| !entry.spec.bare).map(row).collect()
@@ -113,11 +133,16 @@ impl Row<'_> {
 
     /// Whether enough slices count, and each process has a core.
     fn judged(&self) -> bool {
-        self.measured.used.len() >= SLICES_MIN && !self.cores.oversubscribed(self.parts.len())
+        self.measured.used.len() >= SLICES_MIN && self.has_its_cores()
+    }
+
+    /// Whether each process has a core.
+    pub(crate) fn has_its_cores(&self) -> bool {
+        !self.cores.oversubscribed(self.parts.len())
     }
 
     /// All samples of a role.
-    fn histogram(&self, role: usize) -> Nanos {
+    pub(crate) fn histogram(&self, role: usize) -> Nanos {
         let mut all = Nanos::new();
         for slice in &self.measured.used {
             all.merge_sparse(&slice.outcomes[role].histogram);
@@ -145,8 +170,19 @@ impl Row<'_> {
     }
 }
 
-fn block(role: usize) -> impl Fn(&Slice) -> Option<f64> {
+pub(crate) fn block(role: usize) -> impl Fn(&Slice) -> Option<f64> {
     move |slice| slice.outcomes.get(role)?.block_ns
+}
+
+/// Messages a second that a role has seen, by the median block of a slice.
+fn block_rate(slice: &Slice, role: usize) -> Option<f64> {
+    block(role)(slice).filter(|ns| *ns > 0.0).map(|ns| 1e9 / ns)
+}
+
+/// What several producers bring together, to what one brings in the same round. Each has its own consumer's place.
+fn total_to_one(row: &Row<'_>, one: &Row<'_>) -> Vec<f64> {
+    let consumers_rate = |slice: &Slice| block_rate(slice, slice.outcomes.len().checked_sub(1)?);
+    row.measured.to_other(one.measured, true, consumers_rate)
 }
 
 fn mean_rate(outcome: &Outcome) -> Option<f64> {
@@ -212,6 +248,10 @@ fn paced(row: &Row<'_>) -> ScenarioReport {
     let mut report = row.common();
     row.compare(&mut report, block(1));
     report.block_ns = Spread::of(&row.measured.values(block(1)));
+    if row.spec.wait != WaitMode::Spin {
+        let share = row.measured.values(|slice| slice.outcomes[1].figure("cpu_share"));
+        report.consumer_cpu_share = median(&share);
+    }
     if !row.measured.used.is_empty() {
         report.one_way_ns = Some(row.histogram(1).summary());
         report.per_core =
@@ -224,14 +264,27 @@ fn throughput(row: &Row<'_>, rows: &[Row<'_>]) -> ScenarioReport {
     let mut report = row.common();
     let bytes = row.spec.payload_bytes as f64;
     let to_memcpy = matches!(row.floor, FloorKind::Memcpy(_));
-    let rate = |slice: &Slice| block(1)(slice).filter(|ns| *ns > 0.0).map(|ns| 1e9 / ns);
+    let consumer = row.spec.producers;
+    let rate = |slice: &Slice| block_rate(slice, consumer);
     row.compare(&mut report, |slice| Some(rate(slice)? * if to_memcpy { bytes } else { 1.0 }));
-    report.producers = Some(1);
+    report.producers = Some(row.spec.producers);
     report.groups = Some(1);
     report.msgs_per_s = median(&row.measured.values(rate));
-    report.mean_msgs_per_s = median(&row.measured.values(|slice| mean_rate(&slice.outcomes[1])));
+    report.mean_msgs_per_s = median(&row.measured.values(|slice| mean_rate(&slice.outcomes[consumer])));
     report.gb_per_s = report.msgs_per_s.map(|rate| rate * bytes / 1e9);
-    if row.spec.no_stamps || row.spec.capacity > 0 || row.spec.batch > 0 || row.spec.bare {
+    if row.spec.in_place {
+        let topic = row.measured.values(|slice| slice.outcomes[0].figure("topic_bytes"));
+        report.ring_bytes = topic
+            .into_iter()
+            .reduce(f64::max)
+            .map(|topic| RingBytes { topic: topic as u64, floor: ring_bytes(row.spec.payload_bytes) as u64 });
+    }
+    if let (true, Some(one)) = (row.spec.total && row.spec.producers > 1, rows.first()) {
+        report.ratio = ratio(one, &total_to_one(row, one));
+    }
+    let spec = row.spec;
+    let is_plain = !(spec.no_stamps || spec.bare || spec.in_place || spec.total);
+    if !is_plain || spec.capacity > 0 || spec.batch > 0 {
         return report;
     }
     let (what, limit) = match (to_memcpy, row.spec.one_producer) {
@@ -254,11 +307,17 @@ fn throughput(row: &Row<'_>, rows: &[Row<'_>]) -> ScenarioReport {
     report
 }
 
-fn fanout(row: &Row<'_>, one: &Row<'_>) -> ScenarioReport {
+fn fanout(row: &Row<'_>, one: &Row<'_>, aims: bool) -> ScenarioReport {
     let mut report = row.common();
     row.compare(&mut report, block(0));
     report.groups = Some(row.spec.groups);
     report.publish_cpu_ns = Spread::of(&row.measured.values(block(0)));
+    if aims {
+        report.deliveries_per_s = median(&row.measured.values(|slice| {
+            let readers = slice.outcomes.get(1)?;
+            readers.figure("elapsed_ns").filter(|ns| *ns > 0.0).map(|ns| readers.ops as f64 * 1e9 / ns)
+        }));
+    }
     if row.spec.groups == one.spec.groups {
         return report;
     }
@@ -285,15 +344,22 @@ fn ratio(to: &Row<'_>, pairs: &[f64]) -> Option<Ratio> {
     })
 }
 
+/// Messages a second that all members of a shared group took together.
+pub(crate) fn crew_rate(spec: &Spec, slice: &Slice) -> Option<f64> {
+    if spec.crew == Crew::Drain {
+        // The producer's part of the time is none of the member's.
+        return block_rate(slice, spec.producers);
+    }
+    let consumers = &slice.outcomes[spec.producers..];
+    let received: u64 = consumers.iter().map(|outcome| outcome.ops).sum();
+    let longest = consumers.iter().filter_map(|outcome| outcome.figure("elapsed_ns")).fold(0.0, f64::max);
+    (longest > 0.0).then(|| received as f64 * 1e9 / longest)
+}
+
 fn mpmc(row: &Row<'_>) -> ScenarioReport {
     let mut report = row.common();
     let producers = row.spec.producers;
-    let rate = |slice: &Slice| {
-        let consumers = &slice.outcomes[producers..];
-        let received: u64 = consumers.iter().map(|outcome| outcome.ops).sum();
-        let longest = consumers.iter().filter_map(|outcome| outcome.figure("elapsed_ns")).fold(0.0, f64::max);
-        (longest > 0.0).then(|| received as f64 * 1e9 / longest)
-    };
+    let rate = |slice: &Slice| crew_rate(row.spec, slice);
     row.compare(&mut report, rate);
     report.producers = Some(producers);
     report.consumers = Some(row.spec.consumers);
@@ -429,7 +495,8 @@ mod tests {
     }
 
     fn slice(round: usize, floor: f64, outcomes: Vec<Outcome>) -> Slice {
-        Slice { floor, round, started: SystemTime::now(), took: Duration::from_millis(200), outcomes }
+        let (started, took) = (SystemTime::now(), Duration::from_millis(200));
+        Slice { floor, floor_p99_ns: None, round, started, took, outcomes }
     }
 
     fn outcome(block_ns: f64) -> Outcome {
@@ -449,11 +516,12 @@ mod tests {
             .into_iter()
             .map(|spec| Entry { spec, parts: vec![0, 1], slice: Duration::from_millis(200) })
             .collect();
-        Group { floor, entries, goal: 5 }
+        Group { floor, entries, goal: 5, skipped: None }
     }
 
     fn build_on(group: &Group, all: &[Measured]) -> Vec<ScenarioReport> {
-        build(group, all, &Surroundings { cores: &cores(), directory: Path::new("/nonexistent") })
+        let directory = Path::new("/nonexistent");
+        build(group, all, &Surroundings { cores: &cores(), directory, aims: false })
     }
 
     #[test]
@@ -573,5 +641,29 @@ mod tests {
         let group = group(Scenario::Latency, FloorKind::Line, vec![Spec::of(Scenario::Latency)]);
         let rows = failed(&group, "no room");
         assert_eq!(rows[0].error.as_deref(), Some("no room"));
+    }
+
+    #[test]
+    fn a_group_that_was_left_out_says_why_and_fails_nothing() {
+        let group = group(Scenario::Latency, FloorKind::Line, vec![Spec::of(Scenario::Latency)]);
+        let rows = skipped(&group, "no room");
+        assert_eq!((rows[0].skipped.as_deref(), rows[0].error.as_deref()), (Some("no room"), None));
+        assert!(targets::verdict(&rows, true).pass);
+    }
+
+    #[test]
+    fn a_row_in_place_says_how_much_memory_the_messages_went_through() {
+        let spec = Spec { in_place: true, payload_bytes: 65_536, ..Spec::of(Scenario::Throughput) };
+        let group = group(Scenario::Throughput, FloorKind::Ring(65_536), vec![spec]);
+        let with_bytes = |bytes: f64| {
+            let mut producer = outcome(10_000.0);
+            producer.figures.insert("topic_bytes".into(), bytes);
+            vec![producer, outcome(10_000.0)]
+        };
+        let used = (0..5).map(|round| slice(round, 1e5, with_bytes(1e6 + round as f64))).collect();
+        let rows = build_on(&group, &[Measured { used, ..Measured::default() }]);
+        let ring = rows[0].ring_bytes.unwrap();
+        assert_eq!((ring.topic, ring.floor), (1_000_004, 64 * 65_600));
+        assert_eq!((rows[0].to_floor, rows[0].target.clone()), (Some(1.0), None));
     }
 }

@@ -11,7 +11,7 @@ use crate::floor_log::FloorLog;
 use crate::histogram::{LoggedInterval, write_log};
 use crate::machine;
 use crate::options::Options;
-use crate::plan::{self, Group};
+use crate::plan::{self, FULL_SECONDS, Group};
 use crate::process::{Directory, Pool};
 use crate::report::{Report, SCHEMA, ScenarioReport};
 use crate::rows::{self, Surroundings};
@@ -28,7 +28,7 @@ const SPARE_SHARE: f64 = 0.4;
 const HARD_STRETCH: f64 = 1.3;
 const HARD_EXTRA: Duration = Duration::from_millis(150);
 
-/// With `full`, a group may take so many times as long as planned.
+/// With `full`, a group may take so many times as long as planned, if there is time.
 const FULL_STRETCH: f64 = 3.0;
 
 /// Measures what the options ask for. The calling program must pass its arguments to [`crate::worker_main`] when the
@@ -54,21 +54,27 @@ pub fn run(options: &Options) -> std::result::Result<Report, BenchError> {
         next_slot: 0,
     };
     session.first_floors(options)?;
-    let mut planned: Duration = groups.iter().map(Group::planned).sum();
+    let mut planned: Duration =
+        groups.iter().filter(|group| group.skipped.is_none()).map(Group::planned).sum();
+    let seconds_max = if options.full { FULL_SECONDS } else { options.seconds.max(0.0) };
     for group in &groups {
         if let Some(progress) = options.progress {
             progress(group.scenario().name());
         }
-        let budget = if options.full {
-            group.planned().mul_f64(FULL_STRETCH)
-        } else {
-            let left = Duration::from_secs_f64(options.seconds.max(0.0)).saturating_sub(begun.elapsed());
-            let spare = left.saturating_sub(planned);
-            // Fewer seconds than the plan needs shorten every group alike.
-            let scale = (left.as_secs_f64() / planned.as_secs_f64().max(1e-9)).min(1.0);
-            group.planned().mul_f64(scale) + spare.mul_f64(SPARE_SHARE)
-        };
-        session.group(group, budget, directory.path())?;
+        if let Some(reason) = &group.skipped {
+            session.rows.extend(rows::skipped(group, reason));
+            continue;
+        }
+        let left = Duration::from_secs_f64(seconds_max).saturating_sub(begun.elapsed());
+        let spare = left.saturating_sub(planned);
+        // Fewer seconds than the plan needs shorten every group alike.
+        let scale = (left.as_secs_f64() / planned.as_secs_f64().max(1e-9)).min(1.0);
+        let mut budget = group.planned().mul_f64(scale) + spare.mul_f64(SPARE_SHARE);
+        if options.full {
+            // What it does not need is left to those that come later.
+            budget = budget.min(group.planned().mul_f64(FULL_STRETCH));
+        }
+        session.group(group, budget, directory.path(), options.full)?;
         planned = planned.saturating_sub(group.planned());
     }
     let Session { pool, log, mut rows, mut intervals, .. } = session;
@@ -86,7 +92,7 @@ pub fn run(options: &Options) -> std::result::Result<Report, BenchError> {
 /// Payload sizes that need a floor ring; 64 and 1,024 are always shown.
 fn ring_payloads(groups: &[Group]) -> Vec<usize> {
     let mut payloads = vec![64, 1_024];
-    for group in groups {
+    for group in groups.iter().filter(|group| group.skipped.is_none()) {
         if let FloorKind::Ring(payload) = group.floor
             && !payloads.contains(&payload)
         {
@@ -123,7 +129,7 @@ impl Session {
     }
 
     /// Measures one group. What goes wrong in it is told in its rows; the next group gets new workers.
-    fn group(&mut self, group: &Group, budget: Duration, directory: &Path) -> Result<()> {
+    fn group(&mut self, group: &Group, budget: Duration, directory: &Path, aims: bool) -> Result<()> {
         // This process opens the bus first and hosts its supervisor, away from the cores that are measured.
         let host = match Connection::open(directory, group.bus(), "bench", true) {
             Ok(host) => host,
@@ -137,7 +143,7 @@ impl Session {
         self.next_slot += group.entries.len() as u32;
         match measure(&mut self.pool, &mut self.log, &group.entries, group.floor, slot, limits) {
             Ok(all) => {
-                let around = Surroundings { cores: self.pool.cores(), directory };
+                let around = Surroundings { cores: self.pool.cores(), directory, aims };
                 self.rows.extend(rows::build(group, &all, &around));
                 self.intervals.extend(rows::intervals(group, &all));
             }

@@ -59,8 +59,14 @@ impl FloorKind {
             Self::Wake => vec![(&PAIR, Work::Wake { ns: 20 * MS })],
             Self::Memcpy(block_bytes) => vec![(&PAIR[..1], Work::Memcpy { block_bytes, ns: 15 * MS })],
             Self::Ring(payload_bytes) => {
+                // A block of large messages takes longer, and there must be several.
+                let ms = match payload_bytes {
+                    0..=1_024 => 8,
+                    1_025..=65_536 => 15,
+                    _ => 40,
+                };
                 // Both readers; the faster one is the floor.
-                let ring = |ahead| Work::Ring { payload_bytes, ahead, ns: 8 * MS };
+                let ring = |ahead| Work::Ring { payload_bytes, ahead, ns: ms * MS };
                 vec![(&PAIR, ring(false)), (&PAIR, ring(true))]
             }
         }
@@ -82,15 +88,26 @@ impl FloorKind {
     }
 }
 
+/// What one floor slice has shown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Floor {
+    /// In the unit of its kind.
+    value: f64,
+    /// 99 of 100 single operations take at most so many nanoseconds, where they are timed (line).
+    p99_ns: Option<f64>,
+}
+
 /// Runs one floor slice.
-pub(crate) fn floor(pool: &mut Pool, log: &mut FloorLog, kind: FloorKind) -> Result<Option<f64>> {
+pub(crate) fn floor(pool: &mut Pool, log: &mut FloorLog, kind: FloorKind) -> Result<Option<Floor>> {
     let mut best: Option<f64> = None;
+    let mut p99_ns = None;
     for (parts, work) in kind.steps() {
         let outcomes = pool.run(parts, &work)?;
         let value = kind.value(&outcomes);
         log.corrupt += outcomes.iter().map(|outcome| outcome.corrupt).sum::<u64>();
         if matches!(kind, FloorKind::Line | FloorKind::Glance) {
             log.line_histogram.merge_sparse(&outcomes[0].histogram);
+            p99_ns = Some(outcomes[0].histogram.to_nanos().quantile(0.99) as f64).filter(|ns| *ns > 0.0);
         } else if kind == FloorKind::Wake {
             log.wake_histogram.merge_sparse(&outcomes[1].histogram);
         }
@@ -99,7 +116,7 @@ pub(crate) fn floor(pool: &mut Pool, log: &mut FloorLog, kind: FloorKind) -> Res
     if let Some(value) = best {
         log.note(kind, value);
     }
-    Ok(best)
+    Ok(best.map(|value| Floor { value, p99_ns }))
 }
 
 /// One scenario with its settings (or what a guest brings instead), as one of a group that is measured in turn.
@@ -118,6 +135,8 @@ pub struct Entry<S> {
 pub struct Slice {
     /// Mean of the two floors around it.
     pub floor: f64,
+    /// The same of what 99 of 100 single operations of those floors take at most, where they are timed.
+    pub floor_p99_ns: Option<f64>,
     /// Slices of the same round were measured right after each other.
     pub round: usize,
     /// When it began.
@@ -166,15 +185,17 @@ impl Measured {
         of: impl Fn(&Slice) -> Option<f64>,
     ) -> Vec<f64> {
         let number = |slice: &Slice| Some(of(slice)? / if by_floor { slice.floor } else { 1.0 });
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for slice in &self.used {
-            let partner = other.used.iter().find(|partner| partner.round == slice.round);
-            if let (Some(mine), Some(its)) = (number(slice), partner.and_then(number)) {
-                ours.push(mine);
-                theirs.push(its);
-            }
-        }
+        let (ours, theirs): (Vec<f64>, Vec<f64>) = self.pairs(other, number).into_iter().unzip();
         paired_ratios(&ours, &theirs)
+    }
+
+    /// The number of each slice, and that of the other entry in the same round.
+    pub(crate) fn pairs(&self, other: &Self, of: impl Fn(&Slice) -> Option<f64>) -> Vec<(f64, f64)> {
+        let pair = |slice: &Slice| {
+            let partner = other.used.iter().find(|partner| partner.round == slice.round)?;
+            Some((of(slice)?, of(partner)?))
+        };
+        self.used.iter().filter_map(pair).collect()
     }
 
     fn take(&mut self, outcomes: &[Outcome]) {
@@ -230,7 +251,9 @@ pub(crate) fn measure<S: Clone + Into<Subject>>(
             let after = floor(pool, log, kind)?;
             measured.take(&outcomes);
             match agreed(before, after) {
-                Some(floor) => measured.used.push(Slice { floor, round, started, took, outcomes }),
+                Some(Floor { value: floor, p99_ns: floor_p99_ns }) => {
+                    measured.used.push(Slice { floor, floor_p99_ns, round, started, took, outcomes });
+                }
                 None => measured.dropped += 1,
             }
             before = after;
@@ -244,10 +267,13 @@ pub(crate) fn measure<S: Clone + Into<Subject>>(
 }
 
 /// The mean of the two floors, if they agree.
-fn agreed(before: Option<f64>, after: Option<f64>) -> Option<f64> {
+fn agreed(before: Option<Floor>, after: Option<Floor>) -> Option<Floor> {
     let (before, after) = (before?, after?);
-    ((before - after).abs() <= FLOORS_AGREE_WITHIN * before.min(after))
-        .then_some(f64::midpoint(before, after))
+    let apart = (before.value - after.value).abs();
+    (apart <= FLOORS_AGREE_WITHIN * before.value.min(after.value)).then(|| Floor {
+        value: f64::midpoint(before.value, after.value),
+        p99_ns: before.p99_ns.zip(after.p99_ns).map(|(before, after)| f64::midpoint(before, after)),
+    })
 }
 
 #[cfg(test)]
@@ -256,7 +282,7 @@ mod tests {
 
     fn slice(round: usize, floor: f64, value: f64) -> Slice {
         let outcomes = vec![Outcome { block_ns: Some(value), ..Outcome::default() }];
-        Slice { floor, round, started: SystemTime::now(), took: Duration::ZERO, outcomes }
+        Slice { floor, floor_p99_ns: None, round, started: SystemTime::now(), took: Duration::ZERO, outcomes }
     }
 
     fn value(slice: &Slice) -> Option<f64> {
@@ -265,10 +291,12 @@ mod tests {
 
     #[test]
     fn floors_that_disagree_drop_the_slice() {
-        assert_eq!(agreed(Some(50.0), Some(54.0)), Some(52.0));
-        assert_eq!(agreed(Some(50.0), Some(56.0)), None);
-        assert_eq!(agreed(Some(220.0), Some(52.0)), None);
-        assert_eq!(agreed(None, Some(52.0)), None);
+        let of = |value| Some(Floor { value, p99_ns: Some(2.0 * value) });
+        let mean = |before, after| agreed(before, after).map(|floor| (floor.value, floor.p99_ns));
+        assert_eq!(mean(of(50.0), of(54.0)), Some((52.0, Some(104.0))));
+        assert_eq!(mean(of(50.0), of(56.0)), None);
+        assert_eq!(mean(of(220.0), of(52.0)), None);
+        assert_eq!(mean(None, of(52.0)), None);
     }
 
     #[test]

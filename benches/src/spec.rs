@@ -4,8 +4,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Payload sizes that the scenarios are compiled for, in bytes.
-pub const PAYLOAD_BYTES: [usize; 3] = [64, 1_024, 65_536];
+/// Payload sizes that the scenarios are compiled for, in bytes. The last one is for throughput in place alone.
+pub const PAYLOAD_BYTES: [usize; 4] = [64, 1_024, 65_536, IN_PLACE_ONLY_BYTES];
+
+/// A payload that nobody copies: of this size there is throughput in place and nothing else.
+pub(crate) const IN_PLACE_ONLY_BYTES: usize = 1 << 20;
+
+/// Messages of a batch, where a row has no other number.
+pub(crate) const BATCH: usize = 64;
 
 /// How consumers wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -158,6 +164,19 @@ pub(crate) enum Sender {
     Other,
 }
 
+/// What a shared group is asked to do (mpmc).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Crew {
+    /// Single calls are timed.
+    #[default]
+    Calls,
+    /// Everybody goes as fast as they can.
+    Stream,
+    /// The producer fills the lane and rests; then the only member drains it.
+    Drain,
+}
+
 /// One row's settings. What is left at its default is what a user of the bus gets by default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spec {
@@ -178,14 +197,22 @@ pub(crate) struct Spec {
     pub(crate) no_stamps: bool,
     /// Messages that the consumer takes in one call; 0 for one at a time.
     pub(crate) batch: usize,
+    /// Messages that the producer publishes in one call; 0 for one at a time (throughput).
+    pub(crate) publish_batch: usize,
+    /// Written into memory of the bus, not copied there (throughput).
+    pub(crate) in_place: bool,
     /// Producing processes.
     pub(crate) producers: usize,
+    /// What all producing processes bring to one consumer together is compared with what one brings (throughput).
+    pub(crate) total: bool,
     /// Consuming processes of one group.
     pub(crate) consumers: usize,
     /// Groups that all see every message.
     pub(crate) groups: usize,
     /// Messages a second, where a rate is kept.
     pub(crate) rate_hz: u64,
+    /// What the members of the shared group do (mpmc).
+    pub(crate) crew: Crew,
     /// Whether the normal lane is kept full (priority).
     pub(crate) saturated: bool,
     /// Who sends the critical messages (priority).
@@ -212,10 +239,14 @@ impl Spec {
             capacity: 0,
             no_stamps: false,
             batch: 0,
+            publish_batch: 0,
+            in_place: false,
             producers: 1,
+            total: false,
             consumers: 1,
             groups: 1,
             rate_hz: 0,
+            crew: Crew::default(),
             saturated: false,
             sender: Sender::Same,
             step: Step::default(),
@@ -240,6 +271,9 @@ impl Spec {
         if self.no_stamps {
             add("stamps(false)");
         }
+        if self.publish_batch > 0 {
+            add(&format!("publish_batch({})", self.publish_batch));
+        }
         if self.batch > 0 {
             add(&format!("receive_batch({})", self.batch));
         }
@@ -250,7 +284,11 @@ impl Spec {
     pub(crate) fn variant(&self) -> Option<String> {
         match self.scenario {
             Scenario::Fanout => Some(format!("groups={}", self.groups)),
-            Scenario::Mpmc => Some(format!("{}x{}", self.producers, self.consumers)),
+            Scenario::Mpmc => Some(match self.crew {
+                Crew::Calls => format!("{}x{}", self.producers, self.consumers),
+                Crew::Stream => format!("{}x{} streaming", self.producers, self.consumers),
+                Crew::Drain => "lane filled first, then 1 member alone".into(),
+            }),
             Scenario::Priority => {
                 let load = if self.saturated { "saturated" } else { "idle" };
                 let sender = if self.sender == Sender::Same { "same" } else { "other" };
@@ -260,6 +298,9 @@ impl Spec {
             Scenario::Cost => Some(self.step.name().into()),
             Scenario::Latency if self.asks => Some("request and reply".into()),
             Scenario::Latency | Scenario::Throughput if self.bare => Some("bare ring".into()),
+            Scenario::Throughput if self.in_place => Some("in place".into()),
+            Scenario::Throughput if self.total && self.producers == 1 => Some("1 producer".into()),
+            Scenario::Throughput if self.total => Some(format!("{} producers", self.producers)),
             _ => None,
         }
     }
@@ -284,5 +325,21 @@ mod tests {
         spec.one_producer = true;
         spec.no_stamps = true;
         assert_eq!(spec.row_name(), "latency producers(1) stamps(false)");
+    }
+
+    #[test]
+    fn a_row_says_on_which_side_messages_go_in_batches() {
+        let both = Spec { batch: 16, publish_batch: 16, ..Spec::of(Scenario::Throughput) };
+        assert_eq!(both.row_name(), "throughput publish_batch(16) receive_batch(16)");
+        let reader = Spec { publish_batch: 0, ..both };
+        assert_eq!(reader.row_name(), "throughput receive_batch(16)");
+    }
+
+    #[test]
+    fn rows_of_a_shared_group_cannot_be_confused() {
+        let of = |crew, consumers| Spec { crew, consumers, ..Spec::of(Scenario::Mpmc) }.variant().unwrap();
+        assert_eq!(of(Crew::Calls, 2), "1x2");
+        assert_eq!(of(Crew::Stream, 2), "1x2 streaming");
+        assert_eq!(of(Crew::Drain, 1), "lane filled first, then 1 member alone");
     }
 }

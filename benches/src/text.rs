@@ -3,19 +3,20 @@
 use std::fmt::Write as _;
 
 use crate::histogram::{bars, time};
-use crate::report::{FloorReport, Machine, PerCore, Report, ScenarioReport};
+use crate::report::{Aim, FloorReport, Machine, PerCore, Report, ScenarioReport};
 use crate::targets::number;
 
 /// A rate over all the time is shown if it is below this share of the rate of the median block.
 const MEAN_TELLS: f64 = 0.8;
 
-/// Renders the whole report: machine, floor, one line a row, histograms by core, verdict.
+/// Renders the whole report: machine, floor, one line a row, what is aimed at, histograms by core, verdict.
 #[must_use]
 pub fn render(report: &Report) -> String {
     let mut text = String::new();
     machine(&mut text, &report.machine);
     floor(&mut text, &report.floor);
     rows(&mut text, &report.scenarios);
+    aims(&mut text, &report.scenarios);
     histograms(&mut text, report);
     let _ = writeln!(text, "\n{}  ({:.1} s)", report.verdict.text, report.seconds);
     text
@@ -75,26 +76,82 @@ fn rows(text: &mut String, rows: &[ScenarioReport]) {
     let mut table =
         vec![["scenario", "payload", "wait", "result", "against", "target", "slices"].map(str::to_owned)];
     table.extend(rows.iter().map(cells));
-    let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..7).map(width).collect();
     text.push('\n');
-    for (index, row) in table.iter().enumerate() {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let width = widths[column];
-            let _ =
-                if column == 1 { write!(line, "{cell:>width$}  ") } else { write!(line, "{cell:<width$}  ") };
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
+    for (index, line) in lines(&table, 1).into_iter().enumerate() {
+        let _ = writeln!(text, "{line}");
         let Some(report) = index.checked_sub(1).map(|index| &rows[index]) else { continue };
-        if let Some(error) = &report.error {
-            let _ = writeln!(text, "  {error}");
+        if let Some(why) = report.error.as_ref().or(report.skipped.as_ref()) {
+            let _ = writeln!(text, "  {why}");
         }
         let (lost, late, corrupt) = (report.lost, report.out_of_order, report.corrupt);
         if lost + late + corrupt > 0 {
             let _ = writeln!(text, "  WRONG: {lost} lost, {late} out of order, {corrupt} corrupt");
         }
+    }
+}
+
+/// The lines of a table; the cells of one column are set to the right.
+fn lines<const COLUMNS: usize>(table: &[[String; COLUMNS]], right: usize) -> Vec<String> {
+    let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
+    let line = |row: &[String; COLUMNS]| {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = widths[column];
+            let _ = if column == right {
+                write!(line, "{cell:>width$}  ")
+            } else {
+                write!(line, "{cell:<width$}  ")
+            };
+        }
+        line.trim_end().to_owned()
+    };
+    table.iter().map(line).collect()
+}
+
+/// What a full run shows beside what is aimed at. Nothing of it is in the verdict.
+fn aims(text: &mut String, rows: &[ScenarioReport]) {
+    let mut table = vec![["aimed at, not judged", "payload", "figure", "here", "aim"].map(str::to_owned)];
+    for row in rows {
+        let mut name = row.label();
+        if row.oversubscribed {
+            name.push_str(" (oversubscribed)");
+        }
+        table.extend(
+            row.aims.iter().map(|aim| {
+                [name.clone(), size(row.payload_bytes), aim.what.clone(), here(aim), aimed_at(aim)]
+            }),
+        );
+    }
+    if table.len() > 1 {
+        let _ = writeln!(text, "\n{}", lines(&table, 1).join("\n"));
+    }
+}
+
+fn here(aim: &Aim) -> String {
+    let Some(value) = aim.value else { return "nothing measured".to_owned() };
+    let interval = aim.interval_95.map_or(String::new(), |ends| {
+        format!(" ({} to {})", amount(ends.low, &aim.unit), amount(ends.high, &aim.unit))
+    });
+    amount(value, &aim.unit) + &interval
+}
+
+fn aimed_at(aim: &Aim) -> String {
+    match (aim.at_most, aim.at_least) {
+        (Some(limit), _) => format!("at most {}", amount(limit, &aim.unit)),
+        (_, Some(limit)) => format!("at least {}", amount(limit, &aim.unit)),
+        _ => "no figure".to_owned(),
+    }
+}
+
+/// A value with its unit.
+fn amount(value: f64, unit: &str) -> String {
+    match unit {
+        "" => number(value),
+        "ns" if value.abs() < 1_000.0 => step_time(value),
+        "ns" => time(value),
+        "messages/s" => format!("{} msg/s", count(value)),
+        unit => format!("{} {unit}", number(value)),
     }
 }
 
@@ -115,6 +172,9 @@ fn cells(row: &ScenarioReport) -> [String; 7] {
 fn result(row: &ScenarioReport) -> String {
     if row.error.is_some() {
         return "failed".to_owned();
+    }
+    if row.skipped.is_some() {
+        return "skipped".to_owned();
     }
     let mut parts = Vec::new();
     if let Some(spread) = row.publish_cpu_ns {
@@ -146,6 +206,12 @@ fn result(row: &ScenarioReport) -> String {
     if let Some(rate) = row.gb_per_s.filter(|_| row.payload_bytes > 1_024) {
         parts.push(format!("{rate:.1} GB/s"));
     }
+    if let Some(ring) = row.ring_bytes {
+        parts.push(format!("topic of {}, ring of {}", bytes(ring.topic), bytes(ring.floor)));
+    }
+    if let Some(rate) = row.deliveries_per_s {
+        parts.push(format!("{} msg/s read by all groups", count(rate)));
+    }
     if let Some(call) = row.publish_call_ns {
         parts.push(format!("publish {}", time(call.p50 as f64)));
     }
@@ -155,6 +221,9 @@ fn result(row: &ScenarioReport) -> String {
     if let Some(way) = row.one_way_ns {
         let from_blocks = row.block_ns.map_or(way.p50 as f64, |spread| spread.median);
         parts.push(format!("{}, p99 {}", time(from_blocks), time(way.p99 as f64)));
+    }
+    if let Some(share) = row.consumer_cpu_share {
+        parts.push(format!("reader {:.1} % of a core", 100.0 * share));
     }
     if let Some(memory) = row.memory {
         parts.push(format!("{} own, {} bus", bytes(memory.own_bytes), bytes(memory.bus_bytes)));
@@ -341,6 +410,28 @@ mod tests {
         let column =
             |line: &str, what: &str| line.chars().count() - line[line.find(what).unwrap()..].chars().count();
         assert_eq!(column(header, "against"), column(row, "2.04 x line"));
+    }
+
+    #[test]
+    fn what_is_aimed_at_stands_below_the_rows_and_out_of_the_verdict() {
+        let mut report = sample();
+        assert!(!render(&report).contains("aimed at"));
+        let (what, unit) = ("one way p50".to_owned(), "ns".to_owned());
+        let aim = Aim { what, unit, value: Some(1_234.0), at_most: Some(1_000.0), ..Aim::default() };
+        let (what, unit) = ("read".to_owned(), "messages/s".to_owned());
+        let free = Aim { what, unit, value: Some(3e7), ..Aim::default() };
+        report.scenarios[0].aims = vec![aim, free];
+        report.scenarios[1] = ScenarioReport {
+            name: "throughput".into(),
+            skipped: Some("skipped: no room".into()),
+            ..ScenarioReport::default()
+        };
+        let text = render(&report);
+        let line = |what: &str| text.lines().find(|line| line.contains(what)).unwrap().to_owned();
+        assert!(line("one way p50").contains("1234 ns"), "{text}");
+        assert!(line("one way p50").ends_with("at most 1000 ns"), "{text}");
+        assert!(line("read").contains("30.0 M msg/s") && line("read").ends_with("no figure"), "{text}");
+        assert!(text.contains("skipped: no room") && !text.contains("failed"), "{text}");
     }
 
     #[test]

@@ -32,8 +32,9 @@ fn main() {
     if std::env::args().any(|arg| arg == "--list") {
         return;
     }
-    let tests: [(&str, fn()); 4] = [
+    let tests: [(&str, fn()); 5] = [
         ("a_short_run_measures_every_row_and_loses_nothing", short_run),
+        ("rows_of_a_full_run_lose_nothing_and_have_their_figures", rows_of_a_full_run),
         ("a_killed_parent_leaves_nothing_behind", killed_parent),
         ("a_terminated_parent_leaves_nothing_behind", terminated_parent),
         ("a_killed_worker_fails_its_rows_and_no_more", killed_worker),
@@ -75,6 +76,22 @@ fn short_run() {
     assert!(fs::read_to_string(&log).unwrap().starts_with("#[Histogram log format version"));
     fs::remove_file(&log).unwrap();
     assert!(!directory_of(std::process::id()).exists());
+}
+
+/// Shared groups, and the largest payload.
+fn rows_of_a_full_run() {
+    for (scenario, payload_bytes, figures) in [("mpmc", 64, 4), ("throughput", 1 << 20, 2)] {
+        let options = Options { full: true, payloads: vec![payload_bytes], ..options(&[scenario], 0.0) };
+        let report = run(&options).unwrap();
+        assert_eq!(errors_of(&report), "");
+        for row in &report.scenarios {
+            assert_eq!((row.lost, row.out_of_order, row.corrupt), (0, 0, 0), "{}", row.label());
+            assert!(row.skipped.is_some() || row.slices.used + row.slices.dropped > 0, "{}", row.label());
+        }
+        let is_measured = report.scenarios.iter().all(|row| row.skipped.is_none() && row.slices.used > 0);
+        let aims: Vec<_> = report.scenarios.iter().flat_map(|row| &row.aims).collect();
+        assert!(!is_measured || aims.iter().filter(|aim| aim.value.is_some()).count() == figures, "{aims:?}");
+    }
 }
 
 fn killed_parent() {

@@ -317,7 +317,7 @@ mod tests {
     fn slice(round: usize, floor: f64, ns: f64) -> Slice {
         let outcomes =
             vec![Outcome::of("producer"), Outcome { block_ns: Some(ns), ..Outcome::of("consumer") }];
-        Slice { floor, round, started: SystemTime::now(), took: Duration::ZERO, outcomes }
+        Slice { floor, floor_p99_ns: None, round, started: SystemTime::now(), took: Duration::ZERO, outcomes }
     }
 
     fn measured(slices: &[(usize, f64, f64)]) -> Measured {

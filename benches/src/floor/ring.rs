@@ -1,5 +1,5 @@
-//! `ring`: one producer, one reader, 4,096 slots with publication word and payload side by side, every byte written
-//! and summed, the reader's cursor stored every 64 messages. Nothing that a bus needs on top: no header, no second
+//! `ring`: one producer, one reader, 4,096 slots (fewer of large payloads) with publication word and payload side by side, every
+//! byte written and summed, the reader's cursor stored every 64 messages (after every message of fewer slots). Nothing that a bus needs on top: no header, no second
 //! reader, no check of what is read.
 //!
 //! [`hop`] passes single messages there and back over such slots: what one message costs where each goes into lines that
@@ -9,13 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Turn;
 use crate::blocks::{BLOCK_OPS, Blocks, Stream};
-use crate::control::{RING_SLOTS, slot_bytes};
+use crate::control::{ring_slots, slot_bytes};
 use crate::error::{BenchError, Result};
 use crate::histogram::Nanos;
 use crate::protocol::Outcome;
-
-/// Messages between two stores of the cursor, and how far ahead the second kind of reader waits.
-const RUN: u64 = 64;
+use crate::spec::{IN_PLACE_ONLY_BYTES, PAYLOAD_BYTES};
 
 /// Bits of a publication word that count messages; the rest tells slices apart, so that words left over from an
 /// earlier slice are never taken for new ones.
@@ -24,8 +22,9 @@ const COUNT_BITS: u32 = 36;
 /// An odd number whose multiples differ in many bits.
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The ring of one payload size, as both sides see it.
-struct Slots<const WORDS: usize> {
+/// The ring of one payload size, as both sides see it. `RUN` is the number of messages between two stores of the cursor, and how
+/// far ahead the second kind of reader waits.
+struct Slots<const WORDS: usize, const RUN: u64> {
     first: *mut u8,
     /// Added to the numbers of this slice.
     base: u64,
@@ -39,28 +38,37 @@ pub(crate) fn run(turn: &Turn<'_>, payload_bytes: usize, ahead: bool) -> Result<
     };
     let base = turn.gate << COUNT_BITS;
     match payload_bytes {
-        64 => Ok(side(turn, &Slots::<8> { first, base }, ahead)),
-        1_024 => Ok(side(turn, &Slots::<128> { first, base }, ahead)),
-        65_536 => Ok(side(turn, &Slots::<8_192> { first, base }, ahead)),
-        bytes => Err(BenchError::Payload { bytes, offered: crate::spec::PAYLOAD_BYTES.to_vec() }),
+        64 => Ok(side(turn, &Slots::<8, 64> { first, base }, ahead)),
+        1_024 => Ok(side(turn, &Slots::<128, 64> { first, base }, ahead)),
+        65_536 => Ok(side(turn, &Slots::<8_192, 1> { first, base }, ahead)),
+        IN_PLACE_ONLY_BYTES => {
+            Ok(side(turn, &Slots::<{ IN_PLACE_ONLY_BYTES / 8 }, 1> { first, base }, ahead))
+        }
+        bytes => Err(BenchError::Payload { bytes, offered: PAYLOAD_BYTES.to_vec() }),
     }
 }
 
-fn side<const WORDS: usize>(turn: &Turn<'_>, slots: &Slots<WORDS>, ahead: bool) -> Outcome {
+fn side<const WORDS: usize, const RUN: u64>(
+    turn: &Turn<'_>,
+    slots: &Slots<WORDS, RUN>,
+    ahead: bool,
+) -> Outcome {
     match (turn.role, ahead) {
         (0, _) => write(turn, slots),
-        (_, false) => read::<WORDS, 1>(turn, slots),
-        (_, true) => read::<WORDS, RUN>(turn, slots),
+        (_, false) => read::<WORDS, RUN, 1>(turn, slots),
+        (_, true) => read::<WORDS, RUN, RUN>(turn, slots),
     }
 }
 
-impl<const WORDS: usize> Slots<WORDS> {
+impl<const WORDS: usize, const RUN: u64> Slots<WORDS, RUN> {
+    const COUNT: usize = ring_slots(WORDS * 8);
+
     /// Messages between two looks at the clock: about a thousand, in whole runs; fewer of large ones.
-    const BLOCK: u64 = if WORDS > 1_000 { RUN } else { 16 * RUN };
+    const BLOCK: u64 = 16 * RUN;
 
     fn slot(&self, number: u64) -> *mut u8 {
-        let index = number as usize % RING_SLOTS;
-        // SAFETY: the ring has RING_SLOTS slots of this size behind `first`.
+        let index = number as usize % Self::COUNT;
+        // SAFETY: the ring has so many slots of this size behind `first`.
         unsafe { self.first.add(index * slot_bytes(WORDS * 8)) }
     }
 
@@ -119,7 +127,7 @@ pub(crate) fn hop(turn: &Turn<'_>, histogram: &mut Nanos) -> Result<Outcome> {
     let Some(first) = turn.control.ring(64) else {
         return Err(BenchError::WorkerArguments("no ring for a hop".into()));
     };
-    let slots = Slots::<8> { first, base: turn.gate << COUNT_BITS };
+    let slots = Slots::<8, 64> { first, base: turn.gate << COUNT_BITS };
     let page = turn.control.page();
     let (mut blocks, mut number, mut sum) = (Blocks::new(), 0, 0);
     let mut outcome;
@@ -169,7 +177,7 @@ pub(crate) fn hop(turn: &Turn<'_>, histogram: &mut Nanos) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn write<const WORDS: usize>(turn: &Turn<'_>, slots: &Slots<WORDS>) -> Outcome {
+fn write<const WORDS: usize, const RUN: u64>(turn: &Turn<'_>, slots: &Slots<WORDS, RUN>) -> Outcome {
     let page = turn.control.page();
     let (clock, until) = (turn.clock, turn.deadline());
     let (mut number, mut done) = (0, 0);
@@ -178,10 +186,10 @@ fn write<const WORDS: usize>(turn: &Turn<'_>, slots: &Slots<WORDS>) -> Outcome {
         last = clock.now() >= until;
         if last {
             // Release: stored before the block's first message, so that the reader of its last one sees it.
-            page.end.store(number + Slots::<WORDS>::BLOCK, Ordering::Release);
+            page.end.store(number + Slots::<WORDS, RUN>::BLOCK, Ordering::Release);
         }
-        for _ in 0..Slots::<WORDS>::BLOCK {
-            while number - done >= RING_SLOTS as u64 {
+        for _ in 0..Slots::<WORDS, RUN>::BLOCK {
+            while number - done >= Slots::<WORDS, RUN>::COUNT as u64 {
                 // Acquire: pairs with the reader's store; the slots before it have been read.
                 done = page.cursor.load(Ordering::Acquire);
                 turn.relax();
@@ -196,13 +204,16 @@ fn write<const WORDS: usize>(turn: &Turn<'_>, slots: &Slots<WORDS>) -> Outcome {
 }
 
 /// `AHEAD` is 1 for the reader that takes each slot as it comes, `RUN` for the one that waits for the last of a run.
-fn read<const WORDS: usize, const AHEAD: u64>(turn: &Turn<'_>, slots: &Slots<WORDS>) -> Outcome {
+fn read<const WORDS: usize, const RUN: u64, const AHEAD: u64>(
+    turn: &Turn<'_>,
+    slots: &Slots<WORDS, RUN>,
+) -> Outcome {
     let page = turn.control.page();
     let clock = turn.clock;
     let mut stream = Stream::new();
     let (mut number, mut sum) = (0_u64, 0_u64);
     loop {
-        for _ in 0..Slots::<WORDS>::BLOCK / RUN {
+        for _ in 0..Slots::<WORDS, RUN>::BLOCK / RUN {
             for _ in 0..RUN / AHEAD {
                 let far = number + AHEAD - 1;
                 // Acquire: the payload of `far` and of all before it is visible.

@@ -42,7 +42,7 @@ impl<const WORDS: usize> Part for Producer<WORDS> {
             self.to.publish(&self.block)?;
             self.number += 1;
         }
-        Ok(with_memory(Outcome::of("producer")))
+        Ok(with_memory(turn, Outcome::of("producer")))
     }
 }
 
@@ -66,7 +66,7 @@ impl<const WORDS: usize> Part for Handler<WORDS> {
         let end = turn.clock.now();
         // Acquire: stored before the first message was published.
         let start = turn.control.word(START).load(Ordering::Acquire);
-        let mut outcome = with_memory(Outcome::of("consumer"));
+        let mut outcome = with_memory(turn, Outcome::of("consumer"));
         outcome.ops = MESSAGES;
         outcome.block_ns = Some(turn.clock.ns_f64(end.saturating_sub(start)) / MESSAGES as f64);
         outcome.mean_ns = outcome.block_ns;
@@ -77,8 +77,10 @@ impl<const WORDS: usize> Part for Handler<WORDS> {
     }
 }
 
-fn with_memory(mut outcome: Outcome) -> Outcome {
+fn with_memory(turn: &Turn<'_>, mut outcome: Outcome) -> Outcome {
     let (own, shared) = resident_bytes();
+    // The floor's rings are not the bus's.
+    let shared = shared.saturating_sub(turn.control.bytes() as u64);
     outcome.figures.insert("own_bytes".into(), own as f64);
     outcome.figures.insert("shared_bytes".into(), shared as f64);
     outcome

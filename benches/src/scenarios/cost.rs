@@ -14,15 +14,12 @@ use crate::content::fill;
 use crate::error::{BenchError, Result};
 use crate::floor::Turn;
 use crate::protocol::Outcome;
-use crate::spec::{Spec, Step};
+use crate::spec::{BATCH, Spec, Step};
 
 use super::Part;
 
 /// Messages between two readings of the clock: half of a ring of default size.
 const BURST: usize = 500;
-
-/// Messages of a batch.
-const BATCH: usize = 64;
 
 /// Only role 0 has anything to do.
 pub(crate) fn open<const WORDS: usize>(bus: &Connection, spec: &Spec, _: usize) -> Result<Box<dyn Part>> {

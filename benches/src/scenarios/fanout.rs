@@ -87,6 +87,7 @@ impl<const WORDS: usize> Part for Readers<WORDS> {
             group.order = Order::starting_at(group.order.next());
             group.read = 0;
         }
+        let started = turn.clock.now();
         while turn.control.word(OVER).load(Ordering::Acquire) == 0 {
             for group in &mut self.groups {
                 while let Some(message) = group.from.try_receive()? {
@@ -108,6 +109,7 @@ impl<const WORDS: usize> Part for Readers<WORDS> {
         }
         let mut outcome = Outcome::of("consumer");
         outcome.ops = self.groups.iter().map(|group| group.read).sum();
+        outcome.figures.insert("elapsed_ns".into(), turn.clock.ns_f64(turn.clock.now() - started));
         outcome.lost = self.groups.iter().map(|group| group.order.lost).sum();
         outcome.out_of_order = self.groups.iter().map(|group| group.order.out_of_order).sum();
         outcome.corrupt = corrupt;

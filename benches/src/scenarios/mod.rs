@@ -5,6 +5,7 @@
 
 mod bus100k;
 mod cost;
+mod crew;
 mod fanout;
 mod latency;
 mod mpmc;
@@ -13,13 +14,14 @@ mod pipeline;
 mod priority;
 mod request;
 mod throughput;
+mod total;
 mod wake;
 
 use crate::bus::Connection;
 use crate::error::{BenchError, Result};
 use crate::floor::Turn;
 use crate::protocol::Outcome;
-use crate::spec::{PAYLOAD_BYTES, Scenario, Spec};
+use crate::spec::{Crew, IN_PLACE_ONLY_BYTES, PAYLOAD_BYTES, Scenario, Spec};
 
 pub(crate) use pipeline::{HOPS, REQUESTS, STAGES};
 
@@ -65,6 +67,9 @@ pub(crate) fn open(host: &mut Host, spec: &Spec, role: usize) -> Result<Box<dyn 
         64 => open_sized::<8>(bus, spec, role),
         1_024 => open_sized::<128>(bus, spec, role),
         65_536 => open_sized::<8_192>(bus, spec, role),
+        IN_PLACE_ONLY_BYTES if spec.in_place => {
+            throughput::open_in_place::<{ IN_PLACE_ONLY_BYTES / 8 }>(bus, spec, role)
+        }
         bytes => Err(BenchError::Payload { bytes, offered: PAYLOAD_BYTES.to_vec() }),
     }
 }
@@ -74,9 +79,12 @@ fn open_sized<const WORDS: usize>(bus: &Connection, spec: &Spec, role: usize) ->
         Scenario::Latency if spec.asks => request::open::<WORDS>(bus, spec, role),
         Scenario::Latency => latency::open::<WORDS>(bus, spec, role),
         Scenario::Paced => paced::open::<WORDS>(bus, spec, role),
+        Scenario::Throughput if spec.in_place => throughput::open_in_place::<WORDS>(bus, spec, role),
+        Scenario::Throughput if spec.total => total::open::<WORDS>(bus, spec, role),
         Scenario::Throughput => throughput::open::<WORDS>(bus, spec, role),
         Scenario::Fanout => fanout::open::<WORDS>(bus, spec, role),
-        Scenario::Mpmc => mpmc::open::<WORDS>(bus, spec, role),
+        Scenario::Mpmc if spec.crew == Crew::Calls => mpmc::open::<WORDS>(bus, spec, role),
+        Scenario::Mpmc => crew::open::<WORDS>(bus, spec, role),
         Scenario::Priority => priority::open::<WORDS>(bus, spec, role),
         Scenario::Wake => wake::open::<WORDS>(bus, spec, role),
         Scenario::Bus100k => bus100k::open::<WORDS>(bus, spec, role),
@@ -87,5 +95,9 @@ fn open_sized<const WORDS: usize>(bus: &Connection, spec: &Spec, role: usize) ->
 
 /// Messages between two readings of the clock.
 const fn block_ops(words: usize) -> u64 {
-    if words > 1_024 { 50 } else { crate::blocks::BLOCK_OPS }
+    match words {
+        0..=1_024 => crate::blocks::BLOCK_OPS,
+        1_025..=8_192 => 50,
+        _ => 8,
+    }
 }

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::bus::{Block, Connection, Publisher, Settings, Subscriber};
-use crate::clock::Clock;
+use crate::clock::{Clock, process_cpu_ns};
 use crate::content::{Order, fill};
 use crate::error::Result;
 use crate::floor::Turn;
@@ -120,6 +120,7 @@ impl<const WORDS: usize> Part for Receiver<WORDS> {
         self.order = Order::starting_at(first);
         self.histogram.clear();
         let mut corrupt = 0;
+        let (cpu_start, started) = (process_cpu_ns(), clock.now());
         loop {
             let message = self.from.receive()?;
             let now = clock.now();
@@ -135,7 +136,10 @@ impl<const WORDS: usize> Part for Receiver<WORDS> {
             }
             self.histogram.record(clock.ns_between(schedule.due(number.saturating_sub(first)), now));
         }
+        let cpu_ns = process_cpu_ns().saturating_sub(cpu_start) as f64;
+        let wall_ns = clock.ns_f64(clock.now() - started);
         let mut outcome = Outcome::of("consumer");
+        outcome.figures.insert("cpu_share".into(), cpu_ns / wall_ns.max(1.0));
         outcome.ops = self.histogram.count();
         outcome.block_ns = Some(self.histogram.quantile(0.5) as f64);
         outcome.histogram = self.histogram.to_sparse();

@@ -26,10 +26,11 @@ pub(crate) struct Args {
     /// Pin the processes to cores: to the given ones (--pin-cores=0,1), else to sensible ones
     #[arg(long, value_name = "CORES", num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
     pin_cores: Option<String>,
-    /// Everything: all payload sizes, ways of waiting and settings (minutes)
+    /// Everything: all payload sizes, ways of waiting and settings, and figures beside what the bus is meant to reach some day, which are
+    /// not judged (at most three minutes; less with names of scenarios)
     #[arg(long)]
     full: bool,
-    /// Only this payload size in bytes: 64, 1024 or 65536; may be repeated
+    /// Only this payload size in bytes: 64, 1024 or 65536, for throughput alone 1048576 as well; may be repeated
     #[arg(long, value_name = "BYTES")]
     payload: Vec<usize>,
     /// How consumers wait where the scenario leaves it open
