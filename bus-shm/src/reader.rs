@@ -252,6 +252,11 @@ impl LaneReader {
         self.ahead.known_count() != 0
     }
 
+    /// How many those are.
+    pub(crate) fn known_count(&self) -> u64 {
+        self.ahead.known_count()
+    }
+
     #[inline]
     pub(crate) fn poll(&mut self, urgent: impl Fn() -> bool) -> Poll {
         if self.is_quiet() {

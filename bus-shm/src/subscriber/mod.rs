@@ -701,6 +701,17 @@ impl RawSubscriber {
         self.lanes.iter_mut().for_each(LaneReader::let_go);
     }
 
+    /// Are so many messages there? Looked for as a reader of single messages does, where that tells: where a lane ends only a line can
+    /// tell that its publisher is writing.
+    fn is_there(&mut self, min: u64) -> bool {
+        let known: u64 = self.lanes.iter().map(LaneReader::known_count).sum();
+        match min {
+            _ if known >= min => true,
+            1 => (0..self.lanes.len()).any(|lane| is_ready(&mut self.lanes, lane)),
+            _ => self.lanes.iter_mut().map(LaneReader::ready_count).sum::<u64>() >= min,
+        }
+    }
+
     /// Has it messages before it that were handed out before, perhaps to a process that died of one?
     fn is_in_doubt(&self) -> bool {
         self.lanes.iter().any(LaneReader::is_in_doubt)
@@ -903,19 +914,24 @@ impl<T: Speak> Subscriber<T> {
         self.raw.give_back_forgotten();
         self.raw.notice_eviction()?;
         let min = min.clamp(1, max.max(1)) as u64;
-        let deadline = Instant::now().checked_add(timeout);
+        // Asked for when it is needed: while messages stream, a look at the clock is a good part of a batch.
+        let mut deadline = None;
         loop {
             self.raw.look_back();
             let is_paused = self.raw.is_paused();
-            let there: u64 = match is_paused {
-                true if self.raw.keyed.is_some() => self.raw.ready_keyed(min as usize) as u64,
-                true => 0,
-                false => self.raw.lanes.iter_mut().map(LaneReader::ready_count).sum(),
+            let is_there = match is_paused {
+                true if self.raw.keyed.is_some() => self.raw.ready_keyed(min as usize) as u64 >= min,
+                true => false,
+                false => self.raw.is_there(min),
             };
             self.raw.stage_kept()?;
             let is_due = self.raw.late.as_ref().is_some_and(|late| late.has_message_due());
-            let is_due = is_due || self.raw.is_interrupted();
-            if is_due || there >= min || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let is_over = is_due || is_there || self.raw.is_interrupted();
+            let deadline = match is_over {
+                true => None,
+                false => *deadline.get_or_insert_with(|| Instant::now().checked_add(timeout)),
+            };
+            if is_over || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 let in_doubt = self.raw.is_in_doubt();
                 return Ok(Batch { subscriber: self, left: max, in_doubt, settled: false });
             }
@@ -936,7 +952,11 @@ impl<T: Speak> Subscriber<T> {
             let beat = beat_of(lanes, rested_at, bus);
             let ready = || {
                 keyed.as_ref().is_some_and(|keyed| keyed.has_news(lanes))
-                    || !is_paused && lanes.iter_mut().map(LaneReader::ready_count).sum::<u64>() >= min
+                    || !is_paused
+                        && match min {
+                            1 => lanes.iter().any(LaneReader::is_filled),
+                            _ => lanes.iter_mut().map(LaneReader::ready_count).sum::<u64>() >= min,
+                        }
                     || keyed.is_none() && lanes.iter().any(LaneReader::has_releases)
                     || late.as_ref().is_some_and(|late| late.is_due())
                     || interrupted.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
