@@ -230,13 +230,29 @@ impl LaneReader {
         self.quiet = None;
     }
 
-    /// Is there anything at the reader's position? As quick as a look at a lane that is empty can be.
+    /// Is there anything at the reader's position? As quick as a look at a lane that is empty can be. The first message after a gap is asked
+    /// for as soon as it is seen: its lines come while the reader finds its way to them.
     #[inline(always)]
     pub(crate) fn is_filled(&self) -> bool {
-        match &self.ring {
-            LaneRing::Mpmc(ring) => !matches!(ring.slot(self.ahead.next()), Slot::Empty),
-            LaneRing::Spsc(ring) => !matches!(ring.slot(self.ahead.next()), Slot::Empty),
-        }
+        let next = self.ahead.next();
+        let first_line = match &self.ring {
+            LaneRing::Mpmc(ring) => match ring.slot(next) {
+                Slot::Empty => return false,
+                Slot::Lapped => return true,
+                Slot::Filled(name) => match self.arenas.get(usize::from(name.producer)) {
+                    Some(Some((_, view))) => view.address(name.cell),
+                    _ => return true,
+                },
+            },
+            LaneRing::Spsc(ring) => match ring.slot(next) {
+                Slot::Empty => return false,
+                Slot::Lapped => return true,
+                Slot::Filled(words) => words.as_ptr().cast::<u8>(),
+            },
+        };
+        prefetch::for_reading(first_line);
+        prefetch::for_reading(first_line.wrapping_add(LINE_BYTES));
+        true
     }
 
     /// Was it empty at the last look, and has nothing changed since?

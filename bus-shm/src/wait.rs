@@ -30,6 +30,8 @@ const MISSES_MAX: u32 = 4;
 const PROBE_EVERY: u32 = 16;
 /// Pauses between two looks at the clock.
 const PAUSES_PER_LOOK: u32 = 32;
+/// Looks between two pauses. A pause takes as long as half the way of a line from core to core on some processors.
+const LOOKS_PER_PAUSE: u32 = 4;
 /// A reader that spins without limit lets others run after this many pauses, for machines with fewer cores than spinners.
 const PAUSES_PER_YIELD: u32 = 1 << 14;
 
@@ -190,10 +192,10 @@ impl Waiter {
     }
 }
 
-/// Looks for less than a microsecond, which is less than going to sleep takes. True if ready.
+/// Looks for one or two microseconds, which is less than going to sleep takes. True if ready.
 fn look_often(ready: &mut impl FnMut() -> bool) -> bool {
     (0..PAUSES_PER_LOOK).any(|_| {
-        let found = ready();
+        let found = (0..LOOKS_PER_PAUSE).any(|_| ready());
         if !found {
             spin_pause();
         }
