@@ -90,6 +90,9 @@ pub(crate) fn ack_wait_ms(wait: Duration) -> u32 {
 /// How long to wait for another process that is putting the group's cursors in place.
 const JOIN_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long it tries where others always come first.
+const JOIN_MOST: Duration = Duration::from_secs(30);
+
 /// A seat that was taken, and, of a shared group, where its member was counted.
 type Taken = (Joined, Option<Region>);
 
@@ -113,12 +116,16 @@ fn join(bus: &BusInner, core: &TopicCore, wanted: &Wanted<'_>) -> Result<Taken, 
     // How the entry was found, and since when. This process may itself have stood still meanwhile, so what counts is that the entry is
     // still the same in a look that began when the time was over.
     let mut before: Option<(HolderWord, Instant)> = None;
+    let first = Instant::now();
     loop {
         let begun = Instant::now();
         let found = match try_named(bus, core, wanted, name)? {
             Attempt::Taken(taken) => return Ok(taken),
             Attempt::Found(found) => found,
         };
+        if begun.saturating_duration_since(first) > JOIN_MOST {
+            return Err(busy_joining(core, name));
+        }
         match before {
             Some((same, since)) if same == found => {
                 if begun.saturating_duration_since(since) > JOIN_PATIENCE {

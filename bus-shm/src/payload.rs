@@ -181,7 +181,7 @@ pub(crate) fn encode<T: Message>(value: &T, memory: &mut [core::mem::MaybeUninit
             return None;
         }
         // SAFETY: COPY_OPTIMIZATION promises that the archive of a T is its bytes, all of them initialised; source and destination
-        // are valid for that many and aligned, and do not overlap, since nobody holds a reference to a T in the destination.
+        // are valid for that many and do not overlap, since nobody holds a reference to a T in the destination.
         unsafe { copy_fresh(value, memory.as_mut_ptr().cast::<T>()) };
         return Some(size_of::<T>());
     }
@@ -199,13 +199,15 @@ const FRESH_BYTES_MAX: usize = 128;
 /// loaded word by word, whatever the compiler would rather do.
 ///
 /// # Safety
-/// As for `core::ptr::copy_nonoverlapping`, and no byte of the value may be uninitialised.
+/// As for `core::ptr::copy_nonoverlapping` of its bytes, none of which may be uninitialised; `to` is aligned to 8 bytes.
 #[inline(always)]
 unsafe fn copy_fresh<T>(value: *const T, to: *mut T) {
     let is_of_words = align_of::<T>() == align_of::<u64>() && size_of::<T>().is_multiple_of(size_of::<u64>());
     if !is_of_words || size_of::<T>() > FRESH_BYTES_MAX {
-        // SAFETY: the caller's promise.
-        return unsafe { core::ptr::copy_nonoverlapping(value, to, 1) };
+        // SAFETY: the caller's promise. By bytes: memory is aligned for words, and T may want more.
+        return unsafe {
+            core::ptr::copy_nonoverlapping(value.cast::<u8>(), to.cast::<u8>(), size_of::<T>());
+        };
     }
     let words = size_of::<T>() / size_of::<u64>();
     let (value, to) = (value.cast::<u64>(), to.cast::<u64>());

@@ -331,11 +331,17 @@ impl LaneReader {
         self.now.times.max(1 + u8::from(distance(sequence, self.marked) < 0))
     }
 
+    /// Is a message copied because it may be overwritten while it is read?
+    #[inline]
+    pub(crate) fn copies_at(&self, sequence: u64) -> bool {
+        self.copies || distance(sequence, self.reliable_from) < 0
+    }
+
     /// Takes the message at the reader's position, which `poll` has found there, and records that it is handed out.
     #[inline]
     pub(crate) fn take(&mut self, finding: &mut Finding) -> Result<Found, Failure> {
         let sequence = self.ahead.next();
-        if self.copies || distance(sequence, self.reliable_from) < 0 {
+        if self.copies_at(sequence) {
             return self.take_copy(sequence, finding);
         }
         if let LaneRing::Spsc(ring) = self.ring

@@ -30,7 +30,7 @@ const MISSES_MAX: u32 = 4;
 const PROBE_EVERY: u32 = 16;
 /// Pauses between two looks at the clock.
 const PAUSES_PER_LOOK: u32 = 32;
-/// Looks between two pauses. A pause takes as long as half the way of a line from core to core on some processors.
+/// Looks between two pauses, where one is short. A pause takes as long as half the way of a line from core to core on some processors.
 const LOOKS_PER_PAUSE: u32 = 4;
 /// A reader that spins without limit lets others run after this many pauses, for machines with fewer cores than spinners.
 const PAUSES_PER_YIELD: u32 = 1 << 14;
@@ -43,6 +43,7 @@ pub(crate) struct Waiter {
     participant: u16,
     misses: u32,
     skipped: u32,
+    looks_per_pause: u32,
 }
 
 fn spin_slots() -> usize {
@@ -115,7 +116,12 @@ pub(crate) fn sleep_on(bell: Doorbell<'_>, mut slept_on: u32, most: Duration) {
 
 impl Waiter {
     pub(crate) fn new(mode: Wait, barrier: Barrier, participant: u16) -> Self {
-        Self { mode, barrier, participant, misses: 0, skipped: 0 }
+        Self { mode, barrier, participant, misses: 0, skipped: 0, looks_per_pause: LOOKS_PER_PAUSE }
+    }
+
+    /// For whom a look is long: many topics, or the ends of lanes.
+    pub(crate) fn with_long_looks(self) -> Self {
+        Self { looks_per_pause: 1, ..self }
     }
 
     /// Waits until `ready`, or until `deadline`. True if ready. Returns at the latest after the park ceiling, ready or not.
@@ -160,20 +166,21 @@ impl Waiter {
         mut ready: impl FnMut() -> bool,
     ) -> bool {
         if self.mode == Wait::Spin {
-            return spin_until(deadline, Instant::now() + PARK_CEILING, ready);
+            return spin_until(self.looks_per_pause, deadline, Instant::now() + PARK_CEILING, ready);
         }
         if self.mode == Wait::Adaptive && self.should_spin() {
             let mut slot = SpinSlot::take(spin_region, self.participant);
             if slot.is_none() {
                 // Whoever has it may be about to receive what this process has just sent.
-                if look_often(&mut ready) {
+                if look_often(self.looks_per_pause, &mut ready) {
                     self.misses = 0;
                     return true;
                 }
                 slot = SpinSlot::take(spin_region, self.participant);
             }
             if slot.is_some() {
-                let found = spin_until(deadline, Instant::now() + SPIN_BUDGET, &mut ready);
+                let found =
+                    spin_until(self.looks_per_pause, deadline, Instant::now() + SPIN_BUDGET, &mut ready);
                 self.misses = if found { 0 } else { self.misses.saturating_add(1) };
                 if found {
                     return true;
@@ -193,9 +200,9 @@ impl Waiter {
 }
 
 /// Looks for one or two microseconds, which is less than going to sleep takes. True if ready.
-fn look_often(ready: &mut impl FnMut() -> bool) -> bool {
+fn look_often(looks_per_pause: u32, ready: &mut impl FnMut() -> bool) -> bool {
     (0..PAUSES_PER_LOOK).any(|_| {
-        let found = (0..LOOKS_PER_PAUSE).any(|_| ready());
+        let found = (0..looks_per_pause).any(|_| ready());
         if !found {
             spin_pause();
         }
@@ -204,11 +211,16 @@ fn look_often(ready: &mut impl FnMut() -> bool) -> bool {
 }
 
 /// Spins until `ready`, the deadline, or `limit`. True if ready.
-fn spin_until(deadline: Option<Instant>, limit: Instant, mut ready: impl FnMut() -> bool) -> bool {
+fn spin_until(
+    looks_per_pause: u32,
+    deadline: Option<Instant>,
+    limit: Instant,
+    mut ready: impl FnMut() -> bool,
+) -> bool {
     let until = deadline.map_or(limit, |deadline| deadline.min(limit));
     let mut pauses = 0_u32;
     loop {
-        if look_often(&mut ready) {
+        if look_often(looks_per_pause, &mut ready) {
             return true;
         }
         pauses += PAUSES_PER_LOOK;

@@ -5,7 +5,7 @@
 use bus_shm::dead_letters::{self, Filter};
 use bus_shm::handlers::{Handled, HandlerError, Handlers, give_back, reject};
 use bus_shm::inspect::BusView;
-use bus_shm::{Bus, Bytes, Context, Incoming, ManyError, Registration, Start};
+use bus_shm::{Batch, Bus, Bytes, Context, Incoming, Lane, ManyError, Meta, Registration, Start};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Barrier, Mutex};
@@ -422,6 +422,69 @@ fn fail_in_batches(test: &TestBus, is_shared: bool) {
 fn one_of_a_batch_that_fails_is_settled_by_itself() {
     fail_in_batches(&TestBus::new("runner-batch-one"), false);
     fail_in_batches(&TestBus::new("runner-batch-shared"), true);
+}
+
+/// A batch that fails when it has one message that was shown and looked for another, which it was not shown.
+fn fail_after_a_look(name: &str, group: impl FnOnce(Registration<Bytes>) -> Registration<Bytes>) {
+    let test = TestBus::new(name);
+    let bus = test.open("worker");
+    let mut publisher = bus.topic::<Bytes>("task").unwrap().publisher().unwrap();
+    publisher.publish(b"shown").unwrap();
+    let gone = Meta::new().ttl(Duration::from_nanos(1));
+    publisher.publish_bytes_with(Lane::NORMAL, b"expired", &gone).unwrap();
+    let (sender, heard) = channel();
+    let mut fails = true;
+    let registration = bus.on_batch::<Bytes, _>("task", 8, move |batch, _| {
+        while let Some(message) = batch.next_message()? {
+            sender.send(String::from_utf8_lossy(message.payload()).into_owned())?;
+        }
+        if std::mem::replace(&mut fails, false) { Err("not yet".into()) } else { Ok(()) }
+    });
+    let handlers = start(group(registration));
+    for _ in 0..2 {
+        assert_eq!(heard.recv_timeout(PATIENCE).as_deref(), Ok("shown"), "{name}");
+    }
+    eventually("all are settled", || lag(&test, "task") == 0);
+    let handled = handlers.stop().remove(0);
+    assert_eq!((handled.handled_count, handled.rejected_count), (1, 0), "{name}: {handled:?}");
+}
+
+#[test]
+fn a_batch_that_fails_behind_a_message_that_nobody_sees_loses_neither() {
+    fail_after_a_look("runner-look-one", |registration| registration.from(Start::Oldest));
+    fail_after_a_look("runner-look-shared", |registration| registration.from(Start::Oldest).shared());
+}
+
+#[test]
+fn a_batch_that_fails_when_it_has_acknowledged_its_last_message_puts_the_other_aside() {
+    let test = TestBus::new("runner-acked");
+    let bus = test.open("worker");
+    let topic = bus.topic_builder::<Bytes>("task").with_group("crew").open().unwrap();
+    let mut publisher = topic.publisher().unwrap();
+    publisher.publish(b"normal").unwrap();
+    let (sender, heard) = channel();
+    let mut fails = true;
+    let work = move |batch: &mut Batch<'_, Bytes>, _: &mut Context| -> Result<(), HandlerError> {
+        while let Some(message) = batch.next_message()? {
+            let is_normal = message.payload() == b"normal";
+            sender.send(String::from_utf8_lossy(message.payload()).into_owned())?;
+            if is_normal && fails {
+                publisher.publish_bytes(Lane::CRITICAL, b"critical")?;
+            }
+        }
+        if std::mem::replace(&mut fails, false) {
+            batch.ack_up_to(Lane::CRITICAL, 0);
+            return Err("not yet".into());
+        }
+        Ok(())
+    };
+    let handlers = start(bus.on_batch::<Bytes, _>("task", 8, work).group("crew"));
+    for expected in ["normal", "critical", "normal"] {
+        assert_eq!(heard.recv_timeout(PATIENCE).as_deref(), Ok(expected));
+    }
+    eventually("all are settled", || lag(&test, "task") == 0);
+    drop(handlers);
+    assert!(heard.try_recv().is_err(), "something came once more");
 }
 
 #[test]

@@ -277,7 +277,8 @@ fn batch<T: Speak>(
             drop(batch);
             std::thread::sleep(FULL_PAUSE);
         }
-        1 => batch.settle_failed(&text, is_rejected)?,
+        // Where it has looked further, its one message comes again, alone.
+        1 => work.singly = usize::from(!batch.settle_failed(&text, is_rejected)?),
         // Of several it is not known which one is to blame: they come one by one.
         _ => {
             drop(batch);

@@ -198,7 +198,7 @@ impl<T: Speak> ManySubscriber<T> {
             timed: Vec::new(),
             reports: VecDeque::new(),
             picker: Picker::new(LANES_MAX, options.guard),
-            waiter: Waiter::new(options.wait, bus.barrier(), bus.me().participant),
+            waiter: Waiter::new(options.wait, bus.barrier(), bus.me().participant).with_long_looks(),
             topics: Topics::new(options),
             turn: 0,
             window: 0,

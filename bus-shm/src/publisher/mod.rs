@@ -594,9 +594,8 @@ impl RawPublisher {
         while !self.has_room(lane, sequence, |publisher, s| gate_with_room(&publisher.core, lane, s)) {
             self.wait_for_room(lane, FullOf::Ring, &mut since, deadline)?;
         }
-        if since.is_some()
-            && let Some(sequence) = self.publish_slot_here(lane, ring, source, stamp_ns)
-        {
+        // It may have been room that was missing before. What cannot fit is refused at once.
+        if let Some(sequence) = self.publish_slot_here(lane, ring, source, stamp_ns) {
             return Ok(sequence);
         }
         let cell = self.write_cell(lane, source, stamp_ns, deadline)?;

@@ -605,6 +605,7 @@ impl RawSubscriber {
     pub(super) fn put_item_aside(&mut self, verdict: Verdict, error: &str) -> Result<(), ReceiveError> {
         self.check()?;
         let Some(last) = self.batch.len().checked_sub(1) else { return Ok(()) };
+        debug_assert!(self.has_last_in_hand(false), "the last of the batch is in `current`");
         let delivery = Delivery { proof: self.batch[last].proof, ..self.current };
         if !matches!(delivery.proof, Proof::Position) {
             self.batch[last].proof = Proof::Settled;

@@ -87,7 +87,7 @@ enum Proof {
 }
 
 impl Delivery {
-    const NONE: Self = Self { lane: 0, found: Finding::NONE, proof: Proof::Position };
+    const NONE: Self = Self { lane: 0, found: Finding::NONE, proof: Proof::Settled };
 }
 
 /// An error on its way out of the hot path: one pointer, so that results without an error stay in registers.
@@ -420,9 +420,13 @@ impl RawSubscriber {
                 _ => (None, false),
             };
             let found = self.lanes[lane].take(&mut self.current.found);
-            if found.is_err() && self.may_lose_claims && self.has_lost(lane, claim) {
-                self.lanes[lane].pass_over();
-                continue;
+            if found.is_err() {
+                // Half written: it is no message of anybody's batch.
+                self.current = Delivery::NONE;
+                if self.may_lose_claims && self.has_lost(lane, claim) {
+                    self.lanes[lane].pass_over();
+                    continue;
+                }
             }
             match found.inspect_err(|_| self.give_back(lane, claim))? {
                 Found::Message => {
@@ -932,8 +936,13 @@ impl<T: Speak> Subscriber<T> {
                 false => *deadline.get_or_insert_with(|| Instant::now().checked_add(timeout)),
             };
             if is_over || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                let in_doubt = self.raw.is_in_doubt();
-                return Ok(Batch { subscriber: self, left: max, in_doubt, settled: false });
+                return Ok(Batch {
+                    subscriber: self,
+                    left: max,
+                    in_doubt: false,
+                    looked_on: false,
+                    settled: false,
+                });
             }
             self.raw.walk();
             let until = self.raw.wait_until(deadline);

@@ -257,6 +257,8 @@ pub struct Batch<'s, T> {
     pub(super) left: usize,
     /// There are messages that were handed out before, and come one at a time.
     pub(super) in_doubt: bool,
+    /// Others have been looked for since the last one was handed out.
+    pub(super) looked_on: bool,
     pub(super) settled: bool,
 }
 
@@ -288,16 +290,21 @@ impl<T> Batch<'_, T> {
         self.settle(batch)
     }
 
-    /// The one message of the batch has failed, unless its reader has said already what becomes of it.
-    pub(crate) fn settle_failed(mut self, error: &str, is_rejected: bool) -> Result<(), ReceiveError> {
+    /// The one message of the batch that was handed out has failed, unless its reader has said already what becomes of it. False: it is not
+    /// in hand any more, since the reader has looked for others, and all of the batch is given back.
+    pub(crate) fn settle_failed(mut self, error: &str, is_rejected: bool) -> Result<bool, ReceiveError> {
         self.bury_last();
         let raw = &mut self.subscriber.raw;
-        if raw.batch.last().is_some_and(|last| !matches!(last.proof, Proof::Staged(_) | Proof::Settled)) {
+        let Some(shown) = raw.batch.iter().find(|message| message.is_shown) else { return Ok(false) };
+        if !matches!(shown.proof, Proof::Staged(_) | Proof::Settled) {
+            if !raw.has_last_in_hand(self.looked_on) {
+                return Ok(false);
+            }
             // Where it cannot be put aside it stays in the batch, and comes again with it.
             raw.put_item_aside(if is_rejected { Verdict::Dead } else { Verdict::Retry(None) }, error)?;
         }
         self.ack();
-        Ok(())
+        Ok(true)
     }
 
     /// Those of one lane up to `sequence` are done, the others stay part of the batch. Returns how many were still this
@@ -337,12 +344,12 @@ impl<T> Batch<'_, T> {
     /// Acknowledges these, and gives their memory back to the subscriber.
     fn settle(&mut self, mut batch: Vec<InHand>) -> usize {
         let raw = &mut self.subscriber.raw;
-        let kept = if raw.keyed.is_some() {
+        let kept = if raw.fork.is_child() {
+            0
+        } else if raw.keyed.is_some() {
             raw.acknowledge_keyed(&batch)
         } else if matches!(raw.membership, Membership::Shared(..)) {
             batch.iter().filter(|message| raw.acknowledge(message)).count()
-        } else if raw.fork.is_child() {
-            0
         } else {
             // One store a lane; then what was put aside counts.
             let mut last: [Option<u64>; LANES_MAX] = [None; LANES_MAX];
@@ -391,8 +398,11 @@ impl<T: Speak> Batch<'_, T> {
     /// See [`ReceiveError`].
     #[inline]
     pub fn next_message(&mut self) -> Result<Option<BatchItem<'_, T>>, ReceiveError> {
-        self.bury_last();
-        if self.is_full() || !self.subscriber.raw.poll()? {
+        if self.is_full()? {
+            return Ok(None);
+        }
+        self.looked_on = true;
+        if !self.subscriber.raw.poll()? {
             return Ok(None);
         }
         self.left -= 1;
@@ -407,27 +417,39 @@ impl<T: Speak> Batch<'_, T> {
         &mut self,
         timeout: Duration,
     ) -> Result<Option<BatchItem<'_, T>>, ReceiveError> {
-        self.bury_last();
-        if self.is_full() || !self.subscriber.raw.wait(Instant::now().checked_add(timeout))? {
+        if self.is_full()? {
+            return Ok(None);
+        }
+        self.looked_on = true;
+        if !self.subscriber.raw.wait(Instant::now().checked_add(timeout))? {
             return Ok(None);
         }
         self.left -= 1;
         Ok(Some(self.keep()))
     }
 
-    /// No more may be added: it has as many as were asked for, or the one that it has was handed out before.
+    /// What the last message was said to be is done first. True: no more may be added, it has as many as were asked for, or the one that it
+    /// has was handed out before.
     #[inline]
-    fn is_full(&mut self) -> bool {
+    fn is_full(&mut self) -> Result<bool, ReceiveError> {
+        if self.subscriber.raw.fork.is_child() {
+            self.subscriber.raw.check()?;
+        }
+        self.bury_last();
         let raw = &self.subscriber.raw;
-        // Cursors only go on: what is out of doubt once stays so.
-        self.in_doubt = self.in_doubt && raw.is_in_doubt();
-        self.left == 0 || self.in_doubt && !raw.batch.is_empty()
+        // While it holds something, cursors only go on: what is out of doubt once stays so.
+        self.in_doubt = self.in_doubt && (raw.batch.is_empty() || raw.is_in_doubt());
+        Ok(self.left == 0 || self.in_doubt && !raw.batch.is_empty())
     }
 
     /// The message that was just handed out is part of the batch.
     #[inline]
     fn keep(&mut self) -> BatchItem<'_, T> {
         let raw = &mut self.subscriber.raw;
+        if raw.batch.is_empty() {
+            self.in_doubt = raw.is_in_doubt();
+        }
+        self.looked_on = false;
         raw.batch.push(raw.current.in_hand());
         BatchItem { subscriber: self.subscriber }
     }

@@ -105,6 +105,18 @@ impl RawSubscriber {
         }
     }
 
+    /// Is the last message of the batch the one in `current`, whole, and shown to the program? `looked_on`: others have been looked for since it
+    /// was handed out, and the copy of one may lie over its own.
+    pub(super) fn has_last_in_hand(&self, looked_on: bool) -> bool {
+        let (lane, sequence) = (self.current.lane, self.current.found.sequence);
+        !matches!(self.current.proof, Proof::Settled)
+            && self
+                .batch
+                .last()
+                .is_some_and(|last| last.is_shown && (last.lane, last.sequence) == (lane, sequence))
+            && !(looked_on && self.lanes[lane].copies_at(sequence))
+    }
+
     /// A batch that was neither acknowledged nor dropped (`mem::forget`) is given back before anything else is handed out: what it
     /// points to may not stay where it is.
     #[inline]
