@@ -4,8 +4,6 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use stepped::operations::OPERATIONS;
 use tests::stepper::{Effort, heading, pause, prove};
@@ -27,24 +25,12 @@ fn every_instruction() {
     let wanted = std::env::var("SHMBUS_OPERATION").unwrap_or_default();
     let program = Path::new(env!("CARGO_BIN_EXE_step_child"));
     say(&format!("\n{}\n", heading()));
-    let wanted: Vec<_> = OPERATIONS.iter().filter(|operation| operation.name.contains(&wanted)).collect();
-    // The longest stand last: who has nothing left to do waits for a short one.
-    let (next, lines) = (AtomicUsize::new(wanted.len()), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                while let Some(index) = next.fetch_sub(1, Ordering::Relaxed).checked_sub(1)
-                    && let Some(operation) = wanted.get(index)
-                {
-                    let line = prove(program, operation, effort);
-                    say(&format!("{line}\n"));
-                    lines.lock().unwrap().push(line);
-                }
-            });
-        }
-    });
-    let lines = lines.into_inner().unwrap();
-    assert_eq!(lines.len(), wanted.len());
+    let mut lines = Vec::new();
+    for operation in OPERATIONS.iter().filter(|operation| operation.name.contains(&wanted)) {
+        let line = prove(program, operation, effort);
+        say(&format!("{line}\n"));
+        lines.push(line);
+    }
     let failures: Vec<_> = lines
         .iter()
         .flat_map(|line| line.failures.iter().map(move |failure| format!("{}: {failure}", line.name)))
