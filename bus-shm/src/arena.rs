@@ -118,7 +118,6 @@ impl ProducerArena {
                     + PREFETCH_CELLS * bytes.next_multiple_of(LINE_BYTES),
             );
             prefetch::for_writing(ahead);
-            prefetch::for_writing(ahead.wrapping_add(LINE_BYTES));
         }
         self.fill(source, span, max_bytes, header)
     }
@@ -287,8 +286,13 @@ impl ArenaView {
     /// Where a cell begins, if it is inside of the file: for a hint to the processor, not to be read through.
     #[inline]
     pub(crate) fn address(&self, cell: u32) -> *const u8 {
-        let start = layout::SEGMENTS as u64 + (u64::from(cell) << self.geometry.granule_shift);
-        self.region.base().wrapping_add(start as usize)
+        self.region.base().wrapping_add(self.start_bytes(cell) as usize)
+    }
+
+    /// Where a cell begins, counted from the start of the file.
+    #[inline]
+    fn start_bytes(&self, cell: u32) -> u64 {
+        layout::SEGMENTS as u64 + (u64::from(cell) << self.geometry.granule_shift)
     }
 
     /// Header words of a cell. `None` if they leave the file.
@@ -296,7 +300,7 @@ impl ArenaView {
     /// The reference is good for as long as the view is kept, which is the subscriber's affair.
     #[inline]
     pub(crate) fn header_words(&mut self, cell: u32) -> Option<&'static [AtomicU64; HEADER_WORDS]> {
-        let start = layout::SEGMENTS as u64 + (u64::from(cell) << self.geometry.granule_shift);
+        let start = self.start_bytes(cell);
         if !self.covers(start + HEADER_BYTES as u64) {
             return None;
         }
@@ -308,7 +312,7 @@ impl ArenaView {
     /// Are there `body_bytes` bytes behind the header of a cell?
     #[inline]
     pub(crate) fn has_body(&mut self, cell: u32, body_bytes: u64) -> bool {
-        let start = layout::SEGMENTS as u64 + (u64::from(cell) << self.geometry.granule_shift);
+        let start = self.start_bytes(cell);
         self.covers(start + HEADER_BYTES as u64 + body_bytes)
     }
 

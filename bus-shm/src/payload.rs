@@ -195,7 +195,7 @@ const FRESH_BYTES_MAX: usize = 128;
 /// Copies a value that was probably put together just before, from words or smaller.
 ///
 /// Loaded in larger pieces than it was stored in, it would have to leave the core first, behind stores to lines that another core is
-/// reading, and the copy would wait for them: no processor forwards two pending stores to one load. So small values of whole words are
+/// reading, and the copy would wait for them: a load is not served from two pending stores. So small values of whole words are
 /// loaded word by word, whatever the compiler would rather do.
 ///
 /// # Safety

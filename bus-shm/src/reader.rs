@@ -7,7 +7,7 @@ use crate::error::{ReceiveError, RegionError};
 use crate::group::{Joined, LaneStand};
 use crate::repair;
 use crate::subscriber::Failure;
-use crate::sys::prefetch::{self, LINE_BYTES, SLOTS_AHEAD};
+use crate::sys::prefetch::{self, SLOTS_AHEAD};
 use crate::topic::{LaneRing, TopicCore};
 use bus_core::extension::Extension;
 use bus_core::group::{self, Handed};
@@ -251,7 +251,6 @@ impl LaneReader {
             },
         };
         prefetch::for_reading(first_line);
-        prefetch::for_reading(first_line.wrapping_add(LINE_BYTES));
         true
     }
 
@@ -265,10 +264,11 @@ impl LaneReader {
     /// Are there messages that need no look?
     #[inline(always)]
     pub(crate) fn has_known(&self) -> bool {
-        self.ahead.known_count() != 0
+        self.known_count() != 0
     }
 
     /// How many those are.
+    #[inline(always)]
     pub(crate) fn known_count(&self) -> u64 {
         self.ahead.known_count()
     }
@@ -345,13 +345,12 @@ impl LaneReader {
             return self.take_copy(sequence, finding);
         }
         if let LaneRing::Spsc(ring) = self.ring
-            && self.ahead.known_count() > SLOTS_AHEAD
+            && self.known_count() > SLOTS_AHEAD
         {
             // The work on a message keeps the processor from running ahead to the next ones by itself. Not beyond what is known to
             // be published: those lines are being written.
             let ahead = ring.slot_address(sequence.wrapping_add(SLOTS_AHEAD));
             prefetch::for_reading(ahead);
-            prefetch::for_reading(ahead.wrapping_add(LINE_BYTES));
         }
         finding.sequence = sequence;
         finding.times = self.hand_out(sequence);

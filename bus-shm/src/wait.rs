@@ -119,7 +119,7 @@ impl Waiter {
         Self { mode, barrier, participant, misses: 0, skipped: 0, looks_per_pause: LOOKS_PER_PAUSE }
     }
 
-    /// For whom a look is long: many topics, or the ends of lanes.
+    /// For whom a look is long, at many topics.
     pub(crate) fn with_long_looks(self) -> Self {
         Self { looks_per_pause: 1, ..self }
     }

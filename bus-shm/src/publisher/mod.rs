@@ -29,7 +29,7 @@ use crate::listeners::wake_readers;
 use crate::payload::{Bytes, Message, Speak, encode, encoded_bytes};
 use crate::repair::{self, Keep};
 use crate::sys::clock::Clock;
-use crate::sys::prefetch::{self, LINE_BYTES, SLOTS_AHEAD};
+use crate::sys::prefetch::{self, SLOTS_AHEAD};
 use crate::sys::process::ForkMark;
 use crate::topic::{LaneRing, Role, Topic, TopicCore};
 use crate::wait;
@@ -552,7 +552,6 @@ impl RawPublisher {
         // Stores leave the core in order, and wait for lines that their reader has; asked for early, those come together.
         let ahead = ring.slot_address(sequence.wrapping_add(SLOTS_AHEAD));
         prefetch::for_writing(ahead);
-        prefetch::for_writing(ahead.wrapping_add(LINE_BYTES));
         let slot = ring.begin(sequence);
         let words = slot.words;
         let body = &words[HEADER_WORDS + S::EXTENSION_BYTES / 8..];

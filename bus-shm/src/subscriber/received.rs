@@ -50,19 +50,14 @@ fn metadata<'m>(raw: &'m super::RawSubscriber, delivery: &'m Delivery) -> Metada
 }
 
 impl<T> Received<'_, T> {
-    /// What was handed out.
-    pub(super) fn handed(&self) -> &Delivery {
-        &self.subscriber.raw.current
-    }
-
     /// The extension block before its payload.
     pub(crate) fn extension(&self) -> Option<Extension> {
         self.delivery().found.extension()
     }
 
-    /// Stays as it is while this borrow of the subscriber lasts.
+    /// What was handed out. Stays as it is while this borrow of the subscriber lasts.
     #[inline]
-    fn delivery(&self) -> &Delivery {
+    pub(super) fn delivery(&self) -> &Delivery {
         &self.subscriber.raw.current
     }
 
@@ -476,14 +471,9 @@ impl<T> std::fmt::Debug for BatchItem<'_, T> {
 }
 
 impl<T> BatchItem<'_, T> {
-    /// What was handed out.
-    pub(super) fn handed(&self) -> &Delivery {
-        self.delivery()
-    }
-
-    /// Stays as it is while this borrow of the subscriber lasts.
+    /// What was handed out. Stays as it is while this borrow of the subscriber lasts.
     #[inline]
-    fn delivery(&self) -> &Delivery {
+    pub(super) fn delivery(&self) -> &Delivery {
         &self.subscriber.raw.current
     }
 

@@ -54,7 +54,7 @@ macro_rules! replying {
         impl<T> $name<'_, T> {
             /// Does somebody wait for an answer to it?
             pub fn wants_reply(&self) -> bool {
-                wants_reply(self.handed())
+                wants_reply(self.delivery())
             }
 
             /// Answers it, and leaves it in hand: acknowledge it afterwards. May be called again for who takes several answers. Waits for
@@ -63,7 +63,7 @@ macro_rules! replying {
             /// # Errors
             /// See [`ReplyError`]. Whether somebody still waits is not known here: an answer that is too late is counted by who asked.
             pub fn reply<A: Message>(&self, value: &A) -> Result<(), ReplyError> {
-                answer(&self.subscriber.raw, self.handed(), &value, |replies| replies.kind_of::<A>(), 0)
+                answer(&self.subscriber.raw, self.delivery(), &value, |replies| replies.kind_of::<A>(), 0)
             }
 
             /// The same with bytes as they are.
@@ -71,7 +71,7 @@ macro_rules! replying {
             /// # Errors
             /// As `reply`.
             pub fn reply_bytes(&self, payload: &[u8]) -> Result<(), ReplyError> {
-                answer(&self.subscriber.raw, self.handed(), &payload, |_| 0, 0)
+                answer(&self.subscriber.raw, self.delivery(), &payload, |_| 0, 0)
             }
 
             /// Answers with what a piece of work came to: its output, or why it failed. `Ok(false)` where nobody waits, or nobody is left to be
@@ -96,7 +96,7 @@ macro_rules! replying {
             /// # Errors
             /// As `reply`.
             pub fn reply_error(&self, why: &str) -> Result<(), ReplyError> {
-                answer(&self.subscriber.raw, self.handed(), &why.as_bytes(), |_| 0, Reply::ERROR)
+                answer(&self.subscriber.raw, self.delivery(), &why.as_bytes(), |_| 0, Reply::ERROR)
             }
         }
     };

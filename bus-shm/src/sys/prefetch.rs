@@ -8,7 +8,7 @@ pub const LINE_BYTES: usize = 64;
 /// core with work. Twice or half as many made no difference.
 pub const SLOTS_AHEAD: u64 = 8;
 
-/// Fetches the line of `address` for reading.
+/// Fetches the line of `address` and the next one for reading: a header, and the rest of a short message.
 #[inline(always)]
 pub fn for_reading(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
@@ -17,12 +17,13 @@ pub fn for_reading(address: *const u8) {
     unsafe {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        _mm_prefetch::<_MM_HINT_T0>(address.wrapping_add(LINE_BYTES).cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
 }
 
-/// Fetches the line of `address` for writing, taking it from the core that read it last.
+/// Fetches the same for writing, taking them from the core that read it last.
 #[inline(always)]
 pub fn for_writing(address: *const u8) {
     // Written out, because the compiler turns the intrinsic into a prefetch for reading unless it is told of a processor
@@ -30,7 +31,13 @@ pub fn for_writing(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch of any address, mapped or not, has no effect but on caches.
     unsafe {
-        core::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+        core::arch::asm!(
+            "prefetchw [{address}]",
+            "prefetchw [{address} + {line}]",
+            address = in(reg) address,
+            line = const LINE_BYTES,
+            options(nostack, preserves_flags, readonly)
+        );
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;

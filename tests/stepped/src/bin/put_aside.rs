@@ -16,7 +16,7 @@ bus_shm::message!(Reading, version 1, { words });
 const LATER: Duration = Duration::from_secs(20);
 
 fn retries(count: u64) -> Result<u64, Box<dyn std::error::Error>> {
-    let bus = Bus::builder(&format!("hot-path-{}", std::process::id())).temporary(true).open()?;
+    let bus = Bus::builder(&format!("put-aside-{}", std::process::id())).temporary(true).open()?;
     let capacity = count.next_power_of_two().max(64) as u32;
     let topic = bus.topic_builder::<Reading>("readings").capacity(capacity).open()?;
     let group = topic.group("reader").keyed().ack_wait(Duration::ZERO);
