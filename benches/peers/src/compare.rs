@@ -9,7 +9,7 @@ use bus_bench::stats::{Interval, bootstrap_median, median, paired_ratios};
 use serde::Serialize;
 
 use crate::peers::{Peer, Promises};
-use crate::way::{Cell, Kind, Ours, failed};
+use crate::way::{Cell, Kind, Ours, Work, failed};
 use crate::ways::shmbus;
 
 /// Pairs in one mode of the machine below which nothing is said.
@@ -56,7 +56,7 @@ pub(crate) struct Side {
     /// Single messages, one way, by a clock that both processes share.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) one_way_ns: Option<Summary>,
-    /// Messages a second.
+    /// Messages a second, those to all readers together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) msgs_per_s: Option<f64>,
     /// Messages that were lost, of all.
@@ -73,6 +73,7 @@ pub(crate) struct Row {
     pub(crate) promises: Promises,
     pub(crate) kind: Kind,
     pub(crate) bytes: usize,
+    pub(crate) readers: usize,
     pub(crate) theirs: Side,
     pub(crate) ours: Side,
     /// Their time over ours: above 1 we are faster.
@@ -107,12 +108,11 @@ struct Pair {
     theirs: Slice,
 }
 
-/// Measures one peer in one kind and size.
+/// Measures one peer at one work.
 pub(crate) fn compare(
     engine: &mut Engine,
     peer: &Peer,
-    kind: Kind,
-    bytes: usize,
+    work: Work,
     server: &str,
     pace: Pace,
     serial: &mut u64,
@@ -123,8 +123,9 @@ pub(crate) fn compare(
         setting: peer.setting,
         compared_with: name_of(peer.ours),
         promises: peer.promises,
-        kind,
-        bytes,
+        kind: work.kind,
+        bytes: work.bytes,
+        readers: work.readers,
         theirs: Side::default(),
         ours: Side::default(),
         ratio: None,
@@ -137,7 +138,7 @@ pub(crate) fn compare(
     };
     let mut pairs = Vec::new();
     for _ in 0..pace.attempts {
-        match attempt(engine, peer, kind, bytes, server, pace, serial) {
+        match attempt(engine, peer, work, server, pace, serial) {
             Ok(more) => pairs.extend(more),
             Err(error) => {
                 row.error = Some(error.to_string());
@@ -155,8 +156,7 @@ pub(crate) fn compare(
 fn attempt(
     engine: &mut Engine,
     peer: &Peer,
-    kind: Kind,
-    bytes: usize,
+    work: Work,
     server: &str,
     pace: Pace,
     serial: &mut u64,
@@ -166,8 +166,9 @@ fn attempt(
     let ours = Cell {
         peer: "shmbus".into(),
         tuned: peer.ours.tuned,
-        kind,
-        bytes,
+        kind: work.kind,
+        bytes: work.bytes,
+        readers: work.readers,
         directory: engine.directory(),
         name: format!("shmbus-peers-{}-{serial}", std::process::id()),
         block: 256,
@@ -175,6 +176,7 @@ fn attempt(
         lossy: peer.ours.tap,
         other_core,
         ours: peer.ours,
+        as_its_own: false,
         server: String::new(),
     };
     let theirs = Cell {
@@ -214,7 +216,7 @@ fn attempt(
 }
 
 /// Removes what a peer has left in shared memory: its own clean-up knows only ends of its own choosing.
-fn sweep(name: &str) {
+pub(crate) fn sweep(name: &str) {
     let Ok(entries) = std::fs::read_dir("/dev/shm") else { return };
     for entry in entries.flatten() {
         // Names go on with a dash or end: `-1` is not `-12`.
@@ -299,7 +301,7 @@ fn side(kind: Kind, slices: &[&Slice]) -> Side {
         lost += outcome.lost;
         received += if outcome.role == "producer" { 0 } else { outcome.ops };
     }
-    let throughput = kind == Kind::Throughput && ns > 0.0;
+    let throughput = kind != Kind::Latency && ns > 0.0;
     Side {
         ns,
         one_way_ns: (times.count() > 0).then(|| times.summary()),

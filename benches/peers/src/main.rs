@@ -2,6 +2,7 @@
 //! picture. `README.md` says what is measured how.
 
 mod compare;
+mod own;
 mod parts;
 mod peers;
 mod picture;
@@ -23,7 +24,7 @@ use serde::Serialize;
 
 use compare::{Pace, Row, compare};
 use peers::Peer;
-use way::{Kind, failed};
+use way::{Kind, Work, failed};
 
 /// Measures shmbus beside other ways to pass messages.
 #[derive(Debug, Parser)]
@@ -35,9 +36,13 @@ struct Args {
     /// Longer slices and more pairs; at most about twenty minutes.
     #[arg(long)]
     full: bool,
-    /// Only this peer, or `serializers`; may be given several times.
+    /// Only this peer, `serializers`, or `fan-out` (several readers); may be given several times.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    /// The benchmarks that peers ship themselves, beside what is measured here at their settings, and nothing else;
+    /// about three minutes, and another the first time, when they are built.
+    #[arg(long, conflicts_with_all = ["quick", "full"])]
+    own: bool,
     /// Prints JSON instead of the table.
     #[arg(long)]
     json: bool,
@@ -52,6 +57,8 @@ struct Report {
     machine: Machine,
     floor: FloorReport,
     rows: Vec<Row>,
+    /// Peers' own benchmarks beside ours.
+    own: Vec<own::Row>,
     /// Peers that are not there, and why.
     skipped: Vec<String>,
     /// What is known from elsewhere, or not comparable here.
@@ -76,7 +83,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), BenchError> {
     let begun = Instant::now();
-    let chosen = chosen(&args.only)?;
+    let chosen = chosen(args)?;
     let mut engine = Engine::start(&Pinning::Chosen, Path::new("/dev/shm"))?;
     let had_registry = Path::new(CROSSBAR_REGISTRY).exists();
     let (mut rows, mut skipped) = (Vec::new(), Vec::new());
@@ -96,20 +103,19 @@ fn run(args: &Args) -> Result<(), BenchError> {
         };
         for peer in peers {
             eprintln!("{} ({})", peer.name, peer.setting);
-            for (kind, bytes) in cells(args, peer) {
-                rows.push(compare(
-                    &mut engine,
-                    peer,
-                    kind,
-                    bytes,
-                    &server.address,
-                    pace(args.full),
-                    &mut serial,
-                ));
+            for work in cells(args, peer) {
+                rows.push(compare(&mut engine, peer, work, &server.address, pace(args.full), &mut serial));
             }
         }
     }
-    let serializers = if wants_serializers(&args.only) {
+    let mut own = Vec::new();
+    if args.own {
+        let (more, not_run) = own::measure(&mut engine, &args.only, &args.out, &mut serial)?;
+        own = more;
+        skipped.extend(not_run);
+        skipped.extend(own::NOT_RUN.map(|line| format!("own benchmark of {line}")));
+    }
+    let serializers = if !args.own && wants_serializers(&args.only) {
         eprintln!("{SERIALIZERS}");
         serializers::measure(engine.cores()[0], if args.full { 400 } else { 100 })?
     } else {
@@ -119,6 +125,7 @@ fn run(args: &Args) -> Result<(), BenchError> {
         machine: engine.machine(),
         floor: engine.floors(),
         rows,
+        own,
         skipped,
         not_measured_here: peers::NOT_MEASURED,
         serializers,
@@ -137,31 +144,58 @@ const CROSSBAR_REGISTRY: &str = "/dev/shm/crossbar-registry";
 /// The name by which the comparison of serializers is asked for.
 const SERIALIZERS: &str = "serializers";
 
+/// The name by which rows with several readers are asked for.
+const FAN_OUT: &str = "fan-out";
+
+/// How many readers those rows have.
+const READERS: [usize; 2] = [4, 8];
+
 fn wants_serializers(only: &[String]) -> bool {
     only.is_empty() || only.iter().any(|name| name == SERIALIZERS)
 }
 
 fn names(peers: &[Peer]) -> String {
-    let mut names: Vec<&str> = peers.iter().map(|peer| peer.name).collect();
-    names.dedup();
+    let mut names: Vec<&str> = Vec::new();
+    for peer in peers {
+        if !names.contains(&peer.name) {
+            names.push(peer.name);
+        }
+    }
     names.join(", ")
 }
 
-/// The peers that were asked for; none means all.
-fn chosen(only: &[String]) -> Result<Vec<Peer>, BenchError> {
-    let all = peers::all();
-    let known = |name: &str| name == SERIALIZERS || all.iter().any(|peer| peer.name == name);
-    if let Some(name) = only.iter().find(|name| !known(name)) {
-        let text = format!("no peer is called {name:?}; there are: {}, {SERIALIZERS}", names(&all));
+/// The peers that were asked for; none means all. Those with several readers belong to a full run, or are asked for.
+fn chosen(args: &Args) -> Result<Vec<Peer>, BenchError> {
+    let (all, only) = (peers::all(), &args.only);
+    if args.own {
+        let Some(name) = only.iter().find(|name| !own::known(name)) else { return Ok(Vec::new()) };
+        return Err(failed("--only", format!("{name:?} has no benchmark of its own that is run here")));
+    }
+    let is_peer = |name: &str| all.iter().any(|peer| peer.name == name);
+    if let Some(name) =
+        only.iter().find(|name| ![SERIALIZERS, FAN_OUT].contains(&name.as_str()) && !is_peer(name))
+    {
+        let text =
+            format!("no peer is called {name:?}; there are: {}, {SERIALIZERS}, {FAN_OUT}", names(&all));
         return Err(failed("--only", text));
     }
-    Ok(all.into_iter().filter(|peer| only.is_empty() || only.iter().any(|name| name == peer.name)).collect())
+    let fan_out = only.iter().any(|name| name == FAN_OUT);
+    let any_peer = only.is_empty() || (fan_out && !only.iter().any(|name| is_peer(name)));
+    let wanted = |peer: &Peer| {
+        let rows = if fan_out { peer.fan_out } else { args.full || !peer.fan_out };
+        rows && (any_peer || only.iter().any(|name| name == peer.name))
+    };
+    Ok(all.iter().copied().filter(wanted).collect())
 }
 
 /// What is measured of a peer: a quick run leaves the large messages of settings that are not the best out.
-fn cells(args: &Args, peer: &Peer) -> Vec<(Kind, usize)> {
+fn cells(args: &Args, peer: &Peer) -> Vec<Work> {
+    if peer.fan_out {
+        return READERS.map(|readers| Work { kind: Kind::FanOut, bytes: 64, readers }).to_vec();
+    }
     let sizes: &[usize] = if peer.tuned || args.full { &[64, 1_024] } else { &[64] };
-    sizes.iter().flat_map(|bytes| [(Kind::Latency, *bytes), (Kind::Throughput, *bytes)]).collect()
+    let kinds = [Kind::Latency, Kind::Throughput];
+    sizes.iter().flat_map(|&bytes| kinds.map(|kind| Work { kind, bytes, readers: 1 })).collect()
 }
 
 fn pace(full: bool) -> Pace {

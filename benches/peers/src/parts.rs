@@ -1,4 +1,5 @@
-//! The two loops that every peer goes through, ours included: single messages there and back, and a stream.
+//! The loops that every peer goes through, ours included: single messages there and back, a stream, and a stream to
+//! several readers.
 
 use std::sync::atomic::Ordering;
 
@@ -15,16 +16,16 @@ const PLAIN: u64 = 0;
 /// Most messages that are asked for at once.
 const BATCH: usize = 64;
 
-/// Shared word: how many messages the consumer has seen.
+/// Shared word: how many messages the consumer has seen; of several, the slowest.
 const SEEN: usize = 0;
-/// Shared word: the consumer has seen the last one.
+/// Shared word: the consumer has seen the last one; of several, all have.
 const DONE: usize = 1;
 
 /// Pause before the last message is sent again to a peer that may have lost it.
 const AGAIN_AFTER_NS: u64 = 2_000_000;
 
-/// Opens one side: role 0 produces or calls, role 1 consumes or answers. Both sides open the ways in the same order, so
-/// that ends may wait for each other.
+/// Opens one side: role 0 produces or calls, role 1 consumes or answers, for all readers if there are several. Both sides
+/// open the ways in the same order, so that ends may wait for each other.
 pub(crate) fn open<const W: usize, O, I>(
     cell: &Cell,
     role: usize,
@@ -36,8 +37,12 @@ where
     I: Inbox<W> + 'static,
 {
     Ok(match (cell.kind, role) {
-        (Kind::Throughput, 0) => Box::new(Producer::new(cell, outbox("there")?)),
+        (Kind::Throughput | Kind::FanOut, 0) => Box::new(Producer::new(cell, outbox("there")?)),
         (Kind::Throughput, _) => Box::new(Consumer::new(cell, inbox("there")?)),
+        (Kind::FanOut, _) => {
+            let ends = (0..cell.readers).map(|_| inbox("there")).collect::<Result<_>>()?;
+            Box::new(Readers { cell: cell.clone(), ends, next: 0 })
+        }
         (Kind::Latency, 0) => {
             let to = outbox("there")?;
             Box::new(Caller(Line::new(cell, to, inbox("back")?)))
@@ -61,7 +66,7 @@ where
     let (to, from) = way()?;
     let core = cell.other_core;
     Ok(match cell.kind {
-        Kind::Throughput => Box::new(Together {
+        Kind::Throughput | Kind::FanOut => Box::new(Together {
             first: Producer::new(cell, to),
             second: Consumer::new(cell, from),
             second_core: core,
@@ -87,7 +92,8 @@ impl<const W: usize, O: Outbox<W>> Part for Producer<O, W> {
     fn slice(&mut self, turn: &Turn<'_>) -> Result<Outcome> {
         let (clock, until) = (turn.clock(), turn.deadline());
         let (first, mut number) = (self.number, self.number);
-        loop {
+        let begun = clock.now();
+        let elapsed_ns = loop {
             for _ in 0..self.cell.block {
                 self.to.send(|words| fill(words, number, PLAIN))?;
                 number += 1;
@@ -99,13 +105,18 @@ impl<const W: usize, O: Outbox<W>> Part for Producer<O, W> {
                     std::thread::yield_now();
                 }
             }
-            if clock.now() >= until {
-                break;
+            let now = clock.now();
+            if now >= until {
+                break clock.ns_f64(now - begun);
             }
-        }
+        };
         self.end(turn, number)?;
         self.number = number + 1;
-        Ok(Outcome { ops: self.number - first, ..Outcome::of("producer") })
+        Ok(Outcome {
+            ops: self.number - first,
+            mean_ns: Some(elapsed_ns / (number - first) as f64),
+            ..Outcome::of("producer")
+        })
     }
 }
 
@@ -138,6 +149,39 @@ impl<const W: usize, O: Outbox<W>> Producer<O, W> {
     }
 }
 
+/// What one reader has seen in a slice.
+struct Tally {
+    first: u64,
+    lossy: bool,
+    order: Order,
+    ops: u64,
+    corrupt: u64,
+    last: bool,
+}
+
+impl Tally {
+    fn new(first: u64, lossy: bool) -> Self {
+        Self { first, lossy, order: Order::starting_at(first), ops: 0, corrupt: 0, last: false }
+    }
+
+    #[inline(always)]
+    fn see(&mut self, content: Seen) {
+        match content {
+            // The end of an earlier slice that was sent more than once.
+            Some((number, _)) if self.lossy && number < self.first => {}
+            Some((number, stamp)) => {
+                self.ops += 1;
+                self.order.note(number);
+                self.last |= stamp == LAST;
+            }
+            None => {
+                self.ops += 1;
+                self.corrupt += 1;
+            }
+        }
+    }
+}
+
 struct Consumer<I, const W: usize> {
     cell: Cell,
     from: I,
@@ -154,44 +198,77 @@ impl<const W: usize, I: Inbox<W>> Consumer<I, W> {
 impl<const W: usize, I: Inbox<W>> Part for Consumer<I, W> {
     fn slice(&mut self, turn: &Turn<'_>) -> Result<Outcome> {
         let clock = turn.clock();
-        let (first, lossy) = (self.next, self.cell.lossy);
-        let mut stream = Stream::new();
-        let mut order = Order::starting_at(first);
-        let (mut ops, mut corrupt, mut mark_at) = (0, 0, 1);
-        let mut last = false;
-        while !last {
-            self.from.receive(BATCH, |content| match content {
-                // The end of an earlier slice that was sent more than once.
-                Some((number, _)) if lossy && number < first => {}
-                Some((number, stamp)) => {
-                    ops += 1;
-                    order.note(number);
-                    last |= stamp == LAST;
-                }
-                None => {
-                    ops += 1;
-                    corrupt += 1;
-                }
-            })?;
-            if ops >= mark_at {
-                stream.mark(clock.now(), ops);
-                mark_at = ops + self.cell.block;
+        let mut tally = Tally::new(self.next, self.cell.lossy);
+        let (mut stream, mut mark_at) = (Stream::new(), 1);
+        while !tally.last {
+            self.from.receive(BATCH, |content| tally.see(content))?;
+            if tally.ops >= mark_at {
+                stream.mark(clock.now(), tally.ops);
+                mark_at = tally.ops + self.cell.block;
                 if self.cell.window > 0 {
                     // Release: pairs with the producer's Acquire.
-                    turn.word(SEEN).store(ops, Ordering::Release);
+                    turn.word(SEEN).store(tally.ops, Ordering::Release);
                 }
             }
         }
         // Release: pairs with the producer's Acquire.
         turn.word(DONE).store(1, Ordering::Release);
-        self.next = order.next();
+        self.next = tally.order.next();
         Ok(Outcome {
-            ops,
+            ops: tally.ops,
             block_ns: stream.median_ns(clock),
             mean_ns: stream.mean_ns(clock),
-            lost: order.lost,
-            out_of_order: order.out_of_order,
-            corrupt,
+            lost: tally.order.lost,
+            out_of_order: tally.order.out_of_order,
+            corrupt: tally.corrupt,
+            ..Outcome::of("consumer")
+        })
+    }
+}
+
+/// Several readers in one process, on one core: each takes a batch, then the next one does. A reader waits until its batch
+/// is complete; the others are never further behind than one batch, so the producer always finds room meanwhile.
+struct Readers<I, const W: usize> {
+    cell: Cell,
+    ends: Vec<I>,
+    /// Number of the next slice's first message.
+    next: u64,
+}
+
+impl<const W: usize, I: Inbox<W>> Part for Readers<I, W> {
+    fn slice(&mut self, turn: &Turn<'_>) -> Result<Outcome> {
+        let clock = turn.clock();
+        let first = self.next;
+        let mut tallies: Vec<Tally> = self.ends.iter().map(|_| Tally::new(first, self.cell.lossy)).collect();
+        let (mut stream, mut mark_at, mut upto) = (Stream::new(), 1, first);
+        while tallies.iter().any(|tally| !tally.last) {
+            upto += BATCH as u64;
+            for (end, tally) in self.ends.iter_mut().zip(&mut tallies) {
+                while !tally.last && tally.order.next() < upto {
+                    let missing = (upto - tally.order.next()) as usize;
+                    end.receive(missing, |content| tally.see(content))?;
+                }
+            }
+            let ops: u64 = tallies.iter().map(|tally| tally.ops).sum();
+            if ops >= mark_at {
+                stream.mark(clock.now(), ops);
+                mark_at = ops + self.cell.block;
+                let slowest = tallies.iter().map(|tally| tally.ops).min().unwrap_or(0);
+                // Release: pairs with the producer's Acquire.
+                turn.word(SEEN).store(slowest, Ordering::Release);
+            }
+        }
+        // Release: pairs with the producer's Acquire.
+        turn.word(DONE).store(1, Ordering::Release);
+        self.next = tallies.first().map_or(first, |tally| tally.order.next());
+        let sum = |of: fn(&Tally) -> u64| tallies.iter().map(of).sum::<u64>();
+        Ok(Outcome {
+            ops: sum(|tally| tally.ops),
+            block_ns: stream.median_ns(clock),
+            mean_ns: stream.mean_ns(clock),
+            lost: sum(|tally| tally.order.lost),
+            out_of_order: sum(|tally| tally.order.out_of_order),
+            corrupt: sum(|tally| tally.corrupt),
             ..Outcome::of("consumer")
         })
     }

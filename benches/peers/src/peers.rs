@@ -54,12 +54,14 @@ pub(crate) struct Peer {
     pub(crate) alone: bool,
     /// Shown, not judged: it cannot leave its process.
     pub(crate) reference: bool,
+    /// With several readers, and only so.
+    pub(crate) fan_out: bool,
     pub(crate) need: Need,
     pub(crate) promises: Promises,
 }
 
 /// Many producers, as everybody gets it.
-const DEFAULT: Ours = Ours { one_producer: false, tuned: false, spin: false, tap: false };
+pub(crate) const DEFAULT: Ours = Ours { one_producer: false, tuned: false, spin: false, tap: false };
 /// Many producers, no stamps, batches.
 const MANY: Ours = Ours { tuned: true, ..DEFAULT };
 /// The same with one producer.
@@ -105,6 +107,7 @@ const fn peer(
         lossy: false,
         alone: false,
         reference: false,
+        fan_out: false,
         need: Need::Nothing,
         promises,
     }
@@ -146,6 +149,7 @@ pub(crate) fn all() -> Vec<Peer> {
     let server = |need: Need, peer: Peer| Peer { need, block: SLOW, ..peer };
     // What the server would drop, or close the connection for, when a reader is slow: we do not let it come to that.
     let windowed = |peer: Peer| Peer { window: WINDOW, ..peer };
+    let fan_out = |peer: Peer| Peer { fan_out: true, ..peer };
     let zeromq = Need::Library("libzmq.so.5");
     let nng = Need::Library("libnng.so.1");
     let sockets = Promises { copies: "4", order: "by sender", readers: "one of many", ..SYSTEM };
@@ -171,34 +175,52 @@ pub(crate) fn all() -> Vec<Peer> {
         survives_kill: "others may block for ever",
         acknowledged: "no",
     };
-    vec![
-        shared(peer("ringfire", true, "lossless, busy spin, batches of 64", SPIN_ONE, ringfire)),
-        shared(Peer {
+    let ringfire_lossless =
+        shared(peer("ringfire", true, "lossless, busy spin, batches of 64", SPIN_ONE, ringfire));
+    let survivor = Promises { survives_kill: "yes", ..ringfire };
+    let ringfire_latest =
+        shared(Peer { lossy: true, ..peer("ringfire", false, "latest wins, futex wait", TAP, survivor) });
+    let iceoryx_lossless = shared(peer(
+        "iceoryx2",
+        true,
+        "no overflow, retry until delivered, buffer of 1,024",
+        SPIN_MANY,
+        iceoryx,
+    ));
+    let iceoryx_overflow = shared(Peer {
+        lossy: true,
+        ..peer("iceoryx2", false, "safe overflow, buffer of 2", SPIN_TAP, iceoryx)
+    });
+    let crossbar_bus = shared(peer("crossbar", true, "bounded bus of 1,024", SPIN_ONE, crossbar));
+    let loans = Promises { copies: "1", ..crossbar };
+    let crossbar_pool =
+        shared(Peer { lossy: true, ..peer("crossbar", false, "pool, ring of 8", TAP, loans) });
+    let zeromq_publish = library(
+        zeromq,
+        Peer {
             lossy: true,
             ..peer(
-                "ringfire",
+                "zeromq",
                 false,
-                "latest wins, futex wait",
+                "pub and sub, queue of 1,000",
                 TAP,
-                Promises { survives_kill: "yes", ..ringfire },
+                Promises { readers: "each sees all", ..sockets },
             )
-        }),
-        shared(peer(
-            "iceoryx2",
-            true,
-            "no overflow, retry until delivered, buffer of 1,024",
-            SPIN_MANY,
-            iceoryx,
-        )),
-        shared(Peer {
-            lossy: true,
-            ..peer("iceoryx2", false, "safe overflow, buffer of 2", SPIN_TAP, iceoryx)
-        }),
-        shared(peer("crossbar", true, "bounded bus of 1,024", SPIN_ONE, crossbar)),
-        shared(Peer {
-            lossy: true,
-            ..peer("crossbar", false, "pool, ring of 8", TAP, Promises { copies: "1", ..crossbar })
-        }),
+        },
+    );
+    vec![
+        ringfire_lossless,
+        ringfire_latest,
+        fan_out(ringfire_lossless),
+        fan_out(ringfire_latest),
+        iceoryx_lossless,
+        iceoryx_overflow,
+        fan_out(iceoryx_lossless),
+        fan_out(iceoryx_overflow),
+        crossbar_bus,
+        crossbar_pool,
+        fan_out(crossbar_bus),
+        fan_out(crossbar_pool),
         peer("ipc-channel", true, "bytes", MANY, channel),
         peer("ipc-channel", false, "Vec<u64> by serde", DEFAULT, Promises { validates: "serde", ..channel }),
         peer("pipe", true, "64 KiB a call, 1 MiB pipe", MANY, SYSTEM),
@@ -212,19 +234,18 @@ pub(crate) fn all() -> Vec<Peer> {
         Peer { block: FAST, ..peer("ring + eventfd", true, "looks for 25 us, then sleeps", ONE, ring) },
         Peer { block: FAST, ..peer("ring + eventfd", false, "sleeps at once", ONE, ring) },
         library(zeromq, peer("zeromq", true, "push and pull, queue of 10,000", MANY, sockets)),
-        library(
+        zeromq_publish,
+        fan_out(library(
             zeromq,
-            Peer {
-                lossy: true,
-                ..peer(
-                    "zeromq",
-                    false,
-                    "pub and sub, queue of 1,000",
-                    TAP,
-                    Promises { readers: "each sees all", ..sockets },
-                )
-            },
-        ),
+            peer(
+                "zeromq",
+                true,
+                "pub that waits (XPUB_NODROP) and sub, queue of 10,000",
+                MANY,
+                Promises { readers: "each sees all", ..sockets },
+            ),
+        )),
+        fan_out(zeromq_publish),
         library(nng, peer("nng", true, "pair, queues of 1,024", MANY, sockets)),
         library(nng, peer("nng", false, "push and pull", DEFAULT, sockets)),
         library(
@@ -253,6 +274,14 @@ pub(crate) fn all() -> Vec<Peer> {
             Need::Redis,
             peer("redis streams", false, "group, one by one", DEFAULT, acknowledged),
         )),
+        fan_out(windowed(server(
+            Need::Redis,
+            peer("redis pub/sub", true, "Unix socket, 100 commands at once", MANY, broker),
+        ))),
+        fan_out(windowed(server(
+            Need::Redis,
+            peer("redis streams", true, "a group a reader, 100 at once", MANY, acknowledged),
+        ))),
         windowed(server(Need::Nats, peer("nats", true, "32 KiB a write", MANY, broker))),
         windowed(server(Need::Nats, peer("nats", false, "message by message", DEFAULT, broker))),
         windowed(server(
@@ -263,6 +292,11 @@ pub(crate) fn all() -> Vec<Peer> {
             Need::Nats,
             peer("nats jetstream", false, "memory, one by one", DEFAULT, acknowledged),
         )),
+        fan_out(windowed(server(Need::Nats, peer("nats", true, "32 KiB a write", MANY, broker)))),
+        fan_out(windowed(server(
+            Need::Nats,
+            peer("nats jetstream", true, "memory, interest, a consumer a reader", MANY, acknowledged),
+        ))),
         server(
             Need::RabbitMq,
             peer(
@@ -277,6 +311,10 @@ pub(crate) fn all() -> Vec<Peer> {
             Need::RabbitMq,
             peer("rabbitmq", false, "confirms and acknowledgements one by one", DEFAULT, acknowledged),
         ),
+        fan_out(server(
+            Need::RabbitMq,
+            peer("rabbitmq", true, "fanout exchange, a queue a reader, confirms", MANY, acknowledged),
+        )),
         Peer {
             alone: true,
             need: Need::Python,

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -82,7 +82,7 @@ pub(crate) fn start(need: Need, directory: &Path) -> Result<std::result::Result<
 }
 
 /// Where a program is that the shell would find, or one for the administrator.
-fn program(name: &str) -> Option<PathBuf> {
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
     places.extend(["/usr/sbin", "/usr/local/bin", "/usr/bin"].map(PathBuf::from));
@@ -99,8 +99,12 @@ struct Running {
 
 impl Running {
     fn start(command: &mut Command) -> Result<Self> {
+        Self::start_into(command.stderr(Stdio::null()), Stdio::null())
+    }
+
+    fn start_into(command: &mut Command, output: Stdio) -> Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.process_group(0).stdin(Stdio::null()).stdout(output);
         let mut child = command.spawn().map_err(|error| failed(format!("starting {name}"), error))?;
         // Its input ends with this process, however that ends.
         let guard = Command::new("/bin/sh")
@@ -133,6 +137,22 @@ impl Drop for Running {
     }
 }
 
+/// Runs a program until it has ended well, and tells which process it was; it does not outlive this one, nor its time.
+pub(crate) fn run_to_end(command: &mut Command, output: Stdio, patience: Duration) -> Result<u32> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let mut running = Running::start_into(command, output)?;
+    let begun = Instant::now();
+    loop {
+        match running.child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(running.child.id()),
+            Ok(Some(status)) => return Err(failed(name, status)),
+            Ok(None) if begun.elapsed() > patience => return Err(failed(name, "it does not end")),
+            Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+            Err(error) => return Err(failed(name, error)),
+        }
+    }
+}
+
 /// A port of loopback that nobody listens on.
 fn free_port() -> Result<u16> {
     let listener =
@@ -141,7 +161,7 @@ fn free_port() -> Result<u16> {
 }
 
 fn await_port(server: &mut Server, port: u16) -> Result<()> {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     loop {
         if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return Ok(());

@@ -36,12 +36,20 @@ pub(crate) fn render(report: &Report) -> String {
     if !report.rows.is_empty() {
         text.push_str(&comparison(report));
     }
+    if !report.own.is_empty() {
+        text.push_str(&own(report));
+    }
     if !report.serializers.is_empty() {
         text.push_str(&serializers(report));
     }
     for row in &report.rows {
         if let Some(error) = &row.error {
             let _ = writeln!(text, "failed: {}, {}: {error}", row.peer, work(row));
+        }
+    }
+    for row in &report.own {
+        if let Some(error) = &row.error {
+            let _ = writeln!(text, "failed: {}, {}: {error}", row.peer, row.benchmark);
         }
     }
     for line in &report.skipped {
@@ -78,9 +86,40 @@ fn comparison(report: &Report) -> String {
     lines.push(us);
     let mut told = None;
     for row in &report.rows {
-        let first = told != Some((row.peer, row.tuned));
-        told = Some((row.peer, row.tuned));
+        let first = told != Some((row.peer, row.setting));
+        told = Some((row.peer, row.setting));
         lines.push(line(row, first));
+    }
+    columns(&lines)
+}
+
+fn own(report: &Report) -> String {
+    let headings = [
+        "peer",
+        "its own benchmark",
+        "what is timed",
+        "it says",
+        "here",
+        "it / here",
+        "rounds",
+        "within 20 %",
+        "differs",
+    ];
+    let mut lines = vec![headings.map(String::from).to_vec()];
+    for row in &report.own {
+        let mut cells = [row.peer, row.benchmark, row.work].map(String::from).to_vec();
+        match row.ratio {
+            Some(middle) => cells.extend([
+                bus_bench::histogram::time(row.theirs_ns),
+                bus_bench::histogram::time(row.here_ns),
+                ratio(middle),
+                format!("{}-{}", ratio(row.lowest), ratio(row.highest)),
+                if row.within_20_percent == Some(true) { "yes" } else { "no" }.into(),
+            ]),
+            None => cells.extend(["", "", "", "", "failed"].map(String::from)),
+        }
+        cells.push(row.differs.into());
+        lines.push(cells);
     }
     columns(&lines)
 }
@@ -154,7 +193,11 @@ fn promises(promises: &Promises) -> [String; 5] {
 
 /// What was measured, and at which size.
 pub(crate) fn work(row: &Row) -> String {
-    let what = if row.kind == Kind::Latency { "one way" } else { "stream" };
+    let what = match row.kind {
+        Kind::Latency => "one way".to_owned(),
+        Kind::Throughput => "stream".to_owned(),
+        Kind::FanOut => format!("fan-out to {},", row.readers),
+    };
     if row.bytes < 1_024 {
         format!("{what} {} B", row.bytes)
     } else {
@@ -175,7 +218,7 @@ fn word(verdict: Verdict) -> &'static str {
 fn value(kind: Kind, ns: f64, lost: f64) -> String {
     let mut text = match kind {
         Kind::Latency => bus_bench::histogram::time(ns),
-        Kind::Throughput => rate(1e9 / ns),
+        Kind::Throughput | Kind::FanOut => rate(1e9 / ns),
     };
     if lost > 0.0 {
         let _ = write!(text, ", {:.1} % lost", lost * 100.0);

@@ -67,6 +67,17 @@ pub(crate) enum Kind {
     Latency,
     /// As many as go through.
     Throughput,
+    /// The same to several readers that each see all.
+    FanOut,
+}
+
+/// What one row measures.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Work {
+    pub(crate) kind: Kind,
+    pub(crate) bytes: usize,
+    /// More than one for a fan-out.
+    pub(crate) readers: usize,
 }
 
 /// Which of our own rows a peer is compared with.
@@ -91,6 +102,8 @@ pub(crate) struct Cell {
     pub(crate) tuned: bool,
     pub(crate) kind: Kind,
     pub(crate) bytes: usize,
+    /// Readers that each see all: more than one for a fan-out.
+    pub(crate) readers: usize,
     /// Directory of the run, in memory.
     pub(crate) directory: PathBuf,
     /// No other cell of this machine has this name: a start for names of all kinds.
@@ -105,6 +118,8 @@ pub(crate) struct Cell {
     pub(crate) other_core: usize,
     /// How we are set, where we are the peer.
     pub(crate) ours: Ours,
+    /// Set as the peer's own benchmark sets it, to be compared with that.
+    pub(crate) as_its_own: bool,
     /// Where the peer's server is.
     pub(crate) server: String,
 }

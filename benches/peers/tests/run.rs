@@ -82,6 +82,26 @@ fn every_message_of_a_peer_without_a_server_arrives() {
 }
 
 #[test]
+fn every_reader_of_several_sees_every_message() {
+    let scratch = Scratch::new("readers");
+    let output = run(
+        &["--json", "--only", "fan-out", "--only", "ringfire", "--only", "iceoryx2", "--only", "crossbar"],
+        &scratch.0,
+    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let rows = report["rows"].as_array().expect("rows");
+    // Three peers in two settings, with four and with eight readers.
+    assert_eq!(rows.len(), 12);
+    for row in rows {
+        assert_eq!((&row["kind"], &row["error"]), (&"fan_out".into(), &Value::Null), "{row}");
+        assert!(row["readers"] == 4 || row["readers"] == 8, "{row}");
+        let lost = row["theirs"]["lost_share"].as_f64();
+        assert!(row["tuned"] == false || lost == Some(0.0), "{row}");
+    }
+}
+
+#[test]
 fn serializers_are_measured_without_a_peer() {
     let scratch = Scratch::new("serializers");
     let output = run(&["--only", "serializers"], &scratch.0);
@@ -98,6 +118,10 @@ fn a_name_that_nobody_has_is_refused_with_those_that_exist() {
     let output = run(&["--only", "pigeon"], &scratch.0);
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && text.contains("pigeon") && text.contains("iceoryx2"), "{text}");
+    // Iceoryx2 has a benchmark of its own, but not in its package.
+    let output = run(&["--own", "--only", "iceoryx2"], &scratch.0);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("iceoryx2"), "{text}");
 }
 
 /// Kills and reaps whatever becomes of the test.

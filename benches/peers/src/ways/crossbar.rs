@@ -11,7 +11,11 @@ pub(crate) fn open<const W: usize>(cell: &Cell, role: usize) -> Result<Box<dyn P
     let name = |way: &str| format!("{}-{way}", cell.name);
     if cell.tuned {
         let outbox = |way: &str| {
-            let bus = PodBus::create_bounded(&name(way), SLOTS as usize, 0);
+            let bus = if cell.as_its_own {
+                PodBus::create(&name(way), 4_096)
+            } else {
+                PodBus::create_bounded(&name(way), SLOTS as usize, 0)
+            };
             Ok(BusOut(bus.map_err(|error| failed("creating a bus", error))?))
         };
         let inbox = |way: &str| {

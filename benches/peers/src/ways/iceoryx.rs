@@ -23,7 +23,7 @@ fn service<const W: usize>(node: &Node<ipc::Service>, cell: &Cell, way: &str) ->
                 .subscriber_max_buffer_size(SLOTS as usize)
                 .history_size(0)
                 .max_publishers(1)
-                .max_subscribers(1);
+                .max_subscribers(cell.readers);
         }
         builder.open_or_create()
     })

@@ -4,7 +4,7 @@ use bus_bench::guest::Part;
 
 use super::wire::{Wire, number, unexpected};
 use crate::parts;
-use crate::way::{Cell, Inbox, Outbox, Result, Seen, bytes_of, seen_bytes};
+use crate::way::{Cell, Inbox, Kind, Outbox, Result, Seen, bytes_of, seen_bytes};
 
 /// Bytes that are collected before they are written, at the best settings: what its clients do.
 const BATCH_BYTES: usize = 32 * 1024;
@@ -127,11 +127,15 @@ pub(crate) fn open_jetstream<const W: usize>(cell: &Cell, role: usize) -> Result
         let pending = if cell.tuned { PENDING } else { 1 };
         Ok(Acknowledged { wire, subject: format!("{}.m", stream(way)), inbox: inbox + " ", pending, open: 0 })
     };
+    // Of several readers each has a consumer, and a message stays until all have acknowledged it.
+    let retention = if cell.kind == Kind::FanOut { "interest" } else { "workqueue" };
+    let readers = std::cell::Cell::new(0);
     let inbox = |way: &str| {
         let mut wire = connect(&cell.server)?;
-        let (name, to) = (stream(way), format!("deliver.{}", stream(way)));
+        readers.set(readers.get() + 1);
+        let (name, to) = (stream(way), format!("deliver.{}.{}", stream(way), readers.get()));
         let body = format!(
-            "{{\"name\":\"{name}\",\"subjects\":[\"{name}.m\"],\"storage\":\"memory\",\"retention\":\"workqueue\",\
+            "{{\"name\":\"{name}\",\"subjects\":[\"{name}.m\"],\"storage\":\"memory\",\"retention\":\"{retention}\",\
              \"discard\":\"old\",\"num_replicas\":1}}"
         );
         request(&mut wire, &format!("$JS.API.STREAM.CREATE.{name}"), &body)?;

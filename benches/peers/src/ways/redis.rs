@@ -12,8 +12,6 @@ const PIPELINE: usize = 100;
 /// About how many entries a stream keeps: more than may be under way.
 const KEPT: &[u8] = b"65536";
 
-const GROUP: &[u8] = b"readers";
-
 fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
     out.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
     for word in words {
@@ -42,6 +40,8 @@ struct Out {
     name: Vec<u8>,
     stream: bool,
     pipeline: usize,
+    /// How many of one batch may be missing when the next is written.
+    overlap: usize,
     open: usize,
 }
 
@@ -76,8 +76,7 @@ impl<const W: usize> Outbox<W> for Out {
         if !self.open.is_multiple_of(self.pipeline) {
             return Ok(());
         }
-        // In a pipeline the server works on one batch while the next is written.
-        self.settle(if self.pipeline > 1 { self.pipeline } else { 0 })
+        self.settle(self.overlap)
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -88,7 +87,9 @@ impl<const W: usize> Outbox<W> for Out {
 fn outbox(cell: &Cell, way: &str, stream: bool) -> Result<Out> {
     let wire = Wire::connect(&cell.server)?;
     let pipeline = if cell.tuned { PIPELINE } else { 1 };
-    Ok(Out { wire, name: format!("{}-{way}", cell.name).into_bytes(), stream, pipeline, open: 0 })
+    // In a pipeline the server works on one batch while the next is written.
+    let overlap = if cell.tuned && !cell.as_its_own { pipeline } else { 0 };
+    Ok(Out { wire, name: format!("{}-{way}", cell.name).into_bytes(), stream, pipeline, overlap, open: 0 })
 }
 
 pub(crate) fn open_channel<const W: usize>(cell: &Cell, role: usize) -> Result<Box<dyn Part>> {
@@ -122,17 +123,22 @@ impl<const W: usize> Inbox<W> for Channel {
 }
 
 pub(crate) fn open_stream<const W: usize>(cell: &Cell, role: usize) -> Result<Box<dyn Part>> {
+    let readers = std::cell::Cell::new(0);
     let inbox = |way: &str| {
         let mut wire = Wire::connect(&cell.server)?;
         let name = format!("{}-{way}", cell.name).into_bytes();
-        command(&mut wire.out, &[b"XGROUP", b"CREATE", &name, GROUP, b"$", b"MKSTREAM"]);
+        // A group a reader: each sees all.
+        readers.set(readers.get() + 1);
+        let readers = format!("readers-{}", readers.get()).into_bytes();
+        command(&mut wire.out, &[b"XGROUP", b"CREATE", &name, &readers, b"$", b"MKSTREAM"]);
         wire.flush()?;
         let answer = wire.line()?;
         if answer != b"+OK" {
             return Err(unexpected(answer));
         }
         let most = if cell.tuned { PIPELINE.to_string() } else { "1".into() };
-        let mut group = Group { wire, name, most, tuned: cell.tuned, ids: Vec::new(), acks_open: false };
+        let mut group =
+            Group { wire, name, readers, most, tuned: cell.tuned, ids: Vec::new(), acks_open: false };
         group.ask();
         Ok(group)
     };
@@ -143,6 +149,8 @@ pub(crate) fn open_stream<const W: usize>(cell: &Cell, role: usize) -> Result<Bo
 struct Group {
     wire: Wire,
     name: Vec<u8>,
+    /// The group's name.
+    readers: Vec<u8>,
     most: String,
     tuned: bool,
     ids: Vec<Vec<u8>>,
@@ -157,7 +165,7 @@ impl Group {
             &[
                 b"XREADGROUP",
                 b"GROUP",
-                GROUP,
+                &self.readers,
                 b"reader",
                 b"COUNT",
                 most,
@@ -171,7 +179,7 @@ impl Group {
     }
 
     fn acknowledge(&mut self) -> Result<()> {
-        let mut words: Vec<&[u8]> = vec![b"XACK", &self.name, GROUP];
+        let mut words: Vec<&[u8]> = vec![b"XACK", &self.name, &self.readers];
         words.extend(self.ids.iter().map(Vec::as_slice));
         command(&mut self.wire.out, &words);
         self.ids.clear();

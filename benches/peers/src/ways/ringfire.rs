@@ -7,17 +7,26 @@ use ringfire::{
 
 use super::SLOTS;
 use crate::parts;
-use crate::way::{Cell, Inbox, Outbox, Result, Seen, failed, retry, seen};
+use crate::way::{Cell, Inbox, Kind, Outbox, Result, Seen, failed, retry, seen};
 
 /// Messages of one call.
 const BATCH: usize = 64;
 
 pub(crate) fn open<const W: usize>(cell: &Cell, role: usize) -> Result<Box<dyn Part>> {
+    let (lossless, lossy) = (FlowControl::LosslessBackpressure, FlowControl::LossyLatestWins);
+    let (slots, flow, batch) = match (cell.as_its_own, cell.kind) {
+        (false, _) if cell.tuned => (SLOTS, lossless, BATCH),
+        (false, _) => (SLOTS, lossy, 1),
+        (true, Kind::Latency) => (4_096, lossy, 1),
+        (true, _) => (65_536, lossless, 1),
+    };
     let outbox = |way: &str| {
-        let flow = if cell.tuned { FlowControl::LosslessBackpressure } else { FlowControl::LossyLatestWins };
-        let producer = RingProducerBuilder::new(SLOTS).flow_control(flow).build(cell.path(way));
-        let to = producer.map_err(|error| failed("creating a ring", error))?;
-        Ok(Out { to, messages: vec![[0; W]; if cell.tuned { BATCH } else { 1 }], used: 0 })
+        let mut builder = RingProducerBuilder::new(slots).flow_control(flow);
+        if cell.as_its_own && cell.kind != Kind::Latency {
+            builder = builder.max_readers(4);
+        }
+        let to = builder.build(cell.path(way)).map_err(|error| failed("creating a ring", error))?;
+        Ok(Out { to, messages: vec![[0; W]; batch], used: 0 })
     };
     let inbox = |way: &str| {
         let from = retry("attaching to a ring", || {

@@ -1,4 +1,5 @@
-//! ZeroMQ over a Unix socket: PUSH and PULL with a longer queue (best), PUB and SUB as they come.
+//! ZeroMQ over a Unix socket: PUSH and PULL with a longer queue (best), PUB and SUB as they come; to several readers PUB and
+//! SUB in both cases, and a PUB that waits instead of dropping messages as the best.
 
 use std::ffi::{CString, c_int};
 
@@ -6,7 +7,7 @@ use bus_bench::guest::Part;
 
 use super::library::{Socket, Zmq, with_free_threads};
 use crate::parts;
-use crate::way::{Cell, Inbox, Outbox, Result, Seen, bytes_of, failed_call, seen};
+use crate::way::{Cell, Inbox, Kind, Outbox, Result, Seen, bytes_of, failed_call, seen};
 
 // Numbers of zmq.h.
 const SUB: c_int = 2;
@@ -17,6 +18,8 @@ const SUBSCRIBE: c_int = 6;
 const LINGER: c_int = 17;
 const SNDHWM: c_int = 23;
 const RCVHWM: c_int = 24;
+const XPUB_VERBOSE: c_int = 40;
+const XPUB_NODROP: c_int = 69;
 
 /// Messages that wait on each side, at the best settings; 1,000 is what one gets.
 const QUEUE: c_int = 10_000;
@@ -40,14 +43,19 @@ pub(crate) fn open<const W: usize>(cell: &Cell, role: usize) -> Result<Box<dyn P
         }
         Ok(end)
     };
+    let publishes = !cell.tuned || cell.kind == Kind::FanOut;
     let outbox = |way: &str| {
-        let end = socket(if cell.tuned { PUSH } else { XPUB })?;
+        let end = socket(if publishes { XPUB } else { PUSH })?;
+        if publishes {
+            end.set(XPUB_VERBOSE, 1)?;
+            end.set(XPUB_NODROP, c_int::from(cell.tuned))?;
+        }
         // SAFETY: the socket is open, the address ends in a zero byte.
         if unsafe { (zmq.bind)(end.socket, address(way).as_ptr()) } != 0 {
             return Err(failed_call("zmq_bind"));
         }
-        if !cell.tuned {
-            // An XPUB hears of its subscriber, a PUB would throw away what it sends before that.
+        for _ in 0..if publishes { cell.readers } else { 0 } {
+            // An XPUB hears of each subscriber, a PUB would throw away what it sends before that.
             let mut byte = [0_u8; 8];
             // SAFETY: there is room for eight bytes.
             unsafe { (zmq.receive)(end.socket, byte.as_mut_ptr().cast(), byte.len(), 0) };
@@ -55,10 +63,10 @@ pub(crate) fn open<const W: usize>(cell: &Cell, role: usize) -> Result<Box<dyn P
         Ok(Out(end))
     };
     let inbox = |way: &str| {
-        let end = socket(if cell.tuned { PULL } else { SUB })?;
+        let end = socket(if publishes { SUB } else { PULL })?;
         // SAFETY: the socket is open, the address ends in a zero byte; the option's value has no bytes.
         let bad = unsafe {
-            (!cell.tuned && (zmq.set)(end.socket, SUBSCRIBE, std::ptr::null(), 0) != 0)
+            (publishes && (zmq.set)(end.socket, SUBSCRIBE, std::ptr::null(), 0) != 0)
                 || (zmq.connect)(end.socket, address(way).as_ptr()) != 0
         };
         if bad { Err(failed_call("zmq_connect")) } else { Ok(In(end)) }
