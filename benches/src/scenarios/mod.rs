@@ -53,7 +53,7 @@ impl Host {
     }
 }
 
-/// Opens one worker's share. The payload size is a constant of the code that runs, as it is in a user's program.
+/// Opens one worker's share.
 pub(crate) fn open(host: &mut Host, spec: &Spec, role: usize) -> Result<Box<dyn Part>> {
     if spec.bare {
         return Ok(match spec.scenario {
@@ -62,35 +62,46 @@ pub(crate) fn open(host: &mut Host, spec: &Spec, role: usize) -> Result<Box<dyn 
             _ => Box::new(pipeline::Bare::new()),
         });
     }
-    let bus = host.connect(spec, role)?;
-    match spec.payload_bytes {
-        64 => open_sized::<8>(bus, spec, role),
-        1_024 => open_sized::<128>(bus, spec, role),
-        65_536 => open_sized::<8_192>(bus, spec, role),
-        IN_PLACE_ONLY_BYTES if spec.in_place => {
-            throughput::open_in_place::<{ IN_PLACE_ONLY_BYTES / 8 }>(bus, spec, role)
-        }
-        bytes => Err(BenchError::Payload { bytes, offered: PAYLOAD_BYTES.to_vec() }),
-    }
+    let open = opener(spec)?;
+    open(host.connect(spec, role)?, spec, role)
 }
 
-fn open_sized<const WORDS: usize>(bus: &Connection, spec: &Spec, role: usize) -> Result<Box<dyn Part>> {
-    match spec.scenario {
-        Scenario::Latency if spec.asks => request::open::<WORDS>(bus, spec, role),
-        Scenario::Latency => latency::open::<WORDS>(bus, spec, role),
-        Scenario::Paced => paced::open::<WORDS>(bus, spec, role),
-        Scenario::Throughput if spec.in_place => throughput::open_in_place::<WORDS>(bus, spec, role),
-        Scenario::Throughput if spec.total => total::open::<WORDS>(bus, spec, role),
-        Scenario::Throughput => throughput::open::<WORDS>(bus, spec, role),
-        Scenario::Fanout => fanout::open::<WORDS>(bus, spec, role),
-        Scenario::Mpmc if spec.crew == Crew::Calls => mpmc::open::<WORDS>(bus, spec, role),
-        Scenario::Mpmc => crew::open::<WORDS>(bus, spec, role),
-        Scenario::Priority => priority::open::<WORDS>(bus, spec, role),
-        Scenario::Wake => wake::open::<WORDS>(bus, spec, role),
-        Scenario::Bus100k => bus100k::open::<WORDS>(bus, spec, role),
-        Scenario::Pipeline => pipeline::open::<WORDS>(bus, spec, role),
-        Scenario::Cost => cost::open::<WORDS>(bus, spec, role),
-    }
+type Open = fn(&Connection, &Spec, usize) -> Result<Box<dyn Part>>;
+
+/// What opens a share of this scenario. The payload size is a constant of the code that runs, as it is in a user's program; each
+/// scenario is compiled for the sizes that rows have, and for no other, because each copy counts in the size of `shmbus`.
+fn opener(spec: &Spec) -> Result<Open> {
+    let open: Open = match (spec.scenario, spec.payload_bytes) {
+        (Scenario::Latency, 64) if spec.asks => request::open::<8>,
+        (Scenario::Latency, 64) => latency::open::<8>,
+        (Scenario::Latency, 1_024) => latency::open::<128>,
+        (Scenario::Latency, 65_536) => latency::open::<8_192>,
+        (Scenario::Paced, 64) => paced::open::<8>,
+        (Scenario::Paced, 1_024) => paced::open::<128>,
+        (Scenario::Throughput, 1_024) if spec.in_place => throughput::open_in_place::<128>,
+        (Scenario::Throughput, 65_536) if spec.in_place => throughput::open_in_place::<8_192>,
+        (Scenario::Throughput, IN_PLACE_ONLY_BYTES) => {
+            throughput::open_in_place::<{ IN_PLACE_ONLY_BYTES / 8 }>
+        }
+        (Scenario::Throughput, 64) if spec.total => total::open::<8>,
+        (Scenario::Throughput, 64) => throughput::open::<8>,
+        (Scenario::Throughput, 1_024) => throughput::open::<128>,
+        (Scenario::Throughput, 65_536) => throughput::open::<8_192>,
+        (Scenario::Fanout, 64) => fanout::open::<8>,
+        (Scenario::Mpmc, 64) if spec.crew == Crew::Calls => mpmc::open::<8>,
+        (Scenario::Mpmc, 64) => crew::open::<8>,
+        (Scenario::Priority, 64) => priority::open::<8>,
+        (Scenario::Wake, 64) => wake::open::<8>,
+        (Scenario::Wake, 1_024) => wake::open::<128>,
+        (Scenario::Wake, 65_536) => wake::open::<8_192>,
+        (Scenario::Bus100k, 64) => bus100k::open::<8>,
+        (Scenario::Pipeline, 64) => pipeline::open::<8>,
+        (Scenario::Cost, 64) => cost::open::<8>,
+        (Scenario::Cost, 1_024) => cost::open::<128>,
+        (Scenario::Cost, 65_536) => cost::open::<8_192>,
+        (_, bytes) => return Err(BenchError::Payload { bytes, offered: PAYLOAD_BYTES.to_vec() }),
+    };
+    Ok(open)
 }
 
 /// Messages between two readings of the clock.
@@ -99,5 +110,36 @@ const fn block_ops(words: usize) -> u64 {
         0..=1_024 => crate::blocks::BLOCK_OPS,
         1_025..=8_192 => 50,
         _ => 8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cores::Cores;
+    use crate::options::Options;
+    use crate::plan;
+    use std::path::Path;
+
+    #[test]
+    fn every_row_is_compiled_for_its_payload() {
+        let cores = Cores { list: vec![0, 1], pinned: true, physical: true };
+        let mut rows = 0;
+        for scenario in Scenario::ALL {
+            for payloads in [vec![], vec![64], vec![1_024], vec![65_536], PAYLOAD_BYTES.to_vec()] {
+                for full in [false, true] {
+                    let scenarios = vec![scenario.name().to_owned()];
+                    let options =
+                        Options { full, scenarios, payloads: payloads.clone(), ..Options::default() };
+                    // Of the largest payload there is throughput alone.
+                    let groups = plan::groups(&options, &cores, Path::new("/dev/shm")).unwrap_or_default();
+                    for spec in groups.iter().flat_map(|group| &group.entries).map(|entry| &entry.spec) {
+                        assert!(spec.bare || opener(spec).is_ok(), "{spec:?}");
+                        rows += 1;
+                    }
+                }
+            }
+        }
+        assert!(rows > 200, "{rows} rows");
     }
 }
