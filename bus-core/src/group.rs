@@ -31,7 +31,7 @@
 use crate::holder::{Holder, HolderWord};
 use crate::layout::groups::state;
 use crate::seq::later;
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, compiler_fence, fence};
 
 /// Takes an entry, as it was `seen`, from FREE to JOINING, from DETACHED to REJOINING or from ASTRAY to RESTARTING, for `me`.
 /// `None` if it is none of these, or somebody was quicker.
@@ -164,6 +164,9 @@ impl Handed {
 pub fn hand_out(handed: &AtomicU64, next: Handed) {
     // Release: a successor that acquires it after proof of death knows what was in doubt.
     handed.store(next.pack(), Ordering::Release);
+    // Before whatever the program does with the message, which may kill it: a Release store alone keeps nothing behind it. Only for the
+    // compiler; what a process has stored is there when it is dead.
+    compiler_fence(Ordering::SeqCst);
 }
 
 /// Records that everything before `marked` has been handed out before, at a take-over and before messages come again. From

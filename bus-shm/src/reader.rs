@@ -15,10 +15,13 @@ use bus_core::header::{HEADER_BYTES, HEADER_WORDS, Header, flags, producer_entry
 use bus_core::holder::HolderWord;
 use bus_core::layout::{groups, ring};
 use bus_core::owner::{OwnerWord, Owners, state};
-use bus_core::ring::{Poll, ReadAhead, Slot};
+use bus_core::ring::{Poll, ReadAhead, Slot, spsc};
 use bus_core::seq::{distance, earlier, later};
 use bus_core::sync::{AtomicU64, Ordering, fence};
 use std::sync::Arc;
+
+/// In a description: the payload does not begin right behind the slot's header.
+const ELSEWHERE: u64 = ((flags::ARENA | flags::EXTENSION) as u64) << 56;
 
 /// What stands at the reader's position.
 pub(crate) enum Found {
@@ -114,6 +117,9 @@ pub(crate) struct LaneReader {
     now: Handed,
     /// Messages before it have been handed out before.
     marked: u64,
+    /// One member: where each hand-out is recorded, while what is at the position and after it is kept for it and new to the group. Whether
+    /// such a message is copied, and whether it came before, need not be asked.
+    direct: Option<&'static AtomicU64>,
     /// One member: the group's state word, and what it says while this member holds it.
     holds: Option<(&'static AtomicU64, u64)>,
     low_water: Option<&'static AtomicU64>,
@@ -144,6 +150,7 @@ impl LaneReader {
             told: (0, 0),
             now: Handed::unpack(0),
             marked: 0,
+            direct: None,
             holds: None,
             low_water: None,
             handed: None,
@@ -191,10 +198,12 @@ impl LaneReader {
     /// Nothing is kept for this reader: it copies.
     pub(crate) fn always_copy(&mut self) {
         self.copies = true;
+        self.direct = None;
     }
 
     /// The reader's group has been let go.
     pub(crate) fn let_go(&mut self) {
+        self.direct = None;
         self.holds = None;
         self.low_water = None;
         self.handed = None;
@@ -228,6 +237,7 @@ impl LaneReader {
     pub(crate) fn seek(&mut self, next: u64) {
         self.ahead.seek(next);
         self.quiet = None;
+        self.direct = None;
     }
 
     /// Is there anything at the reader's position? As quick as a look at a lane that is empty can be. The first message after a gap is asked
@@ -297,6 +307,9 @@ impl LaneReader {
             LaneRing::Spsc(ring) => self.ahead.poll(|s| ring.slot(s), urgent),
         };
         self.quiet = (poll == Poll::Empty).then_some((word, seen));
+        // Once true of a position it is true of all after it, until the reader goes elsewhere.
+        let is_kept_and_new = !self.copies_at(next) && distance(next, self.marked) >= 0;
+        self.direct = self.handed.filter(|_| is_kept_and_new);
         poll
     }
 
@@ -337,6 +350,60 @@ impl LaneReader {
         self.copies || distance(sequence, self.reliable_from) < 0
     }
 
+    /// Takes the message at the reader's position where it is known to be there and nothing has to be decided: kept for this reader, new to
+    /// its group, in its slot or in a cell whose arena is known, and `is_usual` by the description in its header. False if
+    /// [`LaneReader::take`] has to look; nothing has been recorded then.
+    #[inline(always)]
+    pub(crate) fn take_direct(&mut self, is_usual: impl Fn(u64) -> bool, finding: &mut Finding) -> bool {
+        let Some(handed) = self.direct else { return false };
+        if self.ahead.known_count() == 0 {
+            return false;
+        }
+        let sequence = self.ahead.next();
+        let (header, payload) = match self.ring {
+            LaneRing::Spsc(ring) => {
+                self.ask_ahead(ring, sequence);
+                let Some((words, body)) = ring.published(sequence) else { return false };
+                let header = Header::load(words);
+                let description = header.description();
+                if description & ELSEWHERE != 0 || description as u32 as usize > ring.inline_bytes() {
+                    return false;
+                }
+                (header, body.as_ptr().cast::<u8>())
+            }
+            LaneRing::Mpmc(ring) => {
+                let Slot::Filled(name) = ring.slot(sequence) else { return false };
+                let Some(found) = self.try_cell(sequence, name.producer, None, name.cell) else {
+                    return false;
+                };
+                found
+            }
+        };
+        let now = self.now.next(sequence);
+        if now.times != 1 || !is_usual(header.description()) {
+            return false;
+        }
+        if !bus_core::is_broken("known_hand_out_late") {
+            group::hand_out(handed, now);
+        }
+        self.now = now;
+        if bus_core::is_broken("known_acknowledge_early") {
+            self.acknowledge(sequence);
+        }
+        *finding = Finding { sequence, header, payload, times: 1 };
+        self.ahead.advance();
+        true
+    }
+
+    /// The work on a message keeps the processor from running ahead to the next ones by itself. Not beyond what is known to be
+    /// published: those lines are being written.
+    #[inline(always)]
+    fn ask_ahead(&self, ring: spsc::Ring<'static>, sequence: u64) {
+        if self.known_count() > SLOTS_AHEAD {
+            prefetch::for_reading(ring.slot_address(sequence.wrapping_add(SLOTS_AHEAD)));
+        }
+    }
+
     /// Takes the message at the reader's position, which `poll` has found there, and records that it is handed out.
     #[inline]
     pub(crate) fn take(&mut self, finding: &mut Finding) -> Result<Found, Failure> {
@@ -344,13 +411,8 @@ impl LaneReader {
         if self.copies_at(sequence) {
             return self.take_copy(sequence, finding);
         }
-        if let LaneRing::Spsc(ring) = self.ring
-            && self.known_count() > SLOTS_AHEAD
-        {
-            // The work on a message keeps the processor from running ahead to the next ones by itself. Not beyond what is known to
-            // be published: those lines are being written.
-            let ahead = ring.slot_address(sequence.wrapping_add(SLOTS_AHEAD));
-            prefetch::for_reading(ahead);
+        if let LaneRing::Spsc(ring) = self.ring {
+            self.ask_ahead(ring, sequence);
         }
         finding.sequence = sequence;
         finding.times = self.hand_out(sequence);
@@ -686,7 +748,7 @@ impl LaneReader {
     #[inline]
     pub(crate) fn acknowledge(&mut self, sequence: u64) {
         let next = sequence.wrapping_add(1);
-        if bus_core::is_broken("hand_out_late") {
+        if bus_core::is_broken("hand_out_late") || bus_core::is_broken("known_hand_out_late") {
             self.handed.inspect(|handed| group::hand_out(handed, self.now));
         }
         if let Some(low_water) = self.low_water {

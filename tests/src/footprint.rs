@@ -198,6 +198,7 @@ pub fn measure(footprint: Footprint, entry: &str) -> Vec<Figure> {
         figures.extend(supervisor(footprint, topics));
     }
     figures.extend(publishers(footprint, entry));
+    figures.extend(laps(footprint));
     figures
 }
 
@@ -312,5 +313,36 @@ fn publishers(footprint: Footprint, entry: &str) -> [Figure; 2] {
     [
         figure("first publisher of a process, without rings", first),
         figure("one more publisher, without rings", second),
+    ]
+}
+
+/// Messages of a lap.
+const LAP: u32 = 1 << 14;
+
+/// How long it takes to fill a ring that no process has touched yet, and to fill it once more. What lies between the two is all that could be
+/// saved by touching its pages beforehand.
+fn laps(footprint: Footprint) -> [Figure; 2] {
+    let cli = CliBus::new("footprint");
+    cli.run(&["up"]).expect(0);
+    let bus = Bus::builder(&cli.bus.name).service("laps").host(false).open().expect("the bus");
+    let mut laps: [Vec<u64>; 2] = Default::default();
+    for index in 0..footprint.processes {
+        let builder = bus.topic_builder::<Bytes>(&format!("footprint.lap{index}"));
+        let topic = builder.producers(1).capacity(LAP).open().expect("a topic");
+        let mut publisher = topic.publisher().expect("a publisher");
+        for lap in &mut laps {
+            let begun_ns = monotonic_ns();
+            for _ in 0..LAP {
+                publisher.publish(&BODY).expect("nobody holds anything");
+            }
+            lap.push(monotonic_ns() - begun_ns);
+        }
+    }
+    drop(bus);
+    cli.run(&["down", "--force"]).expect(0);
+    let [first, second] = laps;
+    [
+        Figure::new(format!("{LAP} messages, the first in their ring"), Unit::Time, first, None),
+        Figure::new("as many once more", Unit::Time, second, None),
     ]
 }

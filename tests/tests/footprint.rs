@@ -25,6 +25,8 @@ fn every_figure_is_measured_and_printed() {
         ("supervisor at rest, 10 topics, private RSS ", "iB "),
         ("first publisher of a process, without rings ", "iB "),
         ("one more publisher, without rings ", "iB "),
+        ("16384 messages, the first in their ring ", " ms "),
+        ("as many once more ", " ms "),
     ];
     assert_eq!(lines.len(), expected.len(), "{printed}");
     for (line, (what, unit)) in lines.iter().zip(expected) {

@@ -186,8 +186,13 @@ fn messages_of_different_lengths_allocate_nothing() {
 fn a_batch_allocates_nothing() {
     let test = TestBus::new("batch");
     let topic = topic::<Words>(&test, 8);
+    // One remembers runs, the other each message.
+    batches_allocate_nothing(&topic, &mut topic.subscribe().unwrap());
+    batches_allocate_nothing(&topic, &mut topic.group("shared").shared().join().unwrap());
+}
+
+fn batches_allocate_nothing(topic: &Topic<Words>, subscriber: &mut Subscriber<Words>) {
     let mut publisher = topic.publisher().unwrap();
-    let mut subscriber = topic.subscribe().unwrap();
     let values: Vec<_> = (0..64).map(Words::numbered).collect();
     let mut exchange = || {
         publisher.publish_batch(Lane::NORMAL, &values).unwrap();

@@ -241,6 +241,43 @@ fn what_was_put_aside_in_a_batch_counts_with_the_batch() {
 }
 
 #[test]
+fn what_is_left_of_a_run_comes_again() {
+    let test = TestBus::new("run-left");
+    let bus = test.open("tester");
+    for producers in [64, 1] {
+        let topic = bus.topic_builder::<Words>(&format!("t{producers}")).producers(producers).open().unwrap();
+        let mut subscriber = topic.group("g").join().unwrap();
+        publish(&mut topic.publisher().unwrap(), 0..12);
+        {
+            let mut batch = subscriber.receive_batch(12, 12, PATIENCE).unwrap();
+            for sequence in 0..6 {
+                assert_eq!(batch.next_message().unwrap().unwrap().sequence(), sequence);
+            }
+            assert_eq!((batch.ack_up_to(Lane::NORMAL, 2), batch.len()), (3, 3));
+            assert_eq!((batch.ack_up_to(Lane::NORMAL, 2), batch.len()), (0, 3), "once");
+            assert_eq!((batch.ack_up_to(Lane::HIGH, 9), batch.len()), (0, 3), "another lane");
+            // The fourth of the run is put aside, and the run goes on behind it.
+            batch.next_message().unwrap().unwrap().retry("undone").unwrap();
+            assert_eq!(batch.next_message().unwrap().unwrap().sequence(), 7);
+            assert_eq!(batch.len(), 5);
+        }
+        assert_eq!(subscriber.lag_count(Lane::NORMAL), 9);
+        let mut batch = subscriber.receive_batch(1, 12, PATIENCE).unwrap();
+        // In doubt, one at a time.
+        assert_eq!(
+            batch.next_message().unwrap().map(|item| (item.sequence(), item.attempts())),
+            Some((3, 2))
+        );
+        assert!(batch.next_message().unwrap().is_none());
+        assert_eq!(batch.ack(), 1);
+        let rest: Vec<_> = (4..12).map(|_| next(&mut subscriber)).collect();
+        let expected: Vec<_> = (4..12).map(|sequence| (sequence, if sequence < 8 { 2 } else { 1 })).collect();
+        assert_eq!(rest, expected);
+        assert!(subscriber.receive_timeout(SOON).unwrap().is_none(), "it did not come twice");
+    }
+}
+
+#[test]
 fn a_batch_given_back_takes_its_retries_along() {
     let test = TestBus::new("retry-undone");
     let bus = test.open("tester");

@@ -17,7 +17,7 @@
 //!   so that who reads that one, looking ahead, sees the rest.
 
 use super::Slot;
-use crate::header::{HEADER_BYTES, WRITING};
+use crate::header::{HEADER_BYTES, HEADER_WORDS, WRITING};
 use crate::seq::distance;
 use crate::sync::{AtomicU64, Ordering, fence};
 
@@ -33,7 +33,7 @@ impl Writing<'_> {
     #[inline]
     pub fn publish(self, tail_hint: &AtomicU64) {
         let next = self.sequence.wrapping_add(1);
-        // PUBLISH: pairs with OBSERVE in `slot`.
+        // PUBLISH: pairs with OBSERVE in `slot` and `published`.
         self.words[0].store(next, Ordering::Release);
         // Relaxed: advice, may lag when the producer dies right here. `end` checks it against the slots.
         tail_hint.store(next, Ordering::Relaxed);
@@ -123,6 +123,16 @@ impl<'a> Ring<'a> {
             *cached_gate = crate::seq::later(recompute_gate(sequence), *cached_gate);
         }
         distance(sequence, *cached_gate) < self.capacity() as i64
+    }
+
+    /// Header and payload words of `sequence` if it is published; the words go on to the ring's end. For whoever need not know why it
+    /// is not.
+    #[inline]
+    pub fn published(&self, sequence: u64) -> Option<(&'a [AtomicU64; HEADER_WORDS], &'a [AtomicU64])> {
+        let first = (sequence & self.mask) as usize * self.slot_words;
+        let (header, rest) = self.words.get(first..)?.split_first_chunk()?;
+        // OBSERVE: pairs with PUBLISH in `Writing::publish`.
+        (header[0].load(Ordering::Acquire) == sequence.wrapping_add(1)).then_some((header, rest))
     }
 
     /// Marks the slot of `sequence` as being written. The caller is the only producer and has checked [`Ring::has_room`].

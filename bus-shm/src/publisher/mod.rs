@@ -42,10 +42,7 @@ use bus_core::lane::Lane;
 use bus_core::layout::wake::state::is_closed;
 use bus_core::layout::{EXTENSION_BYTES, groups, ring, wake};
 use bus_core::limits::LANES_MAX;
-use bus_core::ring::{
-    mpmc::{self, CellName, Refused},
-    spsc,
-};
+use bus_core::ring::mpmc::{CellName, Refused};
 use bus_core::seq::distance;
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering, spin_pause};
 use guard::Guard;
@@ -443,13 +440,13 @@ impl RawPublisher {
     ) -> Result<u64, PublishError> {
         let stamp_ns = self.clock.as_mut().map_or(0, Clock::now_ns);
         let published = match self.lanes[lane].ring {
-            LaneRing::Mpmc(ring) => match self.publish_here(lane, ring, source, stamp_ns) {
+            LaneRing::Mpmc(_) => match self.publish_here(lane, source, stamp_ns) {
                 Some(sequence) => Ok(sequence),
                 None => self.publish_slowly(lane, source, stamp_ns, deadline),
             },
-            LaneRing::Spsc(ring) => match self.publish_slot_here(lane, ring, source, stamp_ns) {
+            LaneRing::Spsc(_) => match self.publish_slot_here(lane, source, stamp_ns) {
                 Some(sequence) => Ok(sequence),
-                None => self.publish_slot_slowly(lane, ring, source, stamp_ns, deadline),
+                None => self.publish_slot_slowly(lane, source, stamp_ns, deadline),
             },
         };
         let sequence = match published {
@@ -464,17 +461,12 @@ impl RawPublisher {
 
     /// Many producers: publishes where arena and lane have room right away, which is nearly always.
     #[inline(always)]
-    fn publish_here<S: Source>(
-        &mut self,
-        lane: usize,
-        ring: mpmc::Ring<'static>,
-        source: &S,
-        stamp_ns: u64,
-    ) -> Option<u64> {
+    fn publish_here<S: Source>(&mut self, lane: usize, source: &S, stamp_ns: u64) -> Option<u64> {
         let (max_bytes, producer) = (self.max_bytes, self.entry);
         let header = Header { stamp_ns, ..self.header };
         let core = &self.core;
         let this = &mut self.lanes[lane];
+        let LaneRing::Mpmc(ring) = &this.ring else { return None };
         let want = source.least_bytes().max(this.expected_bytes);
         if want > max_bytes {
             return None;
@@ -531,17 +523,12 @@ impl RawPublisher {
 
     /// One producer: writes into the next slot where the lane has room right away and the message fits, which is nearly always.
     #[inline(always)]
-    fn publish_slot_here<S: Source>(
-        &mut self,
-        lane: usize,
-        ring: spsc::Ring<'static>,
-        source: &S,
-        stamp_ns: u64,
-    ) -> Option<u64> {
+    fn publish_slot_here<S: Source>(&mut self, lane: usize, source: &S, stamp_ns: u64) -> Option<u64> {
         let max_bytes = self.max_bytes;
         let header = Header { stamp_ns, ..self.header };
         let core = &self.core;
         let this = &mut self.lanes[lane];
+        let LaneRing::Spsc(ring) = &this.ring else { return None };
         let sequence = this.next;
         let least_bytes = source.least_bytes().max(this.expected_bytes);
         if S::EXTENSION_BYTES + least_bytes > ring.inline_bytes()
@@ -583,18 +570,18 @@ impl RawPublisher {
     fn publish_slot_slowly<S: Source>(
         &mut self,
         lane: usize,
-        ring: spsc::Ring<'static>,
         source: &S,
         stamp_ns: u64,
         deadline: Duration,
     ) -> Result<u64, Failure> {
+        let LaneRing::Spsc(ring) = self.lanes[lane].ring else { unreachable!("the caller has matched it") };
         let sequence = self.lanes[lane].next;
         let mut since = None;
         while !self.has_room(lane, sequence, |publisher, s| gate_with_room(&publisher.core, lane, s)) {
             self.wait_for_room(lane, FullOf::Ring, &mut since, deadline)?;
         }
         // It may have been room that was missing before. What cannot fit is refused at once.
-        if let Some(sequence) = self.publish_slot_here(lane, ring, source, stamp_ns) {
+        if let Some(sequence) = self.publish_slot_here(lane, source, stamp_ns) {
             return Ok(sequence);
         }
         let cell = self.write_cell(lane, source, stamp_ns, deadline)?;

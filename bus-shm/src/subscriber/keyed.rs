@@ -392,7 +392,7 @@ impl RawSubscriber {
             self.bury_current()?;
             return Ok(false);
         }
-        let is_usual = self.screen.is_usual(&self.current.found.header);
+        let is_usual = self.screen.is_usual(self.current.found.header.description());
         if (!is_usual || self.current.found.times > 1) && !self.deliver_unusual()? {
             self.left_out_most = self.left_out_most.saturating_sub(1);
             return Ok(false);

@@ -604,11 +604,15 @@ impl RawSubscriber {
     /// The last message of the batch failed.
     pub(super) fn put_item_aside(&mut self, verdict: Verdict, error: &str) -> Result<(), ReceiveError> {
         self.check()?;
-        let Some(last) = self.batch.len().checked_sub(1) else { return Ok(()) };
-        debug_assert!(self.has_last_in_hand(false), "the last of the batch is in `current`");
-        let delivery = Delivery { proof: self.batch[last].proof, ..self.current };
+        debug_assert!(
+            self.batch.is_empty() || self.has_last_in_hand(false),
+            "the last of the batch is in `current`"
+        );
+        let current = self.current;
+        let Some(last) = self.last_of_batch() else { return Ok(()) };
+        let delivery = Delivery { proof: last.proof, ..current };
         if !matches!(delivery.proof, Proof::Position) {
-            self.batch[last].proof = Proof::Settled;
+            last.proof = Proof::Settled;
             return self.put_aside(&delivery, verdict, error);
         }
         if self.late.is_none() {
@@ -616,7 +620,9 @@ impl RawSubscriber {
         }
         match self.stage_for_batch(&delivery, verdict, error)? {
             Some(staged) => {
-                self.batch[last].proof = Proof::Staged(staged);
+                if let Some(last) = self.batch.last_mut() {
+                    last.proof = Proof::Staged(staged);
+                }
                 Ok(())
             }
             None => Err(ReceiveError::AsideFull {

@@ -63,8 +63,7 @@ impl<T> Subscriber<T> {
     /// Takes the next message, if one is there. It is in hand then, and must be settled before the next is taken. False, too, after
     /// many that were not for the program: other topics have their turn.
     pub(crate) fn take_in_hand(&mut self) -> Result<bool, ReceiveError> {
-        self.raw.give_back_forgotten();
-        self.raw.notice_eviction()?;
+        self.raw.settle_before()?;
         self.raw.left_out_most = LEFT_OUT_MAX;
         let is_taken = self.raw.poll();
         self.raw.left_out_most = u32::MAX;

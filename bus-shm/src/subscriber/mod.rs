@@ -10,8 +10,10 @@
 //! | tap, and a group that yields or may be let go | none, or let go | a checked copy | counted as missed |
 #![allow(unsafe_code)]
 
+mod failure;
 mod interrupt;
 mod keyed;
+mod known;
 mod late;
 mod many;
 mod options;
@@ -24,6 +26,7 @@ mod shared;
 mod stall;
 pub(crate) mod start;
 
+pub(crate) use failure::Failure;
 pub use interrupt::Interrupter;
 pub use options::{OtherTypes, Start, SubscriberBuilder};
 pub use received::{Batch, BatchItem, Received};
@@ -90,38 +93,6 @@ impl Delivery {
     const NONE: Self = Self { lane: 0, found: Finding::NONE, proof: Proof::Settled };
 }
 
-/// An error on its way out of the hot path: one pointer, so that results without an error stay in registers.
-pub(crate) struct Failure(Box<ReceiveError>);
-
-impl Failure {
-    /// The operating system refused a mapping that was needed for an answer.
-    #[cold]
-    pub(crate) fn is_refusal(&self) -> bool {
-        matches!(&*self.0, ReceiveError::Region(error) if crate::reader::is_refusal(error))
-    }
-}
-
-impl From<ReceiveError> for Failure {
-    #[cold]
-    fn from(error: ReceiveError) -> Self {
-        Self(Box::new(error))
-    }
-}
-
-impl From<crate::error::RegionError> for Failure {
-    #[cold]
-    fn from(error: crate::error::RegionError) -> Self {
-        ReceiveError::from(error).into()
-    }
-}
-
-impl From<Failure> for ReceiveError {
-    #[cold]
-    fn from(failure: Failure) -> Self {
-        *failure.0
-    }
-}
-
 /// What the group of a subscriber is like.
 enum Membership {
     /// No entry in the table.
@@ -163,6 +134,8 @@ struct RawSubscriber {
     copied: bool,
     /// Claims of the group may be taken back from a member that is slow: what is theirs is copied.
     may_lose_claims: bool,
+    /// The only member of a group that is never let go, and it reads in place what is kept for it.
+    is_plain: bool,
     missed_count: u64,
     /// A named group that may be let go, and comes back then.
     comes_back: bool,
@@ -299,6 +272,7 @@ impl RawSubscriber {
             Some(seat) if lets_go || yields.is_some() && name.is_none() => Membership::Yielding(seat),
             Some(seat) => Membership::One(seat),
         };
+        let is_one = matches!(membership, Membership::One(_));
         if matches!(membership, Membership::Tap | Membership::Yielding(_)) {
             lanes.iter_mut().for_each(LaneReader::always_copy);
         }
@@ -342,6 +316,7 @@ impl RawSubscriber {
             copied: copied && !tap && yields.is_none() && !lets_go,
             // What may be taken back from a member that is only slow, and then be overwritten, is not read in place.
             may_lose_claims: ack_wait_ms != 0,
+            is_plain: is_one && !copied && ack_wait_ms == 0 && keyed.is_none(),
             missed_count: 0,
             comes_back: lets_go && name.is_some(),
             is_cut: false,
@@ -381,9 +356,9 @@ impl RawSubscriber {
         Ok(())
     }
 
-    /// Takes the next message, if one is there, into `current`. It counts as handed out.
-    #[inline]
-    fn poll(&mut self) -> Result<bool, Failure> {
+    /// The next message, in all cases.
+    #[inline(never)]
+    fn poll_all(&mut self) -> Result<bool, Failure> {
         if self.fork.is_child() || is_closed(self.state.load(Ordering::Relaxed)) {
             self.check()?;
         }
@@ -453,7 +428,7 @@ impl RawSubscriber {
                         self.bury_current()?;
                         continue;
                     }
-                    let is_usual = self.screen.is_usual(&self.current.found.header);
+                    let is_usual = self.screen.is_usual(self.current.found.header.description());
                     if (!is_usual || self.current.found.times > 1) && !self.deliver_unusual()? {
                         self.left_out_most = self.left_out_most.saturating_sub(1);
                         if self.left_out_most == 0 {
@@ -531,7 +506,7 @@ impl RawSubscriber {
         if other {
             return self.other_type(&delivery).map(|()| false).map_err(Failure::from);
         }
-        if self.screen.is_usual(&delivery.found.header) { Ok(true) } else { self.is_wanted() }
+        if self.screen.is_usual(delivery.found.header.description()) { Ok(true) } else { self.is_wanted() }
     }
 
     /// The message in `current` has been handed out as often as is allowed: it becomes a dead letter.
@@ -728,7 +703,7 @@ impl RawSubscriber {
     /// Waits until a message is in `current`, or until `deadline`: false when that has passed, or the wait was interrupted.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<bool, Failure> {
         loop {
-            if self.poll()? {
+            if self.poll_all()? {
                 return Ok(true);
             }
             let is_cut = std::mem::take(&mut self.is_cut) || self.is_interrupted();
@@ -873,16 +848,21 @@ impl<T: Speak> Subscriber<T> {
     /// See [`ReceiveError`].
     #[inline]
     pub fn try_receive(&mut self) -> Result<Option<Received<'_, T>>, ReceiveError> {
-        self.raw.give_back_forgotten();
-        self.raw.notice_eviction()?;
-        Ok(if self.raw.poll()? { Some(self.wrap()) } else { None })
+        if !self.raw.take_next_known() {
+            self.raw.settle_before()?;
+            if !self.raw.poll_all()? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.wrap()))
     }
 
     /// The next message, however long it takes.
     ///
     /// # Errors
     /// See [`ReceiveError`].
-    #[inline]
+    // Always: else the compiler makes a call of the few steps of the common case, depending on what else the program does.
+    #[inline(always)]
     pub fn receive(&mut self) -> Result<Received<'_, T>, ReceiveError> {
         loop {
             if self.wait_for(None)? {
@@ -915,8 +895,7 @@ impl<T: Speak> Subscriber<T> {
         timeout: Duration,
     ) -> Result<Batch<'_, T>, ReceiveError> {
         self.raw.check()?;
-        self.raw.give_back_forgotten();
-        self.raw.notice_eviction()?;
+        self.raw.settle_before()?;
         let min = min.clamp(1, max.max(1)) as u64;
         // Asked for when it is needed: while messages stream, a look at the clock is a good part of a batch.
         let mut deadline = None;
@@ -978,11 +957,13 @@ impl<T: Speak> Subscriber<T> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn wait_for(&mut self, deadline: Option<Instant>) -> Result<bool, Failure> {
-        self.raw.give_back_forgotten();
-        self.raw.notice_eviction()?;
-        Ok(self.raw.poll()? || self.raw.wait(deadline)?)
+        if self.raw.take_next_known() {
+            return Ok(true);
+        }
+        self.raw.settle_before()?;
+        Ok(self.raw.poll_all()? || self.raw.wait(deadline)?)
     }
 }
 

@@ -12,7 +12,6 @@ use bus_core::header::producer_entry;
 use bus_core::lane::Lane;
 use bus_core::layout::groups;
 use bus_core::limits::LANES_MAX;
-use bus_core::seq::distance;
 use std::time::{Duration, Instant};
 
 /// A message, borrowed from its subscriber. Acknowledge it with [`Received::ack`] when its work is done. If it failed,
@@ -269,7 +268,13 @@ impl<T> std::fmt::Debug for Batch<'_, T> {
 impl<T> Batch<'_, T> {
     /// How many messages have been handed out.
     pub fn len(&self) -> usize {
-        self.subscriber.raw.batch.iter().filter(|message| message.is_shown).count()
+        self.subscriber
+            .raw
+            .batch
+            .iter()
+            .filter(|message| message.is_shown)
+            .map(|message| message.count as usize)
+            .sum()
     }
 
     /// Has none been handed out?
@@ -307,9 +312,11 @@ impl<T> Batch<'_, T> {
     pub fn ack_up_to(&mut self, lane: Lane, sequence: u64) -> usize {
         self.bury_last();
         let batch = std::mem::take(&mut self.subscriber.raw.batch);
-        let is_meant =
-            |message: &InHand| message.lane == lane.index() && distance(sequence, message.sequence) >= 0;
-        let (done, rest) = batch.into_iter().partition(is_meant);
+        let (mut done, mut rest) = (Vec::new(), Vec::new());
+        for (meant, other) in batch.into_iter().map(|message| message.split(lane.index(), sequence)) {
+            done.extend(meant);
+            rest.extend(other);
+        }
         self.subscriber.raw.batch = rest;
         self.settle(done)
     }
@@ -350,7 +357,7 @@ impl<T> Batch<'_, T> {
             let mut last: [Option<u64>; LANES_MAX] = [None; LANES_MAX];
             let (mut shown_count, mut has_staged) = (0, false);
             for message in &batch {
-                shown_count += usize::from(message.is_shown);
+                shown_count += if message.is_shown { message.count as usize } else { 0 };
                 match message.proof {
                     Proof::Position => last[message.lane] = Some(message.sequence),
                     Proof::Staged(_) => {
@@ -445,7 +452,7 @@ impl<T: Speak> Batch<'_, T> {
             self.in_doubt = raw.is_in_doubt();
         }
         self.looked_on = false;
-        raw.batch.push(raw.current.in_hand());
+        raw.add_to_batch();
         BatchItem { subscriber: self.subscriber }
     }
 }

@@ -10,7 +10,7 @@ use crate::payload::{Bytes, Message, Speak, access};
 use crate::subscriber::Failure;
 use crate::sys::clock::Clock;
 use crate::topic::TopicCore;
-use bus_core::header::{Header, flags, producer_entry};
+use bus_core::header::{flags, producer_entry};
 use bus_core::lane::Lane;
 use bus_core::layout::ring;
 use bus_core::limits::LANES_MAX;
@@ -150,11 +150,6 @@ enum Fate {
 /// Flags of messages that need a look.
 const SPECIAL: u8 = flags::EXTENSION | flags::TOMBSTONE;
 
-#[inline]
-fn bits(header: &Header) -> u16 {
-    u16::from_le_bytes([header.kind, header.flags])
-}
-
 impl Screen {
     pub(super) fn new(
         wishes: Wishes,
@@ -209,10 +204,11 @@ impl Screen {
         })
     }
 
-    /// Does a message need no look beyond this one?
+    /// Does a message need no look beyond this one, by the description in its header?
     #[inline]
-    pub(super) fn is_usual(&self, header: &Header) -> bool {
-        bits(header) & self.care == self.usual
+    pub(super) fn is_usual(&self, description: u64) -> bool {
+        // Kind and flags are its upper two bytes.
+        (description >> 48) as u16 & self.care == self.usual
     }
 
     fn fate(&mut self, delivery: &Delivery) -> Fate {

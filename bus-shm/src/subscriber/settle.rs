@@ -1,18 +1,22 @@
 //! What a subscriber does with messages that it has handed out: acknowledged, given back, forgotten.
 
-use super::{Delivery, Membership, Proof, RawSubscriber};
+use super::{Delivery, Failure, Membership, Proof, RawSubscriber};
 use crate::listeners::wake_readers;
 use crate::sys::futex;
+use bus_core::seq::distance;
 
-/// What is remembered of a message in a batch until the batch is settled; of the last one `current` says the rest.
+/// What is remembered of a message in a batch, or of a run of them, until the batch is settled; of the last one `current` says the rest.
 ///
 /// Less than a whole [`Delivery`], and put together from its fields: a copy in one piece would wait until the pieces, which were
 /// stored just before, have left the core.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct InHand {
     pub(super) lane: usize,
+    /// The last one of a run.
     pub(super) sequence: u64,
-    /// Hash of its key, or 0.
+    /// Messages of the lane in a row, up to `sequence`: more than one only of those whose place is their proof.
+    pub(super) count: u32,
+    /// Hash of its key, or 0; of a run, that of its first message. For keyed groups, whose messages are no run.
     pub(super) key: u64,
     /// False of what the program has not seen: it is settled with the others.
     pub(super) is_shown: bool,
@@ -26,6 +30,7 @@ impl Delivery {
         InHand {
             lane: self.lane,
             sequence: self.found.sequence,
+            count: 1,
             key: self.found.header.reference,
             is_shown: true,
             proof: self.proof,
@@ -33,7 +38,52 @@ impl Delivery {
     }
 }
 
+impl InHand {
+    /// The part that those of `lane` up to `sequence` are, and the rest.
+    pub(super) fn split(self, lane: usize, sequence: u64) -> (Option<Self>, Option<Self>) {
+        let beyond = distance(sequence, self.sequence);
+        if self.lane == lane && beyond >= 0 {
+            return (Some(self), None);
+        }
+        let behind = u32::try_from(beyond.unsigned_abs()).unwrap_or(u32::MAX);
+        if self.lane != lane || behind >= self.count {
+            return (None, Some(self));
+        }
+        (Some(Self { sequence, count: self.count - behind, ..self }), Some(Self { count: behind, ..self }))
+    }
+}
+
 impl RawSubscriber {
+    /// The message in `current` is part of the batch in hand.
+    #[inline]
+    pub(super) fn add_to_batch(&mut self) {
+        let (lane, sequence) = (self.current.lane, self.current.found.sequence);
+        if self.is_plain
+            && let Some(last) = self.batch.last_mut()
+            && (last.lane, last.sequence.wrapping_add(1)) == (lane, sequence)
+            && last.is_shown
+            && last.count < u32::MAX
+            && matches!((last.proof, self.current.proof), (Proof::Position, Proof::Position))
+        {
+            last.sequence = sequence;
+            last.count += 1;
+            return;
+        }
+        self.batch.push(self.current.in_hand());
+    }
+
+    /// The last message of the batch by itself, not as a part of a run.
+    pub(super) fn last_of_batch(&mut self) -> Option<&mut InHand> {
+        let last = self.batch.last_mut()?;
+        if last.count > 1 {
+            let single = InHand { count: 1, ..*last };
+            last.sequence = last.sequence.wrapping_sub(1);
+            last.count -= 1;
+            self.batch.push(single);
+        }
+        self.batch.last_mut()
+    }
+
     /// Everything up to this message (one member), or this message (shared), is done. False if the group had given it to
     /// another member meanwhile.
     pub(super) fn acknowledge(&mut self, message: &InHand) -> bool {
@@ -117,6 +167,12 @@ impl RawSubscriber {
             && !(looked_on && self.lanes[lane].copies_at(sequence))
     }
 
+    /// What has to be settled before another message is handed out.
+    pub(super) fn settle_before(&mut self) -> Result<(), Failure> {
+        self.give_back_forgotten();
+        self.notice_eviction()
+    }
+
     /// A batch that was neither acknowledged nor dropped (`mem::forget`) is given back before anything else is handed out: what it
     /// points to may not stay where it is.
     #[inline]
@@ -139,5 +195,34 @@ impl RawSubscriber {
         }
         batch.clear();
         self.batch = batch;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_split_behind_what_is_done() {
+        let run = InHand {
+            lane: 1,
+            sequence: u64::MAX.wrapping_add(3),
+            count: 4,
+            key: 0,
+            is_shown: true,
+            proof: Proof::Position,
+        };
+        let places = |(done, rest): (Option<InHand>, Option<InHand>)| {
+            let place = |part: InHand| (part.sequence, part.count);
+            (done.map(place), rest.map(place))
+        };
+        // It holds the last sequence that there is, and 0 to 2.
+        assert_eq!(places(run.split(0, 2)), (None, Some((2, 4))), "another lane");
+        assert_eq!(places(run.split(1, u64::MAX - 1)), (None, Some((2, 4))));
+        assert_eq!(places(run.split(1, u64::MAX)), (Some((u64::MAX, 1)), Some((2, 3))));
+        assert_eq!(places(run.split(1, 1)), (Some((1, 3)), Some((2, 1))));
+        assert_eq!(places(run.split(1, 2)), (Some((2, 4)), None));
+        assert_eq!(places(run.split(1, 9)), (Some((2, 4)), None));
+        assert_eq!(places(run.split(1, 2 + (1 << 63))), (None, Some((2, 4))), "as far ahead as behind");
     }
 }

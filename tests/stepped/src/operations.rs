@@ -127,6 +127,8 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::hot("park and receive", Member, MANY.with_group(Group::One, 2), park).woken_by(Wake::Publish),
     Operation::hot("receive, many producers", Member, MANY_ALONE, receive),
     Operation::hot("receive, one producer", Member, ONE_ALONE, receive),
+    Operation::hot("receive the next of a run, many producers", Member, MANY_ALONE, receive_known),
+    Operation::hot("receive the next of a run, one producer", Member, ONE_ALONE, receive_known),
     Operation::hot("acknowledge", Member, MANY_ALONE, acknowledge),
     Operation::hot("receive and acknowledge a batch", Member, MANY_ALONE, batch),
     Operation::hot("give back and receive again", Member, MANY_ALONE, give_back),
@@ -374,6 +376,17 @@ fn park(child: Child) {
 fn receive(child: Child) {
     let mut member = child.member();
     child.consume(&mut member, 2);
+    child.begin();
+    let message = child.receive(&mut member);
+    child.end();
+    drop(message);
+    child.read_on(member);
+}
+
+/// Two that were there at once make a stream, and the third look shows all the others.
+fn receive_known(child: Child) {
+    let mut member = child.member();
+    child.consume(&mut member, 3);
     child.begin();
     let message = child.receive(&mut member);
     child.end();

@@ -1,0 +1,38 @@
+//! The next message where nothing has to be decided about it: what most messages are.
+
+use super::{Failure, Proof, RawSubscriber};
+use crate::reader::LaneReader;
+use bus_core::layout::wake::state::is_closed;
+use bus_core::sync::Ordering;
+
+impl RawSubscriber {
+    /// Takes the next message, if one is there, into `current`. It counts as handed out.
+    #[inline(always)]
+    pub(super) fn poll(&mut self) -> Result<bool, Failure> {
+        if self.take_known() { Ok(true) } else { self.poll_all() }
+    }
+
+    /// The same where a run is known in the lowest lane, nothing is new above, and nothing has to be decided about its next message, in few
+    /// steps. The lowest lane passes nobody over, so the guard has no say in it, and what failed before is looked for between two runs.
+    #[inline(always)]
+    pub(super) fn take_known(&mut self) -> bool {
+        let Self { screen, lanes, current, .. } = self;
+        let Some((lowest, above)) = lanes.split_last_mut() else { return false };
+        let is_taken = self.is_plain
+            && !self.fork.is_child()
+            && !is_closed(self.state.load(Ordering::Relaxed))
+            && above.iter().all(LaneReader::is_quiet)
+            && lowest.take_direct(|description| screen.is_usual(description), &mut current.found);
+        if is_taken {
+            current.lane = above.len();
+            current.proof = Proof::Position;
+        }
+        is_taken
+    }
+
+    /// The same where no batch is in hand that was forgotten.
+    #[inline(always)]
+    pub(super) fn take_next_known(&mut self) -> bool {
+        self.batch.is_empty() && self.take_known()
+    }
+}
