@@ -113,6 +113,19 @@ fn receive(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A compare-and-swap on a line that is there: most of what taking many places with one of them could save of each.
+fn locked(criterion: &mut Criterion) {
+    let word = AtomicU64::new(0);
+    let mut now = 0;
+    criterion.bench_function("compare_exchange", |bencher| {
+        bencher.iter(|| {
+            let was = word.compare_exchange(now, now + 1, Ordering::AcqRel, Ordering::Relaxed);
+            now += 1;
+            black_box(was)
+        });
+    });
+}
+
 fn batches(criterion: &mut Criterion) {
     let bus = bus();
     let mut group = criterion.benchmark_group("batch");
@@ -416,6 +429,7 @@ criterion_group!(
     benches,
     one_at_a_time,
     receive,
+    locked,
     batches,
     windows,
     lingering,
