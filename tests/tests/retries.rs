@@ -260,18 +260,20 @@ fn what_is_left_of_a_run_comes_again() {
             batch.next_message().unwrap().unwrap().retry("undone").unwrap();
             assert_eq!(batch.next_message().unwrap().unwrap().sequence(), 7);
             assert_eq!(batch.len(), 5);
+            // Not so far as to make that count.
+            assert_eq!((batch.ack_up_to(Lane::NORMAL, 4), batch.len()), (2, 3));
         }
-        assert_eq!(subscriber.lag_count(Lane::NORMAL), 9);
+        assert_eq!(subscriber.lag_count(Lane::NORMAL), 7);
         let mut batch = subscriber.receive_batch(1, 12, PATIENCE).unwrap();
         // In doubt, one at a time.
         assert_eq!(
             batch.next_message().unwrap().map(|item| (item.sequence(), item.attempts())),
-            Some((3, 2))
+            Some((5, 2))
         );
         assert!(batch.next_message().unwrap().is_none());
         assert_eq!(batch.ack(), 1);
-        let rest: Vec<_> = (4..12).map(|_| next(&mut subscriber)).collect();
-        let expected: Vec<_> = (4..12).map(|sequence| (sequence, if sequence < 8 { 2 } else { 1 })).collect();
+        let rest: Vec<_> = (6..12).map(|_| next(&mut subscriber)).collect();
+        let expected: Vec<_> = (6..12).map(|sequence| (sequence, if sequence < 8 { 2 } else { 1 })).collect();
         assert_eq!(rest, expected);
         assert!(subscriber.receive_timeout(SOON).unwrap().is_none(), "it did not come twice");
     }
