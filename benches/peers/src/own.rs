@@ -96,7 +96,7 @@ struct Own {
 }
 
 /// One line of the table.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Row {
     pub(crate) peer: &'static str,
     pub(crate) benchmark: &'static str,
@@ -277,14 +277,8 @@ fn in_turn(engine: &mut Engine, own: &Own, theirs: &Theirs, server: &str, serial
         peer: own.peer,
         benchmark: own.benchmark,
         work: own.work,
-        theirs_ns: 0.0,
-        here_ns: 0.0,
-        ratio: None,
-        lowest: 0.0,
-        highest: 0.0,
-        within_20_percent: None,
         differs: own.differs,
-        error: None,
+        ..Row::default()
     };
     let mut figures = Vec::new();
     match rounds(engine, own, theirs, server, serial, &mut figures) {
@@ -542,18 +536,6 @@ mod tests {
     }
 
     fn in_no_round() -> Row {
-        Row {
-            peer: "peer",
-            benchmark: "",
-            work: "",
-            theirs_ns: 0.0,
-            here_ns: 0.0,
-            ratio: None,
-            lowest: 0.0,
-            highest: 0.0,
-            within_20_percent: None,
-            differs: "",
-            error: None,
-        }
+        Row { peer: "peer", ..Row::default() }
     }
 }

@@ -374,19 +374,17 @@ fn park(child: Child) {
 }
 
 fn receive(child: Child) {
-    let mut member = child.member();
-    child.consume(&mut member, 2);
-    child.begin();
-    let message = child.receive(&mut member);
-    child.end();
-    drop(message);
-    child.read_on(member);
+    receive_after(2, child);
 }
 
 /// Two that were there at once make a stream, and the third look shows all the others.
 fn receive_known(child: Child) {
+    receive_after(3, child);
+}
+
+fn receive_after(consumed: u64, child: Child) {
     let mut member = child.member();
-    child.consume(&mut member, 3);
+    child.consume(&mut member, consumed);
     child.begin();
     let message = child.receive(&mut member);
     child.end();
