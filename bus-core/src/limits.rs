@@ -56,6 +56,8 @@ pub const TYPE_NAME_BYTES_MAX: usize = 72;
 pub const READ_DISTANCE: u64 = 64;
 /// How many pauses a streaming reader holds back for that slot; bounds what a burst's last message waits.
 pub const READ_HOLD_PAUSES: u32 = 32;
+/// How often it does so, while each time as large a part of that distance has been published; bounds what a message of a stream waits.
+pub const READ_HOLDS: u64 = 4;
 /// A waiting lower lane gets one message after this many from higher ones, unless set.
 pub const STARVATION_GUARD_DEFAULT: u32 = 256;
 /// Handing a message out this often ends in a dead letter rather than in another death.

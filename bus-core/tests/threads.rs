@@ -105,7 +105,7 @@ fn many_producers_and_a_reader_that_looks_ahead() {
                 }
             });
         }
-        let mut ahead = ReadAhead::new(0, u64::from(CAPACITY));
+        let mut ahead = ReadAhead::new(0, u64::from(CAPACITY), 8);
         let mut next = [0_u64; PRODUCERS];
         while next.iter().sum::<u64>() < PRODUCERS as u64 * MESSAGES {
             if ahead.poll(|s| ring.slot(s), || false) != Poll::Ready {
@@ -143,7 +143,7 @@ fn one_producer_and_a_reader_that_looks_ahead() {
                 slot.publish(tail);
             }
         });
-        let mut ahead = ReadAhead::new(0, u64::from(CAPACITY));
+        let mut ahead = ReadAhead::new(0, u64::from(CAPACITY), 1);
         while ahead.next() < MESSAGES {
             if ahead.poll(|s| ring.slot(s), || false) != Poll::Ready {
                 std::thread::yield_now();

@@ -136,10 +136,15 @@ pub(crate) struct LaneReader {
 impl LaneReader {
     pub(crate) fn attach(core: Arc<TopicCore>, lane: usize) -> Result<Self, RegionError> {
         let config = *core.config();
+        let ring = core.lane_ring(lane)?;
+        let line_slots = match &ring {
+            LaneRing::Mpmc(_) => prefetch::LINE_BYTES / size_of::<AtomicU64>(),
+            LaneRing::Spsc(_) => 1,
+        };
         Ok(Self {
             lane,
-            ring: core.lane_ring(lane)?,
-            ahead: ReadAhead::new(0, u64::from(config.capacity)),
+            ring,
+            ahead: ReadAhead::new(0, u64::from(config.capacity), line_slots as u64),
             quiet: None,
             hint: core.held_ring_word(ring::hint(lane))?,
             max_bytes: config.message_bytes as u32,
@@ -292,6 +297,11 @@ impl LaneReader {
             return Poll::Ready;
         }
         self.poll_slots(urgent)
+    }
+
+    /// What the last look did not find came soon after it.
+    pub(crate) fn came_soon(&mut self) {
+        self.ahead.came_soon();
     }
 
     fn poll_slots(&mut self, urgent: impl Fn() -> bool) -> Poll {

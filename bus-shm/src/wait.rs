@@ -30,6 +30,9 @@ const MISSES_MAX: u32 = 4;
 const PROBE_EVERY: u32 = 16;
 /// Pauses between two looks at the clock.
 const PAUSES_PER_LOOK: u32 = 32;
+/// A wait that is over within so many pauses is part of a stream: so many messages at this distance as make it worth holding back come within
+/// the hold of [`bus_core::ring::ReadAhead`].
+const SHORT_PAUSES: u32 = 8;
 /// Looks between two pauses, where one is short. A pause takes as long as half the way of a line from core to core on some processors.
 const LOOKS_PER_PAUSE: u32 = 4;
 /// A reader that spins without limit lets others run after this many pauses, for machines with fewer cores than spinners.
@@ -44,6 +47,8 @@ pub(crate) struct Waiter {
     misses: u32,
     skipped: u32,
     looks_per_pause: u32,
+    /// Was the last wait over within a few pauses?
+    was_short: bool,
 }
 
 fn spin_slots() -> usize {
@@ -116,7 +121,15 @@ pub(crate) fn sleep_on(bell: Doorbell<'_>, mut slept_on: u32, most: Duration) {
 
 impl Waiter {
     pub(crate) fn new(mode: Wait, barrier: Barrier, participant: u16) -> Self {
-        Self { mode, barrier, participant, misses: 0, skipped: 0, looks_per_pause: LOOKS_PER_PAUSE }
+        Self {
+            mode,
+            barrier,
+            participant,
+            misses: 0,
+            skipped: 0,
+            looks_per_pause: LOOKS_PER_PAUSE,
+            was_short: false,
+        }
     }
 
     /// For whom a look is long, at many topics.
@@ -151,6 +164,11 @@ impl Waiter {
         ready()
     }
 
+    /// Was the last wait over within a few pauses?
+    pub(crate) fn was_short(&self) -> bool {
+        self.was_short
+    }
+
     /// A sleep that began at this moment is over: would spinning have been worth it?
     pub(crate) fn slept(&mut self, since: Instant) {
         if since.elapsed() < SPIN_BUDGET {
@@ -165,14 +183,25 @@ impl Waiter {
         deadline: Option<Instant>,
         mut ready: impl FnMut() -> bool,
     ) -> bool {
+        let should_spin = match self.mode {
+            Wait::Spin => true,
+            Wait::Adaptive => self.should_spin(),
+            Wait::Park => false,
+        };
+        // Before anything else: what comes at once is worth no look at the clock.
+        self.was_short = should_spin && look_often(SHORT_PAUSES, self.looks_per_pause, &mut ready);
+        if self.was_short {
+            self.misses = 0;
+            return true;
+        }
         if self.mode == Wait::Spin {
             return spin_until(self.looks_per_pause, deadline, Instant::now() + PARK_CEILING, ready);
         }
-        if self.mode == Wait::Adaptive && self.should_spin() {
+        if should_spin {
             let mut slot = SpinSlot::take(spin_region, self.participant);
             if slot.is_none() {
                 // Whoever has it may be about to receive what this process has just sent.
-                if look_often(self.looks_per_pause, &mut ready) {
+                if look_often(PAUSES_PER_LOOK, self.looks_per_pause, &mut ready) {
                     self.misses = 0;
                     return true;
                 }
@@ -199,9 +228,9 @@ impl Waiter {
     }
 }
 
-/// Looks for one or two microseconds, which is less than going to sleep takes. True if ready.
-fn look_often(looks_per_pause: u32, ready: &mut impl FnMut() -> bool) -> bool {
-    (0..PAUSES_PER_LOOK).any(|_| {
+/// Looks for so many pauses: one or two microseconds for [`PAUSES_PER_LOOK`], which is less than going to sleep takes. True if ready.
+fn look_often(pauses: u32, looks_per_pause: u32, ready: &mut impl FnMut() -> bool) -> bool {
+    (0..pauses).any(|_| {
         let found = (0..looks_per_pause).any(|_| ready());
         if !found {
             spin_pause();
@@ -220,7 +249,7 @@ fn spin_until(
     let until = deadline.map_or(limit, |deadline| deadline.min(limit));
     let mut pauses = 0_u32;
     loop {
-        if look_often(looks_per_pause, &mut ready) {
+        if look_often(PAUSES_PER_LOOK, looks_per_pause, &mut ready) {
             return true;
         }
         pauses += PAUSES_PER_LOOK;

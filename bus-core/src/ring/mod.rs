@@ -11,7 +11,7 @@
 pub mod mpmc;
 pub mod spsc;
 
-use crate::limits::{READ_DISTANCE, READ_HOLD_PAUSES};
+use crate::limits::{READ_DISTANCE, READ_HOLD_PAUSES, READ_HOLDS};
 use crate::sync::spin_pause;
 
 /// What a slot holds for the sequence that was asked for.
@@ -38,10 +38,14 @@ pub struct ReadAhead {
     /// Everything before it is published. At or after `next`.
     known: u64,
     distance: u64,
+    /// Slots whose words share a cache line.
+    line_slots: u64,
     /// Messages come so fast that holding back pays.
     streaming: bool,
-    /// Looks in a row that found a message at once.
+    /// Looks in a row that found a message at once, or soon.
     found: u32,
+    /// What that was before the last look, if it found nothing.
+    found_before: u32,
     /// How many of those make a stream. Doubled whenever holding back found next to nothing: a program that publishes
     /// one message and then reads it always finds one at once, and is no stream.
     needed: u32,
@@ -66,10 +70,19 @@ const RUN_MIN: u64 = 8;
 const NEEDED_MAX: u32 = 1 << 10;
 
 impl ReadAhead {
-    /// A reader that begins at `next` in a lane of `capacity` slots.
-    pub fn new(next: u64, capacity: u64) -> Self {
+    /// A reader that begins at `next` in a lane of `capacity` slots, of which each `line_slots`, a power of two, are looked at in one cache line.
+    pub fn new(next: u64, capacity: u64, line_slots: u64) -> Self {
         let distance = READ_DISTANCE.min(capacity / 4).max(1);
-        Self { next, known: next, distance, streaming: false, found: 0, needed: 2 }
+        Self {
+            next,
+            known: next,
+            distance,
+            line_slots,
+            streaming: false,
+            found: 0,
+            found_before: 0,
+            needed: 2,
+        }
     }
 
     /// The sequence that comes next.
@@ -108,7 +121,7 @@ impl ReadAhead {
         }
         match slot(self.next) {
             Slot::Empty => {
-                self.found = 0;
+                self.found_before = core::mem::take(&mut self.found);
                 Poll::Empty
             }
             Slot::Lapped => Poll::Lapped,
@@ -121,22 +134,41 @@ impl ReadAhead {
         }
     }
 
+    /// The last look found nothing, but what it looked for came soon after it: no gap. A reader that catches up with its producer
+    /// slows it down to the pace at which lines travel, and would find each message a moment late for good.
+    #[inline]
+    pub fn came_soon(&mut self) {
+        self.found = self.found_before;
+    }
+
     #[inline(never)]
     fn poll_stream<T>(&mut self, slot: impl Fn(u64) -> Slot<T>, urgent: impl Fn() -> bool) -> Poll {
         let ahead = self.next.wrapping_add(self.distance - 1);
-        for _ in 0..READ_HOLD_PAUSES {
-            match slot(ahead) {
-                Slot::Filled(_) => {
-                    self.known = ahead.wrapping_add(1);
-                    self.needed = 2;
-                    return Poll::Ready;
+        // The first slot of its line: looks at a later one would take the line from the producer at each of those before it.
+        let ahead = if self.distance < self.line_slots { ahead } else { ahead & !(self.line_slots - 1) };
+        for part in 1..=READ_HOLDS {
+            for _ in 0..READ_HOLD_PAUSES {
+                match slot(ahead) {
+                    Slot::Filled(_) => {
+                        self.known = ahead.wrapping_add(1);
+                        self.needed = 2;
+                        return Poll::Ready;
+                    }
+                    // So is the next one, unless words are wrong: it decides.
+                    Slot::Lapped => break,
+                    Slot::Empty => spin_pause(),
                 }
-                // So is the next one, unless words are wrong: it decides.
-                Slot::Lapped => break,
-                Slot::Empty => spin_pause(),
+                if urgent() {
+                    return Poll::Interrupted;
+                }
             }
-            if urgent() {
-                return Poll::Interrupted;
+            // Held back for longer only while it is on its way there. A slot that was written a while ago tells; a look at the last one
+            // would be in its producer's way.
+            if matches!(
+                slot(self.next.wrapping_add(self.distance * part / READ_HOLDS).wrapping_sub(1)),
+                Slot::Empty
+            ) {
+                break;
             }
         }
         // The stream is slower than the hold, or over: take what has come, so that the hold is paid once a run.
@@ -147,6 +179,8 @@ impl ReadAhead {
             self.streaming = false;
             self.found = 0;
             self.needed = (self.needed * 2).min(NEEDED_MAX);
+        } else {
+            self.needed = 2;
         }
         match self.known_count() {
             0 if matches!(slot(self.next), Slot::Lapped) => Poll::Lapped,
@@ -174,7 +208,7 @@ mod tests {
             looks.set(looks.get() + 1);
             filled_below(&end)(s)
         };
-        let mut reader = ReadAhead::new(0, 1024);
+        let mut reader = ReadAhead::new(0, 1024, 1);
         assert_eq!(reader.poll(slot, || false), Poll::Empty);
         end.set(1);
         looks.set(0);
@@ -192,7 +226,7 @@ mod tests {
     #[test]
     fn the_tail_of_a_burst_is_handed_out_after_a_bounded_hold() {
         let end = Cell::new(3);
-        let mut reader = ReadAhead::new(0, 1024);
+        let mut reader = ReadAhead::new(0, 1024, 1);
         for expected in 0..3 {
             assert_eq!(reader.poll(filled_below(&end), || false), Poll::Ready);
             assert_eq!(reader.next(), expected);
@@ -201,11 +235,99 @@ mod tests {
         assert_eq!(reader.poll(filled_below(&end), || false), Poll::Empty);
     }
 
+    /// What a reader finds that looks whenever `pace` more messages have come since a look that found nothing, each of those soon.
+    fn runs_at(reader: &mut ReadAhead, pace: u64, messages: u64) -> u64 {
+        let end = Cell::new(reader.next());
+        let mut looks = 0;
+        while reader.next() < messages {
+            looks += 1;
+            match reader.poll(filled_below(&end), || false) {
+                Poll::Ready => {
+                    (0..reader.known_count()).for_each(|_| reader.advance());
+                    // Meanwhile so many more.
+                    end.set(end.get().max(reader.next() + pace - 1));
+                }
+                _ => {
+                    end.set(end.get() + 1);
+                    reader.came_soon();
+                }
+            }
+        }
+        looks
+    }
+
+    #[test]
+    fn who_finds_each_message_a_moment_late_does_not_chase_its_producer_for_good() {
+        let mut reader = ReadAhead::new(0, 1024, 1);
+        assert_eq!(runs_at(&mut reader, 1, 100), 200, "too slow to be a stream: each is waited for");
+        assert!(reader.needed > 2);
+        // As many as make a run come while one is handed out, but never before it is looked for.
+        let looks = runs_at(&mut reader, RUN_MIN + 1, 10_000);
+        assert!(looks < 10_000 / RUN_MIN * 2, "{looks} looks for 10,000 messages");
+        assert_eq!(reader.needed, 2, "what pays is not held against it");
+    }
+
+    #[test]
+    fn a_stream_that_is_on_its_way_is_waited_for_longer_and_none_that_has_ended() {
+        let (end, looks) = (Cell::new(1000), Cell::new(0_u32));
+        let mut reader = ReadAhead::new(0, 1024, 1);
+        for _ in 0..2 {
+            assert_eq!(reader.poll(filled_below(&end), || false), Poll::Ready);
+            reader.advance();
+        }
+        // `messages` come, one in `looks_each` looks.
+        let mut hold = |messages: u64, looks_each: u32| {
+            let begin = reader.next();
+            looks.set(0);
+            let slot = |s| {
+                looks.set(looks.get() + 1);
+                let come = begin + messages.min(u64::from(looks.get() / looks_each));
+                if s < come { Slot::Filled(()) } else { Slot::Empty }
+            };
+            assert_eq!(reader.poll(slot, || false), Poll::Ready);
+            let found = reader.known_count();
+            (0..found).for_each(|_| reader.advance());
+            (found, looks.get())
+        };
+        assert_eq!(hold(u64::MAX, 1).0, READ_DISTANCE);
+        assert_eq!(hold(u64::MAX, 2).0, READ_DISTANCE, "four holds are enough for it");
+        let (found, looks) = hold(u64::MAX, 3);
+        // One hold, a look whether it is on its way, and one at each that has come.
+        let most = READ_HOLD_PAUSES + 2 + found as u32;
+        assert!(found <= READ_DISTANCE / 4 && looks <= most, "slower than that: {found} in {looks} looks");
+        let (found, looks) = hold(20, 1);
+        assert_eq!(found, 20);
+        assert!(looks < 2 * READ_HOLD_PAUSES + 30, "{looks} looks for the rest of a burst");
+    }
+
+    #[test]
+    fn the_slot_that_is_waited_for_is_the_first_of_its_line() {
+        for begin in 0..8 {
+            let end = Cell::new(begin + 2);
+            let mut reader = ReadAhead::new(begin, 1024, 8);
+            for _ in 0..2 {
+                assert_eq!(reader.poll(filled_below(&end), || false), Poll::Ready);
+                reader.advance();
+            }
+            let first = Cell::new(None);
+            let slot = |s| {
+                first.set(first.get().or(Some(s)));
+                Slot::Filled(())
+            };
+            assert_eq!(reader.poll(slot, || false), Poll::Ready);
+            assert_eq!(first.get().map(|s| s % 8), Some(0));
+            assert!(reader.known_count() > READ_DISTANCE - 8, "{} at once", reader.known_count());
+        }
+        let mut small = ReadAhead::new(5, 16, 8);
+        assert_eq!(small.poll(filled_below(&Cell::new(100)), || false), Poll::Ready);
+        assert_eq!(small.known_count(), 1);
+    }
+
     #[test]
     fn who_always_finds_just_one_message_soon_stops_holding_back() {
         let end = Cell::new(0);
         let looks = Cell::new(0);
-        let mut reader = ReadAhead::new(0, 1024);
+        let mut reader = ReadAhead::new(0, 1024, 1);
         for _ in 0..10_000 {
             end.set(end.get() + 1);
             let slot = |s| {
@@ -221,7 +343,7 @@ mod tests {
     #[test]
     fn something_urgent_ends_the_hold() {
         let end = Cell::new(4);
-        let mut reader = ReadAhead::new(0, 1024);
+        let mut reader = ReadAhead::new(0, 1024, 1);
         for _ in 0..2 {
             assert_eq!(reader.poll(filled_below(&end), || true), Poll::Ready);
             reader.advance();

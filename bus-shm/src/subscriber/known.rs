@@ -1,6 +1,6 @@
 //! The next message where nothing has to be decided about it: what most messages are.
 
-use super::{Failure, Proof, RawSubscriber};
+use super::{Failure, Proof, RawSubscriber, is_ready};
 use crate::reader::LaneReader;
 use bus_core::layout::wake::state::is_closed;
 use bus_core::sync::Ordering;
@@ -9,7 +9,24 @@ impl RawSubscriber {
     /// Takes the next message, if one is there, into `current`. It counts as handed out.
     #[inline(always)]
     pub(super) fn poll(&mut self) -> Result<bool, Failure> {
-        if self.take_known() { Ok(true) } else { self.poll_all() }
+        if self.take_known() { Ok(true) } else { self.poll_new() }
+    }
+
+    /// The same where no run is known: the first message after a gap is as plain as the next of a run, mostly.
+    #[inline(never)]
+    pub(super) fn poll_new(&mut self) -> Result<bool, Failure> {
+        if self.take_first() { Ok(true) } else { self.poll_all() }
+    }
+
+    /// Looks into the lowest lane where nothing is new above, and nothing that failed before waits for its time.
+    #[inline]
+    fn take_first(&mut self) -> bool {
+        let lowest = self.lanes.len() - 1;
+        self.is_plain
+            && !self.late.as_ref().is_some_and(|late| late.has_work())
+            && self.lanes[..lowest].iter().all(LaneReader::is_quiet)
+            && is_ready(&mut self.lanes, lowest)
+            && self.take_known()
     }
 
     /// The same where a run is known in the lowest lane, nothing is new above, and nothing has to be decided about its next message, in few

@@ -703,7 +703,7 @@ impl RawSubscriber {
     /// Waits until a message is in `current`, or until `deadline`: false when that has passed, or the wait was interrupted.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<bool, Failure> {
         loop {
-            if self.poll_all()? {
+            if self.poll_new()? {
                 return Ok(true);
             }
             let is_cut = std::mem::take(&mut self.is_cut) || self.is_interrupted();
@@ -725,9 +725,9 @@ impl RawSubscriber {
             };
             if !waiter.wait(*message_bell, bus.spin(), until, beat, ready) {
                 self.look_around()?;
-                for lane in &mut self.lanes {
-                    lane.distrust();
-                }
+                self.lanes.iter_mut().for_each(LaneReader::distrust);
+            } else if waiter.was_short() {
+                self.lanes.iter_mut().for_each(LaneReader::came_soon);
             }
         }
     }
@@ -850,7 +850,7 @@ impl<T: Speak> Subscriber<T> {
     pub fn try_receive(&mut self) -> Result<Option<Received<'_, T>>, ReceiveError> {
         if !self.raw.take_next_known() {
             self.raw.settle_before()?;
-            if !self.raw.poll_all()? {
+            if !self.raw.poll_new()? {
                 return Ok(None);
             }
         }
@@ -952,6 +952,8 @@ impl<T: Speak> Subscriber<T> {
             };
             if !waiter.wait(*message_bell, bus.spin(), until, beat, ready) {
                 self.raw.look_around()?;
+            } else if waiter.was_short() {
+                lanes.iter_mut().for_each(LaneReader::came_soon);
             }
             self.raw.check()?;
         }
@@ -963,7 +965,7 @@ impl<T: Speak> Subscriber<T> {
             return Ok(true);
         }
         self.raw.settle_before()?;
-        Ok(self.raw.poll_all()? || self.raw.wait(deadline)?)
+        Ok(self.raw.poll_new()? || self.raw.wait(deadline)?)
     }
 }
 
