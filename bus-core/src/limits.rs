@@ -54,6 +54,8 @@ pub const TYPE_NAME_BYTES_MAX: usize = 72;
 /// How far ahead a streaming reader waits for a slot before it touches nearer ones. Chasing the line that is
 /// being written makes both cores fight for it; 64 slots is where the gain flattens.
 pub const READ_DISTANCE: u64 = 64;
+/// How many runs of that length it takes at once where it is far behind: each saves a look that has to wait for a line.
+pub const READ_RUNS: u64 = 4;
 /// How many pauses a streaming reader holds back for that slot; bounds what a burst's last message waits.
 pub const READ_HOLD_PAUSES: u32 = 32;
 /// How often it does so, while each time as large a part of that distance has been published; bounds what a message of a stream waits.

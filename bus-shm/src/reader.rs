@@ -317,6 +317,14 @@ impl LaneReader {
             LaneRing::Spsc(ring) => self.ahead.poll(|s| ring.slot(s), urgent),
         };
         self.quiet = (poll == Poll::Empty).then_some((word, seen));
+        if self.ahead.known_count() > SLOTS_AHEAD
+            && let LaneRing::Spsc(ring) = &self.ring
+        {
+            // For the first ones of a run nobody has done what `ask_ahead` does for the others.
+            for index in 0..SLOTS_AHEAD {
+                prefetch::for_reading(ring.slot_address(next.wrapping_add(index)));
+            }
+        }
         // Once true of a position it is true of all after it, until the reader goes elsewhere.
         let is_kept_and_new = !self.copies_at(next) && distance(next, self.marked) >= 0;
         self.direct = self.handed.filter(|_| is_kept_and_new);

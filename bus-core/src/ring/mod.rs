@@ -11,7 +11,7 @@
 pub mod mpmc;
 pub mod spsc;
 
-use crate::limits::{READ_DISTANCE, READ_HOLD_PAUSES, READ_HOLDS};
+use crate::limits::{READ_DISTANCE, READ_HOLD_PAUSES, READ_HOLDS, READ_RUNS};
 use crate::sync::spin_pause;
 
 /// What a slot holds for the sequence that was asked for.
@@ -141,11 +141,28 @@ impl ReadAhead {
         self.found = self.found_before;
     }
 
+    /// The slot that is looked at for a run that begins at `first`.
+    fn end_of_run(&self, first: u64) -> u64 {
+        let last = first.wrapping_add(self.distance - 1);
+        // The first slot of its line: looks at a later one would take the line from the producer at each of those before it.
+        if self.distance < self.line_slots { last } else { last & !(self.line_slots - 1) }
+    }
+
     #[inline(never)]
     fn poll_stream<T>(&mut self, slot: impl Fn(u64) -> Slot<T>, urgent: impl Fn() -> bool) -> Poll {
-        let ahead = self.next.wrapping_add(self.distance - 1);
-        // The first slot of its line: looks at a later one would take the line from the producer at each of those before it.
-        let ahead = if self.distance < self.line_slots { ahead } else { ahead & !(self.line_slots - 1) };
+        // Where the reader is far behind, so many are there that it need not look at each run by itself.
+        let mut ahead = self.end_of_run(self.next);
+        for _ in 0..READ_RUNS {
+            if !matches!(slot(ahead), Slot::Filled(_)) {
+                break;
+            }
+            self.known = ahead.wrapping_add(1);
+            ahead = self.end_of_run(self.known);
+        }
+        if self.known != self.next {
+            self.needed = 2;
+            return Poll::Ready;
+        }
         for part in 1..=READ_HOLDS {
             for _ in 0..READ_HOLD_PAUSES {
                 match slot(ahead) {
@@ -220,7 +237,15 @@ mod tests {
         reader.advance();
         looks.set(0);
         assert_eq!(reader.poll(slot, || false), Poll::Ready);
-        assert_eq!((reader.known_count(), looks.get()), (READ_DISTANCE, 1), "a stream is taken in runs");
+        assert_eq!(
+            (reader.known_count(), looks.get()),
+            (READ_RUNS * READ_DISTANCE, READ_RUNS),
+            "a stream is taken in runs"
+        );
+        (0..reader.known_count()).for_each(|_| reader.advance());
+        end.set(reader.next() + READ_DISTANCE + 1);
+        assert_eq!(reader.poll(slot, || false), Poll::Ready);
+        assert_eq!(reader.known_count(), READ_DISTANCE, "no more than there is");
     }
 
     #[test]
@@ -292,9 +317,9 @@ mod tests {
         assert_eq!(hold(u64::MAX, 1).0, READ_DISTANCE);
         assert_eq!(hold(u64::MAX, 2).0, READ_DISTANCE, "four holds are enough for it");
         let (found, looks) = hold(u64::MAX, 3);
-        // One hold, a look whether it is on its way, and one at each that has come.
-        let most = READ_HOLD_PAUSES + 2 + found as u32;
-        assert!(found <= READ_DISTANCE / 4 && looks <= most, "slower than that: {found} in {looks} looks");
+        // A look whether it is there, one hold, a look whether it is on its way, and one at each that has come.
+        let most = READ_HOLD_PAUSES + 3 + found as u32;
+        assert!(found < READ_DISTANCE / 3 && looks <= most, "slower than that: {found} in {looks} looks");
         let (found, looks) = hold(20, 1);
         assert_eq!(found, 20);
         assert!(looks < 2 * READ_HOLD_PAUSES + 30, "{looks} looks for the rest of a burst");

@@ -474,6 +474,8 @@ impl RawPublisher {
         let arena = this.arena.as_mut()?;
         let draft = arena.draft(source, want, max_bytes, header)?;
         let name = CellName { producer, cell: draft.cell };
+        // The compare-and-swap below waits for the line of the slot's word too, which its readers have since the last lap.
+        prefetch::for_writing(ring.word(this.next.wrapping_add(SLOTS_AHEAD)).as_ptr().cast());
         let recompute = |s| gate_with_room(core, lane, s);
         let address = move |s| draft.address(s);
         let sequence = ring.publish(this.hint, name, &mut this.cached_gate, recompute, address).ok()?;
