@@ -71,18 +71,18 @@ impl Picker {
         Some(first)
     }
 
-    /// The lane to take from, given a look at each. `ready(lane)` is asked in order of urgency; the lower lanes only
-    /// when the guard is due.
+    /// The lane to take from, given a look at each. `ready(lane, is_due)` is asked in order of urgency; the lower lanes only
+    /// when the guard is due, and then whatever there is above.
     #[inline]
-    pub fn pick(&mut self, mut ready: impl FnMut(usize) -> bool) -> Option<usize> {
+    pub fn pick(&mut self, mut ready: impl FnMut(usize, bool) -> bool) -> Option<usize> {
         if self.guard != 0 && self.passed_over >= self.guard {
             self.passed_over = 0;
-            if let Some(lane) = (1..self.lanes).rev().find(|&lane| ready(lane)) {
+            if let Some(lane) = (1..self.lanes).rev().find(|&lane| ready(lane, true)) {
                 return Some(lane);
             }
         }
         for lane in 0..self.lanes {
-            if ready(lane) {
+            if ready(lane, false) {
                 // The lowest lane passes nobody over.
                 if lane + 1 < self.lanes {
                     self.passed_over += 1;
@@ -101,11 +101,32 @@ mod tests {
     #[test]
     fn urgent_lanes_come_first_and_the_lowest_does_not_starve() {
         let mut picker = Picker::new(3, 4);
-        let picked: std::vec::Vec<_> = (0..10).map(|_| picker.pick(|lane| lane != 1).unwrap()).collect();
+        let picked: std::vec::Vec<_> = (0..10).map(|_| picker.pick(|lane, _| lane != 1).unwrap()).collect();
         assert_eq!(picked, [0, 0, 0, 0, 2, 0, 0, 0, 0, 2]);
         let mut strict = Picker::new(3, 0);
-        assert!((0..1000).all(|_| strict.pick(|_| true) == Some(0)));
-        assert_eq!(strict.pick(|_| false), None);
+        assert!((0..1000).all(|_| strict.pick(|_, _| true) == Some(0)));
+        assert_eq!(strict.pick(|_, _| false), None);
+    }
+
+    /// The end of a stream waits in the lowest lane, whose reader would hold back for more of it, while more urgent messages keep coming.
+    #[test]
+    fn the_rest_of_a_stream_does_not_starve() {
+        use crate::ring::{Poll, ReadAhead, Slot};
+        let slot = |s| if s < 200 { Slot::Filled(()) } else { Slot::Empty };
+        let (mut picker, mut low) = (Picker::new(2, 16), ReadAhead::new(0, 1024, 1));
+        while low.next() < 150 {
+            assert_eq!(low.poll(slot, || false), Poll::Ready);
+            low.advance();
+        }
+        let picked = (0..50 * 17).filter(|_| {
+            let lane = picker.pick(|lane, is_due| match lane {
+                0 => true,
+                _ if is_due => low.poll_at_once(slot) == Poll::Ready,
+                _ => low.poll(slot, || true) == Poll::Ready,
+            });
+            (lane == Some(1)).then(|| low.advance()).is_some()
+        });
+        assert_eq!((picked.count(), low.next()), (50, 200));
     }
 
     #[test]

@@ -54,11 +54,10 @@ pub const TYPE_NAME_BYTES_MAX: usize = 72;
 /// How far ahead a streaming reader waits for a slot before it touches nearer ones. Chasing the line that is
 /// being written makes both cores fight for it; 64 slots is where the gain flattens.
 pub const READ_DISTANCE: u64 = 64;
-/// How many runs of that length it takes at once where it is far behind: each saves a look that has to wait for a line.
-pub const READ_RUNS: u64 = 4;
-/// How many pauses a streaming reader holds back for that slot; bounds what a burst's last message waits.
+/// How many pauses a streaming reader holds back for that slot.
 pub const READ_HOLD_PAUSES: u32 = 32;
-/// How often it does so, while each time as large a part of that distance has been published; bounds what a message of a stream waits.
+/// How often it does so, if a quarter, half, and three quarters of that distance have been published by then. Both together bound what a
+/// message waits; the last ones of a burst wait for one hold more than they are quarters.
 pub const READ_HOLDS: u64 = 4;
 /// A waiting lower lane gets one message after this many from higher ones, unless set.
 pub const STARVATION_GUARD_DEFAULT: u32 = 256;

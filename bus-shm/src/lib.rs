@@ -35,6 +35,7 @@ pub mod dead_letters;
 pub mod dedup;
 pub mod directory;
 pub mod error;
+mod finding;
 pub mod fsck;
 mod group;
 pub mod handlers;

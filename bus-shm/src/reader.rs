@@ -4,6 +4,7 @@
 
 use crate::arena::ArenaView;
 use crate::error::{ReceiveError, RegionError};
+use crate::finding::Finding;
 use crate::group::{Joined, LaneStand};
 use crate::repair;
 use crate::subscriber::Failure;
@@ -32,6 +33,14 @@ pub(crate) enum Found {
     Missed { at: u64, from: u64 },
 }
 
+/// How a lane is looked at.
+pub(crate) enum Look<U> {
+    /// While a stream is awaited, something more urgent may end that.
+    InTurn(U),
+    /// It has been passed over for long: what is there is taken, and no stream awaited.
+    AtOnce,
+}
+
 /// What a look at a message that nobody has claimed shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peek {
@@ -43,53 +52,6 @@ pub(crate) enum Peek {
     Refused,
     /// The hash of its key; 0 for none, or where the message is damaged.
     Key(u64),
-}
-
-/// A message as it was found, in place or copied.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Finding {
-    pub(crate) sequence: u64,
-    pub(crate) header: Header,
-    pub(crate) payload: *const u8,
-    /// How often it has been handed out; more than once if that is not known exactly.
-    pub(crate) times: u8,
-}
-
-impl Finding {
-    /// Before anything is found.
-    pub(crate) const NONE: Self = Self {
-        sequence: 0,
-        header: Header { len_bytes: 0, producer: 0, kind: 0, flags: 0, stamp_ns: 0, reference: 0 },
-        payload: core::ptr::dangling(),
-        times: 0,
-    };
-
-    /// Its payload.
-    #[inline]
-    pub(crate) fn payload(&self) -> &[u8] {
-        // SAFETY: whoever found the message has checked that so many bytes are inside of the mapping, or of the copy. They stay until
-        // it is settled, or the next one is handed out: the gate or its claim keeps them, and whoever keeps them longer copies.
-        unsafe { core::slice::from_raw_parts(self.payload, self.header.len_bytes as usize) }
-    }
-
-    /// Its payload, and before it the extension block if it has one.
-    pub(crate) fn body(&self) -> &[u8] {
-        let extension_bytes = self.header.extension_bytes();
-        // SAFETY: as above; an extension lies right before its payload.
-        unsafe {
-            let body = self.payload.sub(extension_bytes);
-            core::slice::from_raw_parts(body, extension_bytes + self.header.len_bytes as usize)
-        }
-    }
-
-    /// The extension block before its payload.
-    pub(crate) fn extension(&self) -> Option<Extension> {
-        if self.header.flags & flags::EXTENSION == 0 {
-            return None;
-        }
-        // SAFETY: whoever found the message has checked that the block lies right before the payload, in the mapping or in the copy.
-        Some(unsafe { self.payload.sub(size_of::<Extension>()).cast::<Extension>().read_unaligned() })
-    }
 }
 
 /// A reader's state in one lane.
@@ -289,22 +251,23 @@ impl LaneReader {
     }
 
     #[inline]
-    pub(crate) fn poll(&mut self, urgent: impl Fn() -> bool) -> Poll {
+    pub(crate) fn poll(&mut self, look: Look<impl Fn() -> bool>) -> Poll {
         if self.is_quiet() {
+            self.ahead.note_missed();
             return Poll::Empty;
         }
         if self.ahead.known_count() != 0 {
             return Poll::Ready;
         }
-        self.poll_slots(urgent)
+        self.poll_slots(look)
     }
 
-    /// What the last look did not find came soon after it.
-    pub(crate) fn came_soon(&mut self) {
-        self.ahead.came_soon();
+    /// The reader has waited for longer than a message of a stream takes.
+    pub(crate) fn note_gap(&mut self) {
+        self.ahead.note_gap();
     }
 
-    fn poll_slots(&mut self, urgent: impl Fn() -> bool) -> Poll {
+    fn poll_slots(&mut self, look: Look<impl Fn() -> bool>) -> Poll {
         // Before the look, so that a change after it is one.
         let next = self.ahead.next();
         let word = match &self.ring {
@@ -312,9 +275,11 @@ impl LaneReader {
             LaneRing::Spsc(ring) => &ring.slot_words(next)[0],
         };
         let seen = word.load(Ordering::Relaxed);
-        let poll = match &self.ring {
-            LaneRing::Mpmc(ring) => self.ahead.poll(|s| ring.slot(s), urgent),
-            LaneRing::Spsc(ring) => self.ahead.poll(|s| ring.slot(s), urgent),
+        let poll = match (&self.ring, look) {
+            (LaneRing::Mpmc(ring), Look::InTurn(urgent)) => self.ahead.poll(|s| ring.slot(s), urgent),
+            (LaneRing::Spsc(ring), Look::InTurn(urgent)) => self.ahead.poll(|s| ring.slot(s), urgent),
+            (LaneRing::Mpmc(ring), Look::AtOnce) => self.ahead.poll_at_once(|s| ring.slot(s)),
+            (LaneRing::Spsc(ring), Look::AtOnce) => self.ahead.poll_at_once(|s| ring.slot(s)),
         };
         self.quiet = (poll == Poll::Empty).then_some((word, seen));
         if self.ahead.known_count() > SLOTS_AHEAD

@@ -7,10 +7,11 @@
 use crate::bus::Bus;
 use crate::dead_letters::kind_in;
 use crate::error::{AttachError, PublishError, ReceiveError, TopicError};
+use crate::finding::Finding;
 use crate::group::LaneStand;
 use crate::payload::{Bytes, TypeIdentity};
 use crate::publisher::Republisher;
-use crate::reader::{Finding, Found, LaneReader};
+use crate::reader::{Found, LaneReader, Look};
 use crate::subscriber::Start;
 use crate::subscriber::start::begin_at;
 use crate::topic::{Topic, TopicBuilder};
@@ -256,7 +257,7 @@ impl Reader {
             }
             let Some((_, index)) = oldest else { return Ok(None) };
             let lane = &mut self.lanes[index];
-            if !matches!(lane.poll(|| false), Poll::Ready | Poll::Lapped) {
+            if !matches!(lane.poll(Look::InTurn(|| false)), Poll::Ready | Poll::Lapped) {
                 // Not there, although it was published: a damaged ring.
                 self.ends[index] = lane.next();
                 continue;

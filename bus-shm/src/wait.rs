@@ -30,9 +30,9 @@ const MISSES_MAX: u32 = 4;
 const PROBE_EVERY: u32 = 16;
 /// Pauses between two looks at the clock.
 const PAUSES_PER_LOOK: u32 = 32;
-/// A wait that is over within so many pauses is part of a stream: so many messages at this distance as make it worth holding back come within
-/// the hold of [`bus_core::ring::ReadAhead`].
-const SHORT_PAUSES: u32 = 8;
+/// A wait that is over within so many pauses is no gap in a stream: at that pace, as many messages as make it worth holding back come
+/// while [`bus_core::ring::ReadAhead`] does.
+const SHORT_PAUSES: u32 = 4;
 /// Looks between two pauses, where one is short. A pause takes as long as half the way of a line from core to core on some processors.
 const LOOKS_PER_PAUSE: u32 = 4;
 /// A reader that spins without limit lets others run after this many pauses, for machines with fewer cores than spinners.
@@ -258,6 +258,73 @@ fn spin_until(
         }
         if Instant::now() >= until {
             return ready();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bus_core::sync::AtomicU32;
+    use std::cell::Cell;
+
+    /// A region with places to spin in; its file is gone.
+    fn places() -> Region {
+        let path = std::env::temp_dir().join(format!(
+            "test-wait-{}-{:?}",
+            std::process::id(),
+            std::thread::current().id()
+        ));
+        let region = Region::create(&path, 4096, 4096).expect("a file");
+        std::fs::remove_file(path).expect("it was there");
+        region
+    }
+
+    #[test]
+    fn who_parks_looks_before_it_sleeps_and_after_and_no_more() {
+        let (word, places) = (AtomicU32::new(0), places());
+        let mut waiter = Waiter::new(Wait::Park, Barrier::Fence, 0);
+        let looks = Cell::new(0);
+        let deadline = Instant::now() + Duration::from_millis(1);
+        let found = waiter.wait(
+            Doorbell::attach(&word),
+            &places,
+            Some(deadline),
+            || (),
+            || {
+                looks.set(looks.get() + 1);
+                false
+            },
+        );
+        assert_eq!((found, looks.get(), waiter.was_short()), (false, 2, false));
+    }
+
+    #[test]
+    fn only_what_comes_within_a_few_pauses_was_a_short_wait() {
+        let (word, places) = (AtomicU32::new(0), places());
+        for mode in [Wait::Spin, Wait::Adaptive] {
+            let mut waiter = Waiter::new(mode, Barrier::Fence, 0);
+            let mut wait = |looks: u32| {
+                let left = Cell::new(looks);
+                let found = waiter.wait(
+                    Doorbell::attach(&word),
+                    &places,
+                    None,
+                    || (),
+                    || {
+                        left.set(left.get().saturating_sub(1));
+                        left.get() == 0
+                    },
+                );
+                (found, waiter.was_short())
+            };
+            let short = SHORT_PAUSES * LOOKS_PER_PAUSE;
+            assert_eq!((wait(1), wait(short)), ((true, true), (true, true)), "{mode:?}");
+            assert_eq!(
+                (wait(short + 1), wait(short)),
+                ((true, false), (true, true)),
+                "{mode:?}: it is of each wait"
+            );
         }
     }
 }

@@ -11,7 +11,7 @@
 pub mod mpmc;
 pub mod spsc;
 
-use crate::limits::{READ_DISTANCE, READ_HOLD_PAUSES, READ_HOLDS, READ_RUNS};
+use crate::limits::{READ_DISTANCE, READ_HOLD_PAUSES, READ_HOLDS};
 use crate::sync::spin_pause;
 
 /// What a slot holds for the sequence that was asked for.
@@ -42,10 +42,10 @@ pub struct ReadAhead {
     line_slots: u64,
     /// Messages come so fast that holding back pays.
     streaming: bool,
-    /// Looks in a row that found a message at once, or soon.
+    /// Messages without a gap between them, each found by a look of its own.
     found: u32,
-    /// What that was before the last look, if it found nothing.
-    found_before: u32,
+    /// Looks in a row that found nothing.
+    missed: u32,
     /// How many of those make a stream. Doubled whenever holding back found next to nothing: a program that publishes
     /// one message and then reads it always finds one at once, and is no stream.
     needed: u32,
@@ -66,6 +66,8 @@ pub enum Poll {
 
 /// A run as short as this was not worth holding back for.
 const RUN_MIN: u64 = 8;
+/// So many looks in a row may find nothing between two messages of a stream.
+const MISSED_MAX: u32 = 3;
 /// Most looks in a row that it takes to become a stream.
 const NEEDED_MAX: u32 = 1 << 10;
 
@@ -73,16 +75,7 @@ impl ReadAhead {
     /// A reader that begins at `next` in a lane of `capacity` slots, of which each `line_slots`, a power of two, are looked at in one cache line.
     pub fn new(next: u64, capacity: u64, line_slots: u64) -> Self {
         let distance = READ_DISTANCE.min(capacity / 4).max(1);
-        Self {
-            next,
-            known: next,
-            distance,
-            line_slots,
-            streaming: false,
-            found: 0,
-            found_before: 0,
-            needed: 2,
-        }
+        Self { next, known: next, distance, line_slots, streaming: false, found: 0, missed: 0, needed: 2 }
     }
 
     /// The sequence that comes next.
@@ -121,12 +114,13 @@ impl ReadAhead {
         }
         match slot(self.next) {
             Slot::Empty => {
-                self.found_before = core::mem::take(&mut self.found);
+                self.note_missed();
                 Poll::Empty
             }
             Slot::Lapped => Poll::Lapped,
             Slot::Filled(_) => {
                 self.known = self.next.wrapping_add(1);
+                self.missed = 0;
                 self.found = self.found.saturating_add(1);
                 self.streaming = self.found >= self.needed;
                 Poll::Ready
@@ -134,35 +128,44 @@ impl ReadAhead {
         }
     }
 
-    /// The last look found nothing, but what it looked for came soon after it: no gap. A reader that catches up with its producer
-    /// slows it down to the pace at which lines travel, and would find each message a moment late for good.
-    #[inline]
-    pub fn came_soon(&mut self) {
-        self.found = self.found_before;
+    /// Is the next message there? Looked for at once, stream or not.
+    pub fn poll_at_once<T>(&mut self, slot: impl Fn(u64) -> Slot<T>) -> Poll {
+        if self.known == self.next {
+            match slot(self.next) {
+                Slot::Empty => return Poll::Empty,
+                Slot::Lapped => return Poll::Lapped,
+                Slot::Filled(_) => self.known = self.next.wrapping_add(1),
+            }
+        }
+        Poll::Ready
     }
 
-    /// The slot that is looked at for a run that begins at `first`.
-    fn end_of_run(&self, first: u64) -> u64 {
-        let last = first.wrapping_add(self.distance - 1);
-        // The first slot of its line: looks at a later one would take the line from the producer at each of those before it.
-        if self.distance < self.line_slots { last } else { last & !(self.line_slots - 1) }
+    /// A look, be it the caller's, has found nothing. One or two are no gap: a reader that has caught up with its producer slows it down to
+    /// the pace at which lines travel, and would find each message a moment late for good.
+    #[inline]
+    pub fn note_missed(&mut self) {
+        self.missed = self.missed.saturating_add(1);
+        if self.missed > MISSED_MAX {
+            self.found = 0;
+        }
+    }
+
+    /// The reader has waited for what comes next, and longer than a message of a stream takes.
+    #[inline]
+    pub fn note_gap(&mut self) {
+        self.found = 0;
+    }
+
+    /// The slot that is waited for: about so far from the next, and the first of its line, since looks at a later one would take the
+    /// line from the producer at each of those before it.
+    fn slot_at(&self, distance: u64) -> u64 {
+        let slot = self.next.wrapping_add(distance - 1);
+        if distance < 2 * self.line_slots { slot } else { slot & !(self.line_slots - 1) }
     }
 
     #[inline(never)]
     fn poll_stream<T>(&mut self, slot: impl Fn(u64) -> Slot<T>, urgent: impl Fn() -> bool) -> Poll {
-        // Where the reader is far behind, so many are there that it need not look at each run by itself.
-        let mut ahead = self.end_of_run(self.next);
-        for _ in 0..READ_RUNS {
-            if !matches!(slot(ahead), Slot::Filled(_)) {
-                break;
-            }
-            self.known = ahead.wrapping_add(1);
-            ahead = self.end_of_run(self.known);
-        }
-        if self.known != self.next {
-            self.needed = 2;
-            return Poll::Ready;
-        }
+        let ahead = self.slot_at(self.distance);
         for part in 1..=READ_HOLDS {
             for _ in 0..READ_HOLD_PAUSES {
                 match slot(ahead) {
@@ -179,12 +182,9 @@ impl ReadAhead {
                     return Poll::Interrupted;
                 }
             }
-            // Held back for longer only while it is on its way there. A slot that was written a while ago tells; a look at the last one
-            // would be in its producer's way.
-            if matches!(
-                slot(self.next.wrapping_add(self.distance * part / READ_HOLDS).wrapping_sub(1)),
-                Slot::Empty
-            ) {
+            // Held back for longer only while it is on its way there. A slot that was written a while ago tells.
+            let come = self.distance * part / READ_HOLDS;
+            if come < RUN_MIN || part == READ_HOLDS || matches!(slot(self.slot_at(come)), Slot::Empty) {
                 break;
             }
         }
@@ -237,15 +237,7 @@ mod tests {
         reader.advance();
         looks.set(0);
         assert_eq!(reader.poll(slot, || false), Poll::Ready);
-        assert_eq!(
-            (reader.known_count(), looks.get()),
-            (READ_RUNS * READ_DISTANCE, READ_RUNS),
-            "a stream is taken in runs"
-        );
-        (0..reader.known_count()).for_each(|_| reader.advance());
-        end.set(reader.next() + READ_DISTANCE + 1);
-        assert_eq!(reader.poll(slot, || false), Poll::Ready);
-        assert_eq!(reader.known_count(), READ_DISTANCE, "no more than there is");
+        assert_eq!((reader.known_count(), looks.get()), (READ_DISTANCE, 1), "a stream is taken in runs");
     }
 
     #[test]
@@ -260,7 +252,7 @@ mod tests {
         assert_eq!(reader.poll(filled_below(&end), || false), Poll::Empty);
     }
 
-    /// What a reader finds that looks whenever `pace` more messages have come since a look that found nothing, each of those soon.
+    /// A reader that hands out what it finds, and meanwhile all but one of `pace` more come: so it never finds one at once.
     fn runs_at(reader: &mut ReadAhead, pace: u64, messages: u64) -> u64 {
         let end = Cell::new(reader.next());
         let mut looks = 0;
@@ -274,7 +266,6 @@ mod tests {
                 }
                 _ => {
                     end.set(end.get() + 1);
-                    reader.came_soon();
                 }
             }
         }
@@ -343,26 +334,94 @@ mod tests {
             assert_eq!(first.get().map(|s| s % 8), Some(0));
             assert!(reader.known_count() > READ_DISTANCE - 8, "{} at once", reader.known_count());
         }
-        let mut small = ReadAhead::new(5, 16, 8);
-        assert_eq!(small.poll(filled_below(&Cell::new(100)), || false), Poll::Ready);
-        assert_eq!(small.known_count(), 1);
     }
+
+    /// All shapes of lanes, small ones included.
+    const SHAPES: [(u64, u64); 8] =
+        [(8, 1), (8, 8), (16, 1), (32, 1), (32, 8), (64, 8), (1024, 1), (1024, 8)];
 
     #[test]
     fn who_always_finds_just_one_message_soon_stops_holding_back() {
-        let end = Cell::new(0);
-        let looks = Cell::new(0);
-        let mut reader = ReadAhead::new(0, 1024, 1);
-        for _ in 0..10_000 {
-            end.set(end.get() + 1);
-            let slot = |s| {
-                looks.set(looks.get() + 1);
-                filled_below(&end)(s)
-            };
-            assert_eq!(reader.poll(slot, || false), Poll::Ready);
+        for (capacity, line_slots) in SHAPES {
+            let end = Cell::new(0);
+            let looks = Cell::new(0);
+            let mut reader = ReadAhead::new(0, capacity, line_slots);
+            for _ in 0..10_000 {
+                end.set(end.get() + 1);
+                let slot = |s| {
+                    looks.set(looks.get() + 1);
+                    filled_below(&end)(s)
+                };
+                assert_eq!(reader.poll(slot, || false), Poll::Ready);
+                reader.advance();
+            }
+            assert!(
+                looks.get() < 11_500,
+                "{} looks for 10,000 messages of {capacity}, {line_slots}",
+                looks.get()
+            );
+        }
+    }
+
+    #[test]
+    fn gaps_end_a_stream_and_moments_do_not() {
+        // So many looks that find nothing, and perhaps a wait: then a message. Is the third one waited for?
+        let holds = |looks: u32, waits: bool| {
+            let end = Cell::new(0);
+            let mut reader = ReadAhead::new(0, 1024, 1);
+            for _ in 0..2 {
+                for _ in 0..looks {
+                    assert_eq!(reader.poll(filled_below(&end), || false), Poll::Empty);
+                }
+                if waits {
+                    reader.note_gap();
+                }
+                end.set(end.get() + 1);
+                assert_eq!(reader.poll(filled_below(&end), || false), Poll::Ready);
+                reader.advance();
+            }
+            reader.streaming
+        };
+        assert!(holds(0, false) && holds(1, false) && holds(MISSED_MAX, false));
+        assert!(!holds(MISSED_MAX + 1, false), "it was looked for in vain");
+        assert!(!holds(1, true), "it was waited for");
+    }
+
+    #[test]
+    fn a_hold_is_as_long_as_what_has_come_is_worth() {
+        for (capacity, line_slots) in SHAPES {
+            let distance = (capacity / 4).min(READ_DISTANCE);
+            for come in 0..distance.saturating_sub(8) {
+                let mut reader = ReadAhead::new(0, capacity, line_slots);
+                reader.streaming = true;
+                let looks = Cell::new(0_u64);
+                let slot = |s| {
+                    looks.set(looks.get() + 1);
+                    if s < come { Slot::Filled(()) } else { Slot::Empty }
+                };
+                let _ = reader.poll(slot, || false);
+                assert_eq!(reader.known_count(), come, "all of it, {capacity}, {line_slots}");
+                let holds = 1 + (come + line_slots - 1) / (distance / READ_HOLDS).max(RUN_MIN);
+                // And a look after each hold, and one at each message and the end.
+                let most = holds * u64::from(READ_HOLD_PAUSES) + READ_HOLDS + come + 2;
+                assert!(looks.get() <= most, "{} looks for {come} of {capacity}, {line_slots}", looks.get());
+            }
+        }
+    }
+
+    #[test]
+    fn a_lane_whose_turn_has_come_is_not_held_back() {
+        let end = Cell::new(5);
+        let mut reader = ReadAhead::new(0, 1024, 8);
+        reader.streaming = true;
+        assert_eq!(reader.poll(filled_below(&end), || true), Poll::Interrupted);
+        for left in (0..5).rev() {
+            assert_eq!(reader.poll_at_once(filled_below(&end)), Poll::Ready);
+            assert_eq!(reader.known_count(), 1, "{left} left");
             reader.advance();
         }
-        assert!(looks.get() < 11_500, "{} looks for 10,000 messages", looks.get());
+        assert_eq!(reader.poll_at_once(filled_below(&end)), Poll::Empty);
+        assert_eq!(reader.poll_at_once(|_| Slot::<()>::Lapped), Poll::Lapped);
     }
 
     #[test]

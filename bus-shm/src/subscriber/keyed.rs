@@ -17,10 +17,11 @@ use super::settle::InHand;
 use super::{ASK_PERIOD, Delivery, Membership, Proof, RawSubscriber};
 use crate::bus::BusInner;
 use crate::error::AttachError;
+use crate::finding::Finding;
 use crate::keys::Seated;
 use crate::listeners::wake_readers;
 use crate::observe::Observer;
-use crate::reader::{Finding, LaneReader, Peek};
+use crate::reader::{LaneReader, Peek};
 use crate::subscriber::Failure;
 use crate::sys::clock::monotonic_ns;
 use crate::topic::TopicCore;
@@ -355,7 +356,7 @@ impl RawSubscriber {
         {
             return Some(Next::Entry(place, index));
         }
-        let lane = picker.pick(|lane| keyed.find((lane, &mut lanes[lane]), &owners[lane], 1) > 0)?;
+        let lane = picker.pick(|lane, _| keyed.find((lane, &mut lanes[lane]), &owners[lane], 1) > 0)?;
         keyed.queue.first(lane).map(Next::Ring)
     }
 

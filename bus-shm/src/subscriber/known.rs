@@ -1,6 +1,7 @@
 //! The next message where nothing has to be decided about it: what most messages are.
 
-use super::{Failure, Proof, RawSubscriber, is_ready};
+use super::look::is_ready;
+use super::{Failure, Proof, RawSubscriber};
 use crate::reader::LaneReader;
 use bus_core::layout::wake::state::is_closed;
 use bus_core::sync::Ordering;
@@ -23,6 +24,7 @@ impl RawSubscriber {
     fn take_first(&mut self) -> bool {
         let lowest = self.lanes.len() - 1;
         self.is_plain
+            && !self.fork.is_child()
             && !self.late.as_ref().is_some_and(|late| late.has_work())
             && self.lanes[..lowest].iter().all(LaneReader::is_quiet)
             && is_ready(&mut self.lanes, lowest)

@@ -15,6 +15,7 @@ mod interrupt;
 mod keyed;
 mod known;
 mod late;
+mod look;
 mod many;
 mod options;
 mod outcomes;
@@ -36,9 +37,10 @@ pub use stall::{Stall, StallPolicy};
 use crate::bus::BusInner;
 use crate::dead_letters::Announcer;
 use crate::error::{AttachError, ReceiveError};
+use crate::finding::Finding;
 use crate::group::{LaneStand, Seat, Wanted};
 use crate::payload::{Bytes, Speak, TypeIdentity};
-use crate::reader::{Finding, Found, LaneReader};
+use crate::reader::{Found, LaneReader};
 use crate::region::Region;
 use crate::repair;
 use crate::requests::Replies;
@@ -54,10 +56,10 @@ use bus_core::layout::{groups, owners, ring, wake};
 use bus_core::limits::LANES_MAX;
 use bus_core::outcome;
 use bus_core::owner::{OwnerWord, Owners};
-use bus_core::ring::Poll;
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
 use keyed::Keyed;
 use late::{Late, Settings, Verdict};
+use look::is_ready;
 use screen::Screen;
 use settle::InHand;
 use std::cell::{Cell, RefCell};
@@ -470,21 +472,6 @@ impl RawSubscriber {
         Ok(true)
     }
 
-    /// The lane of the next message in the common case, in few steps: a run in the lowest lane, and nothing new above. The
-    /// lowest passes nobody over, so the guard has no say in it.
-    #[inline]
-    fn pick_known(&self) -> Option<usize> {
-        let (lowest, above) = self.lanes.split_last()?;
-        (lowest.has_known() && above.iter().all(LaneReader::is_quiet)).then_some(above.len())
-    }
-
-    /// The lane of the next message.
-    #[inline]
-    fn pick(&mut self) -> Option<usize> {
-        let Self { picker, lanes, .. } = self;
-        picker.pick(|lane| is_ready(lanes, lane))
-    }
-
     /// A message that comes again, is of another type, or needs a look. False if it is passed over.
     #[cold]
     fn deliver_unusual(&mut self) -> Result<bool, Failure> {
@@ -700,12 +687,10 @@ impl RawSubscriber {
         self.interrupted.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 
-    /// Waits until a message is in `current`, or until `deadline`: false when that has passed, or the wait was interrupted.
+    /// Waits until a message is in `current`, which it was not just before, or until `deadline`: false when that has passed, or the wait was
+    /// interrupted.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<bool, Failure> {
         loop {
-            if self.poll_new()? {
-                return Ok(true);
-            }
             let is_cut = std::mem::take(&mut self.is_cut) || self.is_interrupted();
             if is_cut || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(false);
@@ -726,8 +711,11 @@ impl RawSubscriber {
             if !waiter.wait(*message_bell, bus.spin(), until, beat, ready) {
                 self.look_around()?;
                 self.lanes.iter_mut().for_each(LaneReader::distrust);
-            } else if waiter.was_short() {
-                self.lanes.iter_mut().for_each(LaneReader::came_soon);
+            } else if !waiter.was_short() {
+                self.lanes.iter_mut().for_each(LaneReader::note_gap);
+            }
+            if self.poll_new()? {
+                return Ok(true);
             }
         }
     }
@@ -740,17 +728,6 @@ fn beat_of<'a>(lanes: &[LaneReader], rested_at: &'a mut u64, bus: &'a BusInner) 
         if std::mem::replace(rested_at, position) != position {
             bus.beat();
         }
-    }
-}
-
-/// Does this lane have a message? While a stream is awaited, more urgent lanes are watched.
-#[inline]
-fn is_ready(lanes: &mut [LaneReader], lane: usize) -> bool {
-    let (above, rest) = lanes.split_at_mut(lane);
-    let Some(this) = rest.first_mut() else { return false };
-    match this.poll(|| above.iter().any(LaneReader::is_filled)) {
-        Poll::Ready | Poll::Lapped => true,
-        Poll::Empty | Poll::Interrupted => false,
     }
 }
 
@@ -952,8 +929,8 @@ impl<T: Speak> Subscriber<T> {
             };
             if !waiter.wait(*message_bell, bus.spin(), until, beat, ready) {
                 self.raw.look_around()?;
-            } else if waiter.was_short() {
-                lanes.iter_mut().for_each(LaneReader::came_soon);
+            } else if !waiter.was_short() {
+                lanes.iter_mut().for_each(LaneReader::note_gap);
             }
             self.raw.check()?;
         }
