@@ -357,7 +357,10 @@ fn a_batch_can_wait_for_more_while_it_holds_some() {
     publisher.publish(&Words::numbered(1)).unwrap();
     let second = batch.next_message_timeout(Duration::from_secs(10)).unwrap().unwrap();
     assert!(second.value().unwrap().is_numbered(1));
-    assert_eq!(batch.ack(), 2);
+    publisher.publish(&Words::numbered(2)).unwrap();
+    let third = batch.next_message_timeout(Duration::ZERO).unwrap().expect("no time to wait is time to look");
+    assert!(third.value().unwrap().is_numbered(2));
+    assert_eq!(batch.ack(), 3);
     assert!(bus.now_ns() > 0);
 }
 

@@ -4,6 +4,7 @@
 use std::hint::black_box;
 use std::mem::MaybeUninit;
 
+use bus_core::limits::ARENA_BOUND_DEFAULT_BYTES;
 use rkyv::rancor::Failure;
 use rkyv::ser::writer::Buffer;
 
@@ -18,8 +19,11 @@ use crate::spec::{BATCH, Spec, Step};
 
 use super::Part;
 
-/// Messages between two readings of the clock: half of a ring of default size.
-const BURST: usize = 500;
+/// Messages between two readings of the clock: half of a ring of default size, and of large ones half of a publisher's memory.
+const fn burst_of(words: usize) -> usize {
+    let fit = ARENA_BOUND_DEFAULT_BYTES as usize / 2 / (words * size_of::<u64>());
+    if fit < 500 { fit } else { 500 }
+}
 
 /// Only role 0 has anything to do.
 pub(crate) fn open<const WORDS: usize>(bus: &Connection, spec: &Spec, _: usize) -> Result<Box<dyn Part>> {
@@ -47,7 +51,7 @@ struct Way<const WORDS: usize> {
 
 impl<const WORDS: usize> Way<WORDS> {
     fn publish(&mut self) -> Result<()> {
-        for _ in 0..BURST {
+        for _ in 0..burst_of(WORDS) {
             fill(&mut self.block.words, self.number, 0);
             self.to.publish(&self.block)?;
             self.number += 1;
@@ -58,7 +62,7 @@ impl<const WORDS: usize> Way<WORDS> {
     /// Takes and acknowledges a burst, one by one, without a look at what the messages carry.
     fn take(&mut self, clock: &Clock) -> Result<f64> {
         let start = clock.now();
-        for _ in 0..BURST {
+        for _ in 0..burst_of(WORDS) {
             self.from.receive()?.ack();
         }
         Ok(clock.ns_f64(clock.now() - start))
@@ -68,8 +72,8 @@ impl<const WORDS: usize> Way<WORDS> {
     fn take_batches(&mut self, clock: &Clock) -> Result<f64> {
         let start = clock.now();
         let mut count = 0;
-        while count < BURST {
-            count += self.from.take_batch(BATCH.min(BURST - count))?;
+        while count < burst_of(WORDS) {
+            count += self.from.take_batch(BATCH.min(burst_of(WORDS) - count))?;
         }
         Ok(clock.ns_f64(clock.now() - start))
     }
@@ -128,7 +132,7 @@ fn archived<const WORDS: usize>(block: &Block<WORDS>) -> Result<rkyv::util::Alig
 fn archive<const WORDS: usize>(clock: &Clock, block: &Block<WORDS>) -> Result<f64> {
     let mut memory: Vec<MaybeUninit<u8>> = vec![MaybeUninit::uninit(); size_of::<Block<WORDS>>() + 64];
     let start = clock.now();
-    for _ in 0..BURST {
+    for _ in 0..burst_of(WORDS) {
         let buffer = Buffer::from(memory.as_mut_slice());
         let written = rkyv::api::high::to_bytes_in::<_, Failure>(black_box(block), buffer)
             .map_err(|error| BenchError::Bus { call: "archive", text: error.to_string() })?;
@@ -140,7 +144,7 @@ fn archive<const WORDS: usize>(clock: &Clock, block: &Block<WORDS>) -> Result<f6
 fn validate<const WORDS: usize>(clock: &Clock, block: &Block<WORDS>) -> Result<f64> {
     let bytes = archived(block)?;
     let start = clock.now();
-    for _ in 0..BURST {
+    for _ in 0..burst_of(WORDS) {
         let root = rkyv::access::<ArchivedBlock<WORDS>, Failure>(black_box(&bytes));
         black_box(root.is_ok());
     }
@@ -153,7 +157,7 @@ fn access<const WORDS: usize>(clock: &Clock, block: &mut Block<WORDS>) -> Result
     let root = rkyv::access::<ArchivedBlock<WORDS>, Failure>(&bytes)
         .map_err(|error| BenchError::Bus { call: "access", text: error.to_string() })?;
     let start = clock.now();
-    for _ in 0..BURST {
+    for _ in 0..burst_of(WORDS) {
         black_box(content(black_box(root)));
     }
     Ok(clock.ns_f64(clock.now() - start))
@@ -165,8 +169,8 @@ impl<const WORDS: usize> Part for Cost<WORDS> {
         let mut blocks = Blocks::new();
         let mut outcome = Outcome::of("both");
         while clock.now() < until {
-            blocks.push(self.burst(clock)?, BURST as u64);
-            outcome.ops += BURST as u64;
+            blocks.push(self.burst(clock)?, burst_of(WORDS) as u64);
+            outcome.ops += burst_of(WORDS) as u64;
         }
         outcome.block_ns = blocks.median_ns();
         Ok(outcome)

@@ -423,7 +423,8 @@ impl<T: Speak> Batch<'_, T> {
             return Ok(None);
         }
         self.looked_on = true;
-        if !self.subscriber.raw.wait(Instant::now().checked_add(timeout))? {
+        let raw = &mut self.subscriber.raw;
+        if !raw.poll()? && !raw.wait(Instant::now().checked_add(timeout))? {
             return Ok(None);
         }
         self.left -= 1;

@@ -1,6 +1,7 @@
 //! Publishes and receives as many messages as asked for, in one process, with nothing else in use: what `ci/instructions` counts.
 //!
-//! `hot_path many|one|shared|keyed COUNT`: a topic of many producers, of one, or a shared or keyed group.
+//! `hot_path many|one|shared|keyed COUNT RUN`: a topic of many producers, of one, or a shared or keyed group; so many messages, published by
+//! so many, no more than the ring has slots, before they are received.
 //!
 //! Nothing else may publish or receive in this program: a second place that calls them changes what the compiler puts where, and so
 //! the count (by 60 instructions a message where it was tried).
@@ -16,9 +17,6 @@ struct Reading {
 }
 bus_shm::message!(Reading, version 1, { words });
 
-/// Messages between two turns of the same loop, fewer than the ring has slots.
-const RUN: u64 = 256;
-
 fn receive(subscriber: &mut Subscriber<Reading>) -> Result<u64, Box<dyn std::error::Error>> {
     let message = subscriber.receive()?;
     let first = message.value()?.words[0].to_native();
@@ -26,7 +24,7 @@ fn receive(subscriber: &mut Subscriber<Reading>) -> Result<u64, Box<dyn std::err
     Ok(first)
 }
 
-fn run(kind: &str, count: u64) -> Result<u64, Box<dyn std::error::Error>> {
+fn run(kind: &str, count: u64, each: u64) -> Result<u64, Box<dyn std::error::Error>> {
     let bus = Bus::builder(&format!("hot-path-{}", std::process::id())).temporary(true).open()?;
     let topic =
         bus.topic_builder::<Reading>("readings").producers(if kind == "one" { 1 } else { 64 }).open()?;
@@ -39,11 +37,11 @@ fn run(kind: &str, count: u64) -> Result<u64, Box<dyn std::error::Error>> {
     let mut subscriber = group.join()?;
     let mut publisher = topic.publisher()?;
     let mut sum = 0;
-    for run in 0..count / RUN {
-        for index in 0..RUN {
-            publisher.publish(&Reading { words: [run * RUN + index; 8] })?;
+    for run in 0..count / each {
+        for index in 0..each {
+            publisher.publish(&Reading { words: [run * each + index; 8] })?;
         }
-        for _ in 0..RUN {
+        for _ in 0..each {
             sum += receive(&mut subscriber)?;
         }
     }
@@ -51,13 +49,13 @@ fn run(kind: &str, count: u64) -> Result<u64, Box<dyn std::error::Error>> {
 }
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    let (Some(kind), Some(count)) = (arguments.next(), arguments.next().and_then(|count| count.parse().ok()))
-    else {
-        eprintln!("hot_path many|one|shared|keyed COUNT");
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let numbers = |index: usize| arguments.get(index).and_then(|number| number.parse().ok());
+    let (Some(kind), Some(count), Some(each @ 1..)) = (arguments.first(), numbers(1), numbers(2)) else {
+        eprintln!("hot_path many|one|shared|keyed COUNT RUN");
         return ExitCode::from(2);
     };
-    match run(&kind, count) {
+    match run(kind, count, each) {
         Ok(sum) => {
             println!("{sum}");
             ExitCode::SUCCESS
