@@ -56,8 +56,8 @@ pub const TYPE_NAME_BYTES_MAX: usize = 72;
 pub const READ_DISTANCE: u64 = 64;
 /// How many pauses a streaming reader holds back for that slot.
 pub const READ_HOLD_PAUSES: u32 = 32;
-/// How often it does so, if a quarter, half, and three quarters of that distance have been published by then. Both together bound what a
-/// message waits; the last ones of a burst wait for one hold more than they are quarters.
+/// How often at most it does so for one run, as long as each time a quarter of it comes. So a message waits for four holds at most, and the
+/// last of a burst for two.
 pub const READ_HOLDS: u64 = 4;
 /// A waiting lower lane gets one message after this many from higher ones, unless set.
 pub const STARVATION_GUARD_DEFAULT: u32 = 256;

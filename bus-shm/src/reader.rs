@@ -528,7 +528,7 @@ impl LaneReader {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_cell(
         &mut self,
         sequence: u64,

@@ -156,17 +156,12 @@ impl ReadAhead {
         self.found = 0;
     }
 
-    /// The slot that is waited for: about so far from the next, and the first of its line, since looks at a later one would take the
-    /// line from the producer at each of those before it.
-    fn slot_at(&self, distance: u64) -> u64 {
-        let slot = self.next.wrapping_add(distance - 1);
-        if distance < 2 * self.line_slots { slot } else { slot & !(self.line_slots - 1) }
-    }
-
     #[inline(never)]
     fn poll_stream<T>(&mut self, slot: impl Fn(u64) -> Slot<T>, urgent: impl Fn() -> bool) -> Poll {
-        let ahead = self.slot_at(self.distance);
-        for part in 1..=READ_HOLDS {
+        let ahead = self.next.wrapping_add(self.distance - 1);
+        // The first slot of its line: looks at a later one would take the line from the producer at each of those before it.
+        let ahead = if self.distance < 2 * self.line_slots { ahead } else { ahead & !(self.line_slots - 1) };
+        for _ in 0..READ_HOLDS {
             for _ in 0..READ_HOLD_PAUSES {
                 match slot(ahead) {
                     Slot::Filled(_) => {
@@ -182,15 +177,15 @@ impl ReadAhead {
                     return Poll::Interrupted;
                 }
             }
-            // Held back for longer only while it is on its way there. A slot that was written a while ago tells.
-            let come = self.distance * part / READ_HOLDS;
-            if come < RUN_MIN || part == READ_HOLDS || matches!(slot(self.slot_at(come)), Slot::Empty) {
+            // The stream is slower than a hold, or over: what has come is taken, so that the hold is paid once a run. Held back for
+            // longer only while a good part of a run comes each time.
+            let before = self.known;
+            while self.known_count() < self.distance && matches!(slot(self.known), Slot::Filled(_)) {
+                self.known = self.known.wrapping_add(1);
+            }
+            if self.known.wrapping_sub(before) < (self.distance / READ_HOLDS).max(RUN_MIN) {
                 break;
             }
-        }
-        // The stream is slower than the hold, or over: take what has come, so that the hold is paid once a run.
-        while self.known_count() < self.distance && matches!(slot(self.known), Slot::Filled(_)) {
-            self.known = self.known.wrapping_add(1);
         }
         if self.known_count() < RUN_MIN {
             self.streaming = false;
@@ -307,10 +302,10 @@ mod tests {
         };
         assert_eq!(hold(u64::MAX, 1).0, READ_DISTANCE);
         assert_eq!(hold(u64::MAX, 2).0, READ_DISTANCE, "four holds are enough for it");
-        let (found, looks) = hold(u64::MAX, 3);
-        // A look whether it is there, one hold, a look whether it is on its way, and one at each that has come.
-        let most = READ_HOLD_PAUSES + 3 + found as u32;
-        assert!(found < READ_DISTANCE / 3 && looks <= most, "slower than that: {found} in {looks} looks");
+        let (found, looks) = hold(u64::MAX, 4);
+        // One hold, and a look at each that has come and at the end.
+        let most = READ_HOLD_PAUSES + 1 + found as u32;
+        assert!(found < READ_DISTANCE / 4 && looks <= most, "slower than that: {found} in {looks} looks");
         let (found, looks) = hold(20, 1);
         assert_eq!(found, 20);
         assert!(looks < 2 * READ_HOLD_PAUSES + 30, "{looks} looks for the rest of a burst");
@@ -401,9 +396,9 @@ mod tests {
                 };
                 let _ = reader.poll(slot, || false);
                 assert_eq!(reader.known_count(), come, "all of it, {capacity}, {line_slots}");
-                let holds = 1 + (come + line_slots - 1) / (distance / READ_HOLDS).max(RUN_MIN);
-                // And a look after each hold, and one at each message and the end.
-                let most = holds * u64::from(READ_HOLD_PAUSES) + READ_HOLDS + come + 2;
+                let holds = 1 + u64::from(come >= (distance / READ_HOLDS).max(RUN_MIN));
+                // And a look at each message and, after each hold, at the end.
+                let most = holds * u64::from(READ_HOLD_PAUSES) + come + holds + 1;
                 assert!(looks.get() <= most, "{} looks for {come} of {capacity}, {line_slots}", looks.get());
             }
         }

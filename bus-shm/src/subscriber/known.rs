@@ -14,17 +14,16 @@ impl RawSubscriber {
     }
 
     /// The same where no run is known: the first message after a gap is as plain as the next of a run, mostly.
-    #[inline(never)]
+    #[inline(always)]
     pub(super) fn poll_new(&mut self) -> Result<bool, Failure> {
-        if self.take_first() { Ok(true) } else { self.poll_all() }
+        if self.is_plain && self.take_first() { Ok(true) } else { self.poll_all() }
     }
 
     /// Looks into the lowest lane where nothing is new above, and nothing that failed before waits for its time.
-    #[inline]
+    #[inline(never)]
     fn take_first(&mut self) -> bool {
         let lowest = self.lanes.len() - 1;
-        self.is_plain
-            && !self.fork.is_child()
+        !self.fork.is_child()
             && !self.late.as_ref().is_some_and(|late| late.has_work())
             && self.lanes[..lowest].iter().all(LaneReader::is_quiet)
             && is_ready(&mut self.lanes, lowest)
