@@ -19,9 +19,9 @@ use crate::spec::{BATCH, Spec, Step};
 
 use super::Part;
 
-/// Messages between two readings of the clock: half of a ring of default size, and of large ones half of a publisher's memory.
+/// Messages between two readings of the clock: half of a ring of default size, and of large ones what a quarter of a publisher's memory holds.
 const fn burst_of(words: usize) -> usize {
-    let fit = ARENA_BOUND_DEFAULT_BYTES as usize / 2 / (words * size_of::<u64>());
+    let fit = ARENA_BOUND_DEFAULT_BYTES as usize / 4 / (words * size_of::<u64>());
     if fit < 500 { fit } else { 500 }
 }
 
