@@ -8,7 +8,7 @@ use crate::finding::Finding;
 use crate::group::{Joined, LaneStand};
 use crate::repair;
 use crate::subscriber::Failure;
-use crate::sys::prefetch::{self, SLOTS_AHEAD};
+use crate::sys::prefetch::{self, LINE_WORDS, SLOTS_AHEAD};
 use crate::topic::{LaneRing, TopicCore};
 use bus_core::extension::Extension;
 use bus_core::group::{self, Handed};
@@ -100,13 +100,13 @@ impl LaneReader {
         let config = *core.config();
         let ring = core.lane_ring(lane)?;
         let line_slots = match &ring {
-            LaneRing::Mpmc(_) => prefetch::LINE_BYTES / size_of::<AtomicU64>(),
+            LaneRing::Mpmc(_) => LINE_WORDS,
             LaneRing::Spsc(_) => 1,
         };
         Ok(Self {
             lane,
             ring,
-            ahead: ReadAhead::new(0, u64::from(config.capacity), line_slots as u64),
+            ahead: ReadAhead::new(0, u64::from(config.capacity), line_slots),
             quiet: None,
             hint: core.held_ring_word(ring::hint(lane))?,
             max_bytes: config.message_bytes as u32,

@@ -29,7 +29,7 @@ use crate::listeners::wake_readers;
 use crate::payload::{Bytes, Message, Speak, encode, encoded_bytes};
 use crate::repair::{self, Keep};
 use crate::sys::clock::Clock;
-use crate::sys::prefetch::{self, LINE_BYTES, SLOTS_AHEAD};
+use crate::sys::prefetch::{self, LINE_WORDS, SLOTS_AHEAD};
 use crate::sys::process::ForkMark;
 use crate::topic::{LaneRing, Role, Topic, TopicCore};
 use crate::wait;
@@ -50,9 +50,6 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Words of slots in one cache line, where many may publish.
-const SLOT_WORDS_IN_LINE: u64 = (LINE_BYTES / size_of::<u64>()) as u64;
 
 /// How long `publish` waits for room unless set.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(1);
@@ -479,7 +476,7 @@ impl RawPublisher {
         let name = CellName { producer, cell: draft.cell };
         // The compare-and-swap that publishes waits for the line of the slot's word too, which readers have had since the last lap: the next
         // one is asked for while this one is filled.
-        prefetch::line_for_writing(ring.word(this.next.wrapping_add(SLOT_WORDS_IN_LINE)).as_ptr().cast());
+        prefetch::line_for_writing(ring.word(this.next.wrapping_add(LINE_WORDS)).as_ptr().cast());
         let recompute = |s| gate_with_room(core, lane, s);
         let address = move |s| draft.address(s);
         let sequence = ring.publish(this.hint, name, &mut this.cached_gate, recompute, address).ok()?;

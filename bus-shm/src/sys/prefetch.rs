@@ -3,6 +3,8 @@
 
 /// Bytes of a cache line.
 pub const LINE_BYTES: usize = 64;
+/// Words of one: as many slots of a lane of many producers share it.
+pub const LINE_WORDS: u64 = (LINE_BYTES / size_of::<u64>()) as u64;
 
 /// Slots of a one-producer lane between the one in hand and the one that is asked for: as many as cover the way of a line from core to
 /// core with work. Twice or half as many made no difference.
