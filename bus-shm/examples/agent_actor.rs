@@ -3,5 +3,5 @@
 mod pipeline;
 
 fn main() -> std::process::ExitCode {
-    pipeline::main("actor", std::env::args().skip(1))
+    pipeline::main("actor", pipeline::actor::start, std::env::args().skip(1))
 }

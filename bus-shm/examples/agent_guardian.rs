@@ -3,5 +3,5 @@
 mod pipeline;
 
 fn main() -> std::process::ExitCode {
-    pipeline::main("guardian", std::env::args().skip(1))
+    pipeline::main("guardian", pipeline::guardian::start, std::env::args().skip(1))
 }

@@ -3,5 +3,5 @@
 mod pipeline;
 
 fn main() -> std::process::ExitCode {
-    pipeline::main("learner", std::env::args().skip(1))
+    pipeline::main("learner", pipeline::learner::start, std::env::args().skip(1))
 }

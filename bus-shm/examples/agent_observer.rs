@@ -3,5 +3,5 @@
 mod pipeline;
 
 fn main() -> std::process::ExitCode {
-    pipeline::main("observer", std::env::args().skip(1))
+    pipeline::main("observer", pipeline::observer::start, std::env::args().skip(1))
 }

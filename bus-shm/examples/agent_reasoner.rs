@@ -3,5 +3,5 @@
 mod pipeline;
 
 fn main() -> std::process::ExitCode {
-    pipeline::main("reasoner", std::env::args().skip(1))
+    pipeline::main("reasoner", pipeline::reasoner::start, std::env::args().skip(1))
 }

@@ -4,13 +4,21 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
-use stepped::operations::OPERATIONS;
+use stepped::operations::{OPERATIONS, Operation};
 use tests::stepper::{Effort, heading, pause, prove};
 
 /// Past the test harness, which keeps what a test that passes says to itself.
 fn say(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Operations that are stepped through at the same time: while one waits for a child, the other goes on.
+const AT_ONCE: usize = 2;
+
+fn next_of(operations: &Mutex<impl Iterator<Item = &'static Operation>>) -> Option<&'static Operation> {
+    operations.lock().expect("no panic").next()
 }
 
 #[test]
@@ -25,16 +33,21 @@ fn every_instruction() {
     let wanted = std::env::var("SHMBUS_OPERATION").unwrap_or_default();
     let program = Path::new(env!("CARGO_BIN_EXE_step_child"));
     say(&format!("\n{}\n", heading()));
-    let mut lines = Vec::new();
-    for operation in OPERATIONS.iter().filter(|operation| operation.name.contains(&wanted)) {
-        let line = prove(program, operation, effort);
-        say(&format!("{line}\n"));
-        lines.push(line);
-    }
-    let failures: Vec<_> = lines
-        .iter()
-        .flat_map(|line| line.failures.iter().map(move |failure| format!("{}: {failure}", line.name)))
-        .collect();
+    let operations = Mutex::new(OPERATIONS.iter().filter(|operation| operation.name.contains(&wanted)));
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(operation) = next_of(&operations) {
+                    let line = prove(program, operation, effort);
+                    say(&format!("{line}\n"));
+                    let named = line.failures.iter().map(|failure| format!("{}: {failure}", line.name));
+                    failures.lock().expect("no panic").extend(named);
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().expect("no panic");
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
 

@@ -11,6 +11,7 @@ use crate::signals::Signals;
 use crate::units;
 use bus_shm::Bus;
 use bus_shm::inspect::{BusView, TopicView};
+use pipeline::Start;
 use pipeline::messages::TOPICS;
 use pipeline::options::Options;
 use pipeline::report::describe;
@@ -55,9 +56,22 @@ pub(crate) struct AgentArgs {
     options: Vec<String>,
 }
 
+/// The agents, in the order in which a request comes to them.
+const ROLES: [(&str, Start); 5] = [
+    ("observer", pipeline::observer::start),
+    ("reasoner", pipeline::reasoner::start),
+    ("guardian", pipeline::guardian::start),
+    ("actor", pipeline::actor::start),
+    ("learner", pipeline::learner::start),
+];
+
 /// One of the agents.
 pub(crate) fn run_agent(args: &AgentArgs) -> ExitCode {
-    pipeline::main(&args.role, args.options.iter().cloned())
+    let Some((role, start)) = ROLES.into_iter().find(|(role, _)| *role == args.role) else {
+        eprintln!("no agent is called {:?}; there are {}", args.role, ROLES.map(|(role, _)| role).join(", "));
+        return ExitCode::from(2);
+    };
+    pipeline::main(role, start, args.options.iter().cloned())
 }
 
 /// All five, and what they do.
@@ -79,7 +93,7 @@ pub(crate) fn run(place: &Place, args: &Args) -> Outcome {
     let mut lag = Lag::new(BusView::open(&options.bus, place.dir.as_deref())?);
     let (sender, events) = channel();
     let mut agents = Agents { bus, children: Vec::new() };
-    for role in pipeline::ROLES {
+    for (role, _) in ROLES {
         agents.start(role, place, &options, &sender)?;
     }
     if !args.json {
@@ -151,10 +165,10 @@ impl Agents {
     }
 
     fn introduction(&self, options: &Options) -> String {
-        let agents: Vec<_> = pipeline::ROLES
+        let agents: Vec<_> = ROLES
             .iter()
             .zip(&self.children)
-            .map(|(role, child)| format!("{role} ({})", child.id()))
+            .map(|((role, _), child)| format!("{role} ({})", child.id()))
             .collect();
         format!(
             "{} requests, {} under way at a time, through {}\nbus {:?}, gone at the end; `shmbus top -b {}` shows more\n",
@@ -196,7 +210,7 @@ impl Agents {
     }
 
     fn check_end(&mut self, number: usize, said: &Value) -> Outcome {
-        let role = pipeline::ROLES[number];
+        let (role, _) = ROLES[number];
         let fail = |why: &dyn std::fmt::Display| {
             Failure::new(Code::Error, format_args!("the agent {role:?} has failed: {why}"))
         };

@@ -18,14 +18,15 @@
 //!   and each agent passes it on and ends. SIGTERM ends one sooner; started again, it goes on where it stood.
 //!
 //! The five programs `agent_*.rs` and the command `shmbus demo` both consist of this code.
+#![allow(dead_code, reason = "each of the five programs is one of the agents")]
 
-mod actor;
-mod guardian;
-mod learner;
+pub(crate) mod actor;
+pub(crate) mod guardian;
+pub(crate) mod learner;
 pub(crate) mod messages;
-mod observer;
+pub(crate) mod observer;
 pub(crate) mod options;
-mod reasoner;
+pub(crate) mod reasoner;
 pub(crate) mod report;
 
 use bus_shm::handlers::HandlerError;
@@ -34,14 +35,14 @@ use options::Options;
 use report::{Book, Report};
 use std::process::ExitCode;
 
-/// Names of the agents, in the order in which a request comes to them.
-pub(crate) const ROLES: [&str; 5] = ["observer", "reasoner", "guardian", "actor", "learner"];
-
 /// What an agent's work can end with.
 type Outcome<T> = Result<T, HandlerError>;
 
+/// Adds an agent's handler.
+pub(crate) type Start = fn(&Bus, &Options, &mut Handlers, Book) -> Outcome<()>;
+
 /// All that one of the five programs does.
-pub(crate) fn main(role: &str, arguments: impl IntoIterator<Item = String>) -> ExitCode {
+pub(crate) fn main(role: &str, start: Start, arguments: impl IntoIterator<Item = String>) -> ExitCode {
     let options = match Options::parse(arguments) {
         Ok(options) => options,
         Err(text) => {
@@ -50,7 +51,7 @@ pub(crate) fn main(role: &str, arguments: impl IntoIterator<Item = String>) -> E
         }
     };
     let cleanup = options.until_eof.then(|| options::take_bus_down_at_eof(&options));
-    let outcome = run(role, &options);
+    let outcome = run(role, start, &options);
     let failed = outcome.is_err();
     report::print(role, outcome, &options);
     if !failed {
@@ -63,19 +64,11 @@ pub(crate) fn main(role: &str, arguments: impl IntoIterator<Item = String>) -> E
     ExitCode::FAILURE
 }
 
-fn run(role: &str, options: &Options) -> Outcome<Report> {
+fn run(role: &str, start: Start, options: &Options) -> Outcome<Report> {
     // Made by whichever agent comes first, gone with the last. A parent process has made it before, and nobody may make it
     // again when that has ended.
     let bus = Bus::builder(&options.bus).service(role).temporary(true).create(!options.until_eof).open()?;
     let (mut handlers, book) = (Handlers::new(), Book::default());
-    let start = match role {
-        "observer" => observer::start,
-        "reasoner" => reasoner::start,
-        "guardian" => guardian::start,
-        "actor" => actor::start,
-        "learner" => learner::start,
-        other => return Err(format!("no agent is called {other:?}; there are {}", ROLES.join(", ")).into()),
-    };
     start(&bus, options, &mut handlers, book.clone())?;
     // Until the closing request, or SIGTERM.
     for handled in handlers.run()? {
