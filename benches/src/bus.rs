@@ -5,59 +5,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bus_shm::inspect::BusView;
-use bus_shm::payload::Fingerprint;
 use bus_shm::{Ask, Bus, Lane, PublishError, RequestError, Wait};
 
+use crate::block::{ArchivedBlock, Block};
 use crate::content::{check, fill_bytes};
 use crate::error::{BenchError, Result};
 use crate::spec::{Spec, WaitMode};
 
 /// Longest wait for a batch; longer than any pause inside a slice.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The payload: words and nothing else.
-#[derive(Debug, rkyv::Archive, rkyv::Serialize)]
-#[repr(C)]
-pub struct Block<const WORDS: usize> {
-    /// What [`crate::content::fill`] writes.
-    pub words: [u64; WORDS],
-}
-
-impl<const WORDS: usize> Default for Block<WORDS> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<const WORDS: usize> Block<WORDS> {
-    /// All words 0.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { words: [0; WORDS] }
-    }
-}
-
-// By hand: the bus's macro is for types without parameters.
-impl<const WORDS: usize> bus_shm::Message for Block<WORDS> {
-    const NAME: &'static str = match WORDS {
-        8 => "Block64",
-        128 => "Block1024",
-        8_192 => "Block65536",
-        131_072 => "Block1048576",
-        _ => "Block",
-    };
-    const VERSION: u32 = 1;
-
-    fn fingerprint() -> u64 {
-        Fingerprint::new::<Self>(Self::NAME, Self::VERSION)
-            .field::<Self, _>(
-                "words",
-                |block| &block.words,
-                core::mem::offset_of!(ArchivedBlock<WORDS>, words),
-            )
-            .finish()
-    }
-}
 
 /// What a row changes from a topic's defaults.
 #[derive(Debug, Clone, Copy)]

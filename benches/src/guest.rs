@@ -14,8 +14,8 @@ use crate::process::{Directory, Pool};
 use crate::report::{FloorReport, Machine};
 use crate::slices::{FloorKind, measure};
 
+pub use crate::block::{ArchivedBlock, Block};
 pub use crate::blocks::{Blocks, Stream};
-pub use crate::bus::{ArchivedBlock, Block};
 pub use crate::cores::pin;
 pub use crate::floor::Turn;
 pub use crate::histogram::{Nanos, Sparse};

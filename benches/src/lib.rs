@@ -17,6 +17,7 @@
 //! ```
 
 mod aims;
+mod block;
 mod blocks;
 mod bus;
 pub mod clock;

@@ -8,8 +8,9 @@ use bus_core::limits::ARENA_BOUND_DEFAULT_BYTES;
 use rkyv::rancor::Failure;
 use rkyv::ser::writer::Buffer;
 
+use crate::block::{ArchivedBlock, Block};
 use crate::blocks::Blocks;
-use crate::bus::{ArchivedBlock, Block, Connection, Publisher, Settings, Subscriber, content};
+use crate::bus::{Connection, Publisher, Settings, Subscriber, content};
 use crate::clock::Clock;
 use crate::content::fill;
 use crate::error::{BenchError, Result};

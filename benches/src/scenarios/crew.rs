@@ -5,8 +5,9 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::block::Block;
 use crate::blocks::Blocks;
-use crate::bus::{Block, Connection, Publisher, Settings, Subscriber};
+use crate::bus::{Connection, Publisher, Settings, Subscriber};
 use crate::content::{Order, fill};
 use crate::error::Result;
 use crate::floor::Turn;

@@ -4,8 +4,9 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::block::Block;
 use crate::blocks::Blocks;
-use crate::bus::{Block, Connection, Publisher, Settings, Subscriber};
+use crate::bus::{Connection, Publisher, Settings, Subscriber};
 use crate::clock::thread_cpu_ns;
 use crate::content::{Order, fill};
 use crate::error::Result;

@@ -1,8 +1,9 @@
 //! `latency`: a message there and one back; one way is half of it. Blocks without a clock reading inside (for the
 //! ratio) alternate with blocks in which both sides time each round trip (for the histograms).
 
+use crate::block::Block;
 use crate::blocks::Blocks;
-use crate::bus::{Block, Connection, Publisher, Settings, Subscriber};
+use crate::bus::{Connection, Publisher, Settings, Subscriber};
 use crate::content::{Order, fill};
 use crate::error::Result;
 use crate::floor::{self, Turn};

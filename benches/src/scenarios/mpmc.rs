@@ -4,7 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::bus::{Block, Connection, Message, Publisher, Settings, Subscriber};
+use crate::block::Block;
+use crate::bus::{Connection, Message, Publisher, Settings, Subscriber};
 use crate::content::{Order, fill, identity, split};
 use crate::error::Result;
 use crate::floor::Turn;

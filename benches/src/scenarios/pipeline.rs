@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::bus::{Block, Connection, Publisher, Settings, Subscriber};
+use crate::block::Block;
+use crate::bus::{Connection, Publisher, Settings, Subscriber};
 use crate::content::{Order, check, fill};
 use crate::error::Result;
 use crate::floor::Turn;

@@ -5,7 +5,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::bus::{Block, Connection, Publisher, Settings, Subscriber};
+use crate::block::Block;
+use crate::bus::{Connection, Publisher, Settings, Subscriber};
 use crate::content::{Order, fill};
 use crate::error::Result;
 use crate::floor::Turn;

@@ -1,7 +1,8 @@
 //! `latency` by request and reply: the ping-pong again, with a requester that spins on one side and a replier on the other.
 
+use crate::block::Block;
 use crate::blocks::Blocks;
-use crate::bus::{Block, Connection, Requester, Settings, Subscriber};
+use crate::bus::{Connection, Requester, Settings, Subscriber};
 use crate::content::{Order, fill};
 use crate::error::Result;
 use crate::floor::Turn;

@@ -1,7 +1,8 @@
 //! `throughput`: one producer, one consumer, as fast as they can, every byte written and checked.
 
+use crate::block::Block;
 use crate::blocks::Stream;
-use crate::bus::{Block, Connection, Publisher, Settings, Subscriber, topic_bytes};
+use crate::bus::{Connection, Publisher, Settings, Subscriber, topic_bytes};
 use crate::content::{Order, fill};
 use crate::error::Result;
 use crate::floor::{self, Turn};

@@ -1,7 +1,8 @@
 //! `throughput` of several producers: what they bring to one consumer together, beside what one brings.
 
+use crate::block::Block;
 use crate::blocks::Stream;
-use crate::bus::{Block, Connection, Publisher, Settings, Subscriber};
+use crate::bus::{Connection, Publisher, Settings, Subscriber};
 use crate::content::{Order, fill, identity, split};
 use crate::error::Result;
 use crate::floor::Turn;

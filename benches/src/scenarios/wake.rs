@@ -3,7 +3,8 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::bus::{Block, Connection, Publisher, Settings, Subscriber};
+use crate::block::Block;
+use crate::bus::{Connection, Publisher, Settings, Subscriber};
 use crate::content::{Order, fill};
 use crate::error::Result;
 use crate::floor::Turn;
