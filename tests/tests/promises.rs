@@ -4,7 +4,8 @@ use bus_shm::dead_letters::{self, Filter};
 use bus_shm::inspect::BusView;
 use bus_shm::sys::cpu::thread_cpu_ns;
 use bus_shm::{
-    Bytes, Lane, Message, OtherTypes, Publisher, ReceiveError, Start, Subscriber, Topic, TopicError, Wait,
+    Ask, Bytes, Lane, Message, OtherTypes, Publisher, ReceiveError, Start, Subscriber, Topic, TopicError,
+    Wait,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -92,6 +93,7 @@ fn agent() {
     match role.name.as_str() {
         "vandal" => vandal(role),
         "quiet" => quiet(role),
+        "asking" => asking(role),
         "adaptive" => adaptive(role),
         other => panic!("no role {other:?}"),
     }
@@ -301,35 +303,88 @@ fn quiet(mut role: Role) {
     role.parent.tell(number / 2);
 }
 
-#[test]
-fn publishing_with_nobody_parked_makes_no_system_call() {
+/// Asks a replier that spins, between marks.
+fn asking(mut role: Role) {
+    let bus = role.open();
+    let topic = bus.topic::<Words>("asked").unwrap();
+    let mut subscriber = topic.group("replier").wait(Wait::Spin).join().unwrap();
+    let replier = std::thread::spawn(move || {
+        loop {
+            let message = subscriber.receive().unwrap();
+            let is_last = message.value().unwrap().is_numbered(0);
+            message.reply(&Words::numbered(1)).unwrap();
+            message.ack().unwrap();
+            if is_last {
+                return;
+            }
+        }
+    });
+    let mut requester = bus.requester().unwrap();
+    requester.set_wait(Wait::Spin);
+    let ask = Ask::within(Duration::from_secs(20));
+    let mut ask_times = |count: u64| {
+        for left in (0..count).rev() {
+            let pending = requester.send::<Words, Words>("asked", &Words::numbered(left + 1), &ask).unwrap();
+            assert!(pending.wait().unwrap().value().unwrap().is_numbered(1));
+        }
+    };
+    ask_times(100);
+    mark(0);
+    ask_times(1_000);
+    mark(1);
+    let last = requester.send::<Words, Words>("asked", &Words::numbered(0), &ask).unwrap();
+    last.wait().unwrap();
+    replier.join().unwrap();
+    role.parent.tell(1);
+}
+
+/// The system calls that a child makes between each two marks, or `None` where they cannot be traced.
+fn calls_between_marks(role: &str) -> Option<Vec<Vec<String>>> {
     let works = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
     if !works.is_ok_and(|status| status.success()) {
         println!("skipped: strace is not there, or may not trace");
-        return;
+        return None;
     }
-    let test = TestBus::new("quiet");
+    let test = TestBus::new(role);
     let trace = std::env::temp_dir().join(&test.name);
     let mut command = Command::new("strace");
     command.args(["-f", "-o"]).arg(&trace).arg(std::env::current_exe().unwrap());
-    let mut agent = Agent::spawn_as(command, "agent", "quiet", &test.name, "");
+    let mut agent = Agent::spawn_as(command, "agent", role, &test.name, "");
     let windows = agent.line.hear_number();
     agent.join();
     let lines = std::fs::read_to_string(&trace).unwrap();
     std::fs::remove_file(&trace).unwrap();
     let marked = |number: u64| format!("getpgid({})", 0x00de_ad00 + number);
-    for window in 0..windows {
+    let calls = |window: u64| {
         let (begin, end) = (marked(2 * window), marked(2 * window + 1));
+        assert!(lines.contains(&end), "window {window} does not end");
         let thread =
             lines.lines().find(|line| line.contains(&begin)).expect("a mark").split(' ').next().unwrap();
-        let calls: Vec<_> = lines
+        lines
             .lines()
             .skip_while(|line| !line.contains(&begin))
             .take_while(|line| !line.contains(&end))
             .filter(|line| line.split(' ').next() == Some(thread))
             .skip(1)
-            .collect();
-        assert!(lines.contains(&end) && calls.is_empty(), "window {window}: {calls:?}");
+            .map(str::to_owned)
+            .collect()
+    };
+    Some((0..windows).map(calls).collect())
+}
+
+#[test]
+fn publishing_with_nobody_parked_makes_no_system_call() {
+    for (window, calls) in calls_between_marks("quiet").into_iter().flatten().enumerate() {
+        assert!(calls.is_empty(), "window {window}: {calls:?}");
+    }
+}
+
+#[test]
+fn asking_with_nobody_parked_wakes_nobody() {
+    for calls in calls_between_marks("asking").into_iter().flatten() {
+        // Who spins lets others run now and then, on a busy machine.
+        let wakes: Vec<_> = calls.iter().filter(|call| call.contains("futex(")).collect();
+        assert!(wakes.is_empty(), "{} in 1,000 requests, such as {}", wakes.len(), wakes[0]);
     }
 }
 

@@ -107,10 +107,14 @@ pub(super) struct State {
     parked: VecDeque<Arc<Condvar>>,
 }
 
+fn open_slot(slots: &mut [Slot], serial: u32) -> Option<&mut Slot> {
+    let slot = slots.get_mut((serial % REQUESTS_MAX) as usize)?;
+    (slot.is_open && slot.generation == serial >> PLACE_BITS).then_some(slot)
+}
+
 impl State {
     fn slot(&mut self, serial: u32) -> Option<&mut Slot> {
-        let slot = self.slots.get_mut((serial % REQUESTS_MAX) as usize)?;
-        (slot.is_open && slot.generation == serial >> PLACE_BITS).then_some(slot)
+        open_slot(&mut self.slots, serial)
     }
 
     fn open(&mut self, most: u32) -> Option<u32> {
@@ -139,19 +143,24 @@ impl State {
 
     /// False if nobody waits for it.
     fn deliver(&mut self, serial: u32, letter: Letter) -> bool {
-        let Some(slot) = self.slot(serial) else { return false };
+        let Self { slots, parked, .. } = self;
+        let Some(slot) = open_slot(slots, serial) else { return false };
         if slot.got >= slot.most || slot.id.is_some_and(|id| letter.cause != Some(id)) {
             return false;
         }
         slot.got += 1;
         slot.letters.push_back(letter);
+        // The kernel is asked to wake somebody even if nobody sleeps.
+        let wake = |seat: &Arc<Condvar>| {
+            if parked.iter().any(|other| Arc::ptr_eq(other, seat)) {
+                seat.notify_one();
+            }
+        };
         if let Some(basket) = &slot.basket {
             basket.lock().push_back(serial);
-            basket.seat.notify_one();
+            wake(&basket.seat);
         }
-        if let Some(seat) = &slot.seat {
-            seat.notify_one();
-        }
+        slot.seat.iter().for_each(wake);
         true
     }
 
