@@ -191,10 +191,14 @@ impl<const WORDS: usize> Requester<WORDS> {
     #[inline(always)]
     pub(crate) fn ask(&mut self, block: &Block<WORDS>) -> Result<Option<(u64, u64)>> {
         // The replier may not have joined yet, as a subscriber of the ping-pong may not have.
-        let begun = Instant::now();
+        let mut begun = None;
         let pending = loop {
             match self.client.send::<_, Block<WORDS>>(&self.topic, block, &self.ask) {
-                Err(RequestError::NoReplier { .. }) if begun.elapsed() < DEADLINE => std::thread::yield_now(),
+                Err(RequestError::NoReplier { .. })
+                    if begun.get_or_insert_with(Instant::now).elapsed() < DEADLINE =>
+                {
+                    std::thread::yield_now();
+                }
                 sent => break sent.map_err(|error| refused("asking", &error))?,
             }
         };

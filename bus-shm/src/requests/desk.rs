@@ -480,11 +480,11 @@ impl Desk {
         let mut lead = Lead { desk: self, reader: Some(reader) };
         let Some(reader) = &mut lead.reader else { unreachable!("it was put there") };
         reader.set_wait(mode);
-        let mut look_at = Instant::now() + LOOK;
+        let mut now = Instant::now();
+        let mut look_at = now + LOOK;
         // What was there in time counts: the lane is emptied before the deadline is said to have passed.
         let mut late_reads = 0;
         loop {
-            let now = Instant::now();
             let until = deadline.min(look_at);
             let mut is_empty = false;
             match reader.receive_timeout(until.saturating_duration_since(now)) {
@@ -498,7 +498,7 @@ impl Desk {
                 Err(ReceiveError::BusUnlinked { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
-            let now = Instant::now();
+            now = Instant::now();
             if now >= deadline {
                 late_reads += 1;
                 if is_empty || late_reads > REQUESTS_MAX {

@@ -8,7 +8,7 @@ use crate::bus::BusInner;
 use crate::metadata::Origin;
 use crate::payload::{Message, Speak, access};
 use crate::publisher::DEADLINE_DEFAULT;
-use crate::sys::clock::monotonic_ns;
+use crate::sys::clock::monotonic_ns_at;
 use crate::wait::Wait;
 use bus_core::extension::{MessageId, Reply};
 use bus_core::lane::Lane;
@@ -91,7 +91,7 @@ impl<A: Speak> Pending<A> {
         let mut publisher = this.target.publisher()?;
         this.lane = ask.lane.unwrap_or_else(|| publisher.default_lane());
         let timeout_ns = ask.timeout.as_nanos().min(u128::from(u64::MAX / 2)) as u64;
-        let mut extension = ask.meta.extension.with_expiry_ns(monotonic_ns() + timeout_ns);
+        let mut extension = ask.meta.extension.with_expiry_ns(monotonic_ns_at(asked) + timeout_ns);
         extension.set_reply(Reply { process: desk.bus().me(), flags: Reply::WANTED, serial });
         let deadline = ask.timeout.min(DEADLINE_DEFAULT);
         let published = publisher.publish(this.lane, source, ask.meta.key, extension, deadline);

@@ -7,6 +7,7 @@
 use core::time::Duration;
 use rustix::thread::ClockId;
 use std::sync::OnceLock;
+use std::time::Instant;
 
 /// After how much time by the counter a [`Clock`] asks the kernel again, in nanoseconds.
 const REBASE_NS: u64 = 100_000_000;
@@ -29,6 +30,15 @@ const RATE_DRIFT_DIVISOR: u64 = 1_000;
 #[must_use]
 pub fn monotonic_ns() -> u64 {
     clock_ns(ClockId::Monotonic)
+}
+
+/// What [`monotonic_ns`] said at this moment: for who has asked for the time already.
+#[must_use]
+pub fn monotonic_ns_at(moment: Instant) -> u64 {
+    static ANCHOR: OnceLock<(Instant, u64)> = OnceLock::new();
+    // `Instant` runs by the same clock, and does not say how it stands.
+    let (then, ns) = ANCHOR.get_or_init(|| (Instant::now(), monotonic_ns()));
+    ns.saturating_add(moment.saturating_duration_since(*then).as_nanos() as u64)
 }
 
 /// Now by `CLOCK_REALTIME`, in nanoseconds since 1970. May jump when the machine's time is set.
@@ -251,6 +261,19 @@ mod tests {
         std::thread::sleep(Duration::from_millis(1));
         assert!(monotonic_ns() - monotonic >= 1_000_000);
         assert!(realtime_ns() > realtime && realtime > 1_600_000_000_000_000_000);
+    }
+
+    #[test]
+    fn a_moment_is_where_the_clock_was() {
+        let past = Instant::now();
+        for _ in 0..3 {
+            let (before, moment, after) = (monotonic_ns(), Instant::now(), monotonic_ns());
+            let at = monotonic_ns_at(moment);
+            // The anchor's two looks are a moment apart.
+            assert!(at + 1_000_000 >= before && at <= after + 1_000_000, "{before} {at} {after}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert!(monotonic_ns_at(past) <= monotonic_ns());
     }
 
     #[test]
