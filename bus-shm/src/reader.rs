@@ -8,7 +8,7 @@ use crate::finding::Finding;
 use crate::group::{Joined, LaneStand};
 use crate::repair;
 use crate::subscriber::Failure;
-use crate::sys::prefetch::{self, LINE_WORDS, SLOTS_AHEAD};
+use crate::sys::prefetch::{self, LINE_BYTES, LINE_WORDS, SLOTS_AHEAD};
 use crate::topic::{LaneRing, TopicCore};
 use bus_core::extension::Extension;
 use bus_core::group::{self, Handed};
@@ -222,7 +222,13 @@ impl LaneReader {
                 },
             },
             LaneRing::Spsc(ring) => match ring.slot(next) {
-                Slot::Empty => return false,
+                Slot::Empty => {
+                    // Both lines of a message are waited for, so that the second is on its way when the first says that it is there.
+                    if ring.inline_bytes() > LINE_BYTES - HEADER_BYTES {
+                        prefetch::line_for_reading(ring.slot_address(next).wrapping_add(LINE_BYTES));
+                    }
+                    return false;
+                }
                 Slot::Lapped => return true,
                 Slot::Filled(words) => words.as_ptr().cast::<u8>(),
             },
