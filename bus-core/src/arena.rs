@@ -345,15 +345,22 @@ impl Allocator {
     }
 
     /// [`Allocator::commit`] and [`Allocator::published`] in one, for a message that was written into the last span and
-    /// published at once. No other block may be cut off and unpublished.
+    /// published at once. No other block may be cut off and unpublished, but one that was [forgotten](Allocator::forget_unpublished).
     #[inline]
     pub fn commit_published(&mut self, used_bytes: u64, sequence: u64) {
-        debug_assert!(self.current.pending.is_none());
         let position_bytes = self.current.position;
         let next = position_bytes + self.geometry.round_up(used_bytes);
         self.current.position = next;
         self.current.cut_end = next;
         self.current.note_published(position_bytes, next, sequence);
+    }
+
+    /// Whoever had blocks that were cut off and not published has them no more, and has not said so. Their memory comes back as that of
+    /// their neighbours does.
+    pub fn forget_unpublished(&mut self) {
+        for segment in self.older[..self.active].iter_mut().chain([&mut self.current]) {
+            segment.pending = None;
+        }
     }
 
     /// Takes back `block`, and all that were cut off after it, unpublished.

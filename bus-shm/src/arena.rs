@@ -142,6 +142,8 @@ impl ProducerArena {
         let want_bytes = (HEADER_BYTES + S::EXTENSION_BYTES + want_bytes) as u64;
         // Memory that was short at the last try may be there now.
         self.allocator.set_may_grow(true);
+        // A loan holds its publisher. Where one is written to, those that have not come back were forgotten.
+        self.allocator.forget_unpublished();
         let span = loop {
             match self.allocator.span(want_bytes, horizon) {
                 Ok(span) => break span,

@@ -8,7 +8,7 @@ use crate::finding::Finding;
 use crate::group::{Joined, LaneStand};
 use crate::repair;
 use crate::subscriber::Failure;
-use crate::sys::prefetch::{self, LINE_BYTES, LINE_WORDS, SLOTS_AHEAD};
+use crate::sys::prefetch::{self, LINE_WORDS, SLOTS_AHEAD};
 use crate::topic::{LaneRing, TopicCore};
 use bus_core::extension::Extension;
 use bus_core::group::{self, Handed};
@@ -16,12 +16,14 @@ use bus_core::header::{HEADER_BYTES, HEADER_WORDS, Header, flags, producer_entry
 use bus_core::holder::HolderWord;
 use bus_core::layout::{groups, ring};
 use bus_core::owner::{OwnerWord, Owners, state};
-use bus_core::ring::{Poll, ReadAhead, Slot, spsc};
+use bus_core::ring::{Poll, ReadAhead, Slot};
 use bus_core::seq::{distance, earlier, later};
 use bus_core::sync::{AtomicU64, Ordering, fence};
 use std::sync::Arc;
 
-/// In a description: the payload does not begin right behind the slot's header.
+mod early;
+
+/// In the description of a slot: the payload does not begin right behind its header.
 const ELSEWHERE: u64 = ((flags::ARENA | flags::EXTENSION) as u64) << 56;
 
 /// What stands at the reader's position.
@@ -207,36 +209,6 @@ impl LaneReader {
         self.direct = None;
     }
 
-    /// Is there anything at the reader's position? As quick as a look at a lane that is empty can be. The first message after a gap is asked
-    /// for as soon as it is seen: its lines come while the reader finds its way to them.
-    #[inline(always)]
-    pub(crate) fn is_filled(&self) -> bool {
-        let next = self.ahead.next();
-        let first_line = match &self.ring {
-            LaneRing::Mpmc(ring) => match ring.slot(next) {
-                Slot::Empty => return false,
-                Slot::Lapped => return true,
-                Slot::Filled(name) => match self.arenas.get(usize::from(name.producer)) {
-                    Some(Some((_, view))) => view.address(name.cell),
-                    _ => return true,
-                },
-            },
-            LaneRing::Spsc(ring) => match ring.slot(next) {
-                Slot::Empty => {
-                    // Both lines of a message are waited for, so that the second is on its way when the first says that it is there.
-                    if ring.inline_bytes() > LINE_BYTES - HEADER_BYTES {
-                        prefetch::line_for_reading(ring.slot_address(next).wrapping_add(LINE_BYTES));
-                    }
-                    return false;
-                }
-                Slot::Lapped => return true,
-                Slot::Filled(words) => words.as_ptr().cast::<u8>(),
-            },
-        };
-        prefetch::for_reading(first_line);
-        true
-    }
-
     /// Was it empty at the last look, and has nothing changed since?
     #[inline(always)]
     pub(crate) fn is_quiet(&self) -> bool {
@@ -355,10 +327,16 @@ impl LaneReader {
                 let Some((words, body)) = ring.published(sequence) else { return false };
                 let header = Header::load(words);
                 let description = header.description();
-                if description & ELSEWHERE != 0 || description as u32 as usize > ring.inline_bytes() {
+                if description & ELSEWHERE != 0 {
+                    match self.named_cell(sequence, &header) {
+                        Some(found) => found,
+                        None => return false,
+                    }
+                } else if description as u32 as usize > ring.inline_bytes() {
                     return false;
+                } else {
+                    (header, body.as_ptr().cast::<u8>())
                 }
-                (header, body.as_ptr().cast::<u8>())
             }
             LaneRing::Mpmc(ring) => {
                 let Slot::Filled(name) = ring.slot(sequence) else { return false };
@@ -384,13 +362,14 @@ impl LaneReader {
         true
     }
 
-    /// The work on a message keeps the processor from running ahead to the next ones by itself. Not beyond what is known to be
-    /// published: those lines are being written.
-    #[inline(always)]
-    fn ask_ahead(&self, ring: spsc::Ring<'static>, sequence: u64) {
-        if self.known_count() > SLOTS_AHEAD {
-            prefetch::for_reading(ring.slot_address(sequence.wrapping_add(SLOTS_AHEAD)));
+    /// What the header of a slot names in the arena. `None` if that takes more than a look.
+    #[inline(never)]
+    fn named_cell(&mut self, sequence: u64, header: &Header) -> Option<(Header, *const u8)> {
+        let mark = header.producer;
+        if header.flags & flags::ARENA == 0 {
+            return None;
         }
+        self.try_cell(sequence, producer_entry(mark), Some(mark), header.reference as u32)
     }
 
     /// Takes the message at the reader's position, which `poll` has found there, and records that it is handed out.

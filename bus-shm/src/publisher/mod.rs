@@ -446,7 +446,7 @@ impl RawPublisher {
             },
             LaneRing::Spsc(_) => match self.publish_slot_here(lane, source, stamp_ns) {
                 Some(sequence) => Ok(sequence),
-                None => self.publish_slot_slowly(lane, source, stamp_ns, deadline),
+                None => self.publish_slot_otherwise(lane, source, stamp_ns, deadline),
             },
         };
         let sequence = match published {

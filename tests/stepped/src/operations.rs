@@ -80,6 +80,7 @@ const ONE_ARENA: Scene = Scene { inline_bytes: 32, ..ONE };
 const TYPED: Scene = Scene { typed: true, ..MANY };
 const MANY_ALONE: Scene = MANY.with_group(Group::One, 6);
 const ONE_ALONE: Scene = ONE.with_group(Group::One, 6);
+const ONE_ARENA_ALONE: Scene = ONE_ARENA.with_group(Group::One, 6);
 const SHARED: Scene = MANY.with_group(Group::Shared, 6);
 const KEYED: Scene = MANY.with_group(Group::Keyed, 6).with_keys(2);
 const KEYED_LATE: Scene = KEYED.with_late(Late::PLAIN);
@@ -129,6 +130,12 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::hot("receive, one producer", Member, ONE_ALONE, receive),
     Operation::hot("receive the next of a run, many producers", Member, MANY_ALONE, receive_known),
     Operation::hot("receive the next of a run, one producer", Member, ONE_ALONE, receive_known),
+    Operation::hot(
+        "receive the next of a run, one producer, from an arena",
+        Member,
+        ONE_ARENA_ALONE,
+        receive_known,
+    ),
     Operation::hot("acknowledge", Member, MANY_ALONE, acknowledge),
     Operation::hot("receive and acknowledge a batch", Member, MANY_ALONE, batch),
     Operation::hot("give back and receive again", Member, MANY_ALONE, give_back),
