@@ -128,6 +128,20 @@ impl ProducerArena {
         self.allocator.commit_published((HEADER_BYTES + body_bytes) as u64, sequence);
     }
 
+    /// The same, and its memory is taken.
+    #[inline]
+    pub(crate) fn write_here<S: Source>(
+        &mut self,
+        source: &S,
+        want_bytes: usize,
+        max_bytes: usize,
+        header: Header,
+    ) -> Option<Cell> {
+        let draft = self.draft(source, want_bytes, max_bytes, header)?;
+        let block = self.allocator.commit((HEADER_BYTES + draft.body_bytes) as u64);
+        Some(Cell { draft, block })
+    }
+
     /// The same, moving the limit, or growing the file if `may_grow` and that is what it takes. `Ok(None)`: it is longer than
     /// `want_bytes`.
     #[cold]

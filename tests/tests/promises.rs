@@ -322,7 +322,7 @@ fn asking(mut role: Role) {
     let mut requester = bus.requester().unwrap();
     requester.set_wait(Wait::Spin);
     let ask = Ask::within(Duration::from_secs(20));
-    let mut ask_times = |count: u64| {
+    let ask_times = |count: u64| {
         for left in (0..count).rev() {
             let pending = requester.send::<Words, Words>("asked", &Words::numbered(left + 1), &ask).unwrap();
             assert!(pending.wait().unwrap().value().unwrap().is_numbered(1));

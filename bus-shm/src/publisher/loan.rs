@@ -83,7 +83,14 @@ impl RawPublisher {
             self.admit(lane, len_bytes)?;
         }
         let stamp_ns = self.clock.as_mut().map_or(0, Clock::now_ns);
-        match self.write_cell(lane, &Blank(len_bytes), stamp_ns, self.deadline) {
+        let (blank, max_bytes) = (Blank(len_bytes), self.max_bytes);
+        let header = Header { stamp_ns, ..self.header };
+        let arena = self.lanes[lane].arena.as_mut().filter(|_| len_bytes <= max_bytes);
+        let cell = match arena.and_then(|arena| arena.write_here(&blank, len_bytes, max_bytes, header)) {
+            Some(cell) => Ok(cell),
+            None => self.write_cell(lane, &blank, stamp_ns, self.deadline),
+        };
+        match cell {
             Ok(cell) => Ok(Loan { publisher: self, lane, cell: Some(cell) }),
             Err(failure) => Err(self.failed(lane, self.deadline, failure)),
         }
