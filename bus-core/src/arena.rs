@@ -345,7 +345,8 @@ impl Allocator {
     }
 
     /// [`Allocator::commit`] and [`Allocator::published`] in one, for a message that was written into the last span and
-    /// published at once. No other block may be cut off and unpublished, but one that was [forgotten](Allocator::forget_unpublished).
+    /// published at once. Nobody may have a block that is cut off and unpublished; of one that was forgotten the next
+    /// [`Allocator::published`] takes no notice, which comes with the next chunk at the latest.
     #[inline]
     pub fn commit_published(&mut self, used_bytes: u64, sequence: u64) {
         let position_bytes = self.current.position;
@@ -353,14 +354,6 @@ impl Allocator {
         self.current.position = next;
         self.current.cut_end = next;
         self.current.note_published(position_bytes, next, sequence);
-    }
-
-    /// Whoever had blocks that were cut off and not published has them no more, and has not said so. Their memory comes back as that of
-    /// their neighbours does.
-    pub fn forget_unpublished(&mut self) {
-        for segment in self.older[..self.active].iter_mut().chain([&mut self.current]) {
-            segment.pending = None;
-        }
     }
 
     /// Takes back `block`, and all that were cut off after it, unpublished.

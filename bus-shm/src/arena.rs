@@ -122,13 +122,7 @@ impl ProducerArena {
         self.fill(source, span, max_bytes, header)
     }
 
-    /// The draft was published as `sequence`.
-    #[inline]
-    pub(crate) fn commit_published(&mut self, body_bytes: usize, sequence: u64) {
-        self.allocator.commit_published((HEADER_BYTES + body_bytes) as u64, sequence);
-    }
-
-    /// The same, and its memory is taken.
+    /// [`ProducerArena::draft`], and its memory is taken.
     #[inline]
     pub(crate) fn write_here<S: Source>(
         &mut self,
@@ -142,7 +136,13 @@ impl ProducerArena {
         Some(Cell { draft, block })
     }
 
-    /// The same, moving the limit, or growing the file if `may_grow` and that is what it takes. `Ok(None)`: it is longer than
+    /// The draft was published as `sequence`.
+    #[inline]
+    pub(crate) fn commit_published(&mut self, body_bytes: usize, sequence: u64) {
+        self.allocator.commit_published((HEADER_BYTES + body_bytes) as u64, sequence);
+    }
+
+    /// [`ProducerArena::write_here`], moving the limit, or growing the file if `may_grow` and that is what it takes. `Ok(None)`: it is longer than
     /// `want_bytes`.
     #[cold]
     pub(crate) fn write<S: Source>(
@@ -156,8 +156,6 @@ impl ProducerArena {
         let want_bytes = (HEADER_BYTES + S::EXTENSION_BYTES + want_bytes) as u64;
         // Memory that was short at the last try may be there now.
         self.allocator.set_may_grow(true);
-        // A loan holds its publisher. Where one is written to, those that have not come back were forgotten.
-        self.allocator.forget_unpublished();
         let span = loop {
             match self.allocator.span(want_bytes, horizon) {
                 Ok(span) => break span,

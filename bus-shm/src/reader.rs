@@ -366,7 +366,8 @@ impl LaneReader {
     #[inline(never)]
     fn named_cell(&mut self, sequence: u64, header: &Header) -> Option<(Header, *const u8)> {
         let mark = header.producer;
-        if header.flags & flags::ARENA == 0 {
+        // One with an extension is none of the usual ones.
+        if header.flags & (flags::ARENA | flags::EXTENSION) != flags::ARENA {
             return None;
         }
         self.try_cell(sequence, producer_entry(mark), Some(mark), header.reference as u32)

@@ -307,29 +307,22 @@ fn a_loan_is_filled_in_place_and_may_be_given_up() {
 }
 
 #[test]
-fn a_loan_that_is_forgotten_costs_its_memory_once() {
+fn a_loan_that_is_forgotten_stops_nobody() {
     for producers in [1, 8] {
         let test = TestBus::new("forgotten");
         let bus = test.open("basics");
-        let topic = bus.topic_builder::<Bytes>("a").producers(producers).arena_bytes(1 << 17).open().unwrap();
+        let builder = bus.topic_builder::<Bytes>("a").producers(producers);
+        let topic = builder.max_message(1_000).arena_bytes(1 << 17).open().unwrap();
         let mut subscriber = topic.subscriber().wait(Wait::Park).join().unwrap();
         let mut publisher = topic.publisher().unwrap();
         publisher.set_deadline(Duration::from_millis(100));
         let lane = publisher.default_lane();
-        for sequence in 0..3_000_u64 {
-            if sequence % 100 == 50 {
+        for sequence in 0..1_000_u64 {
+            if sequence % 300 == 10 {
                 std::mem::forget(publisher.loan(lane, 500).unwrap());
             }
             let text = [sequence as u8; 1_000];
-            let published = match sequence % 3 {
-                0 => {
-                    let mut loan = publisher.loan(lane, text.len()).unwrap();
-                    loan.copy_from_slice(&text);
-                    loan.publish()
-                }
-                _ => publisher.publish(&text),
-            };
-            assert_eq!(published.unwrap(), sequence, "{producers} producers");
+            assert_eq!(publisher.publish(&text).unwrap(), sequence, "{producers} producers");
             let message = subscriber.receive().unwrap();
             assert_eq!(message.payload(), &text);
             message.ack().unwrap();

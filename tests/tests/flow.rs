@@ -5,7 +5,7 @@ use bus_shm::inspect::{BreakerState, BusView, TopicState};
 use bus_shm::supervisor::Supervisor;
 use bus_shm::supervisor::events::EVENTS_TOPIC;
 use bus_shm::{
-    AttachError, BreakerReason, Bus, Bytes, Lane, Overflow, PublishError, Publisher, Quota, Subscriber,
+    AttachError, BreakerReason, Bus, Bytes, Lane, Loan, Overflow, PublishError, Publisher, Quota, Subscriber,
     Topic, TopicError,
 };
 use serde_json::Value;
@@ -414,6 +414,34 @@ fn a_quota_is_kept_and_changed_while_its_publishers_run() {
     cli.run(&["quota", "t", "--messages", "50"]).expect(0);
     cli.run_with(&["pub", "t"], "line\n".repeat(20).as_bytes()).expect(0).says("published 20 messages");
     assert_clean(&cli.bus);
+}
+
+#[test]
+fn a_quota_counts_the_bytes_of_loans() {
+    for producers in [1, 8] {
+        let test = TestBus::new("flow-loans");
+        let bus = test.open("flow");
+        let quota = Quota::bytes(1_000_000).burst(Duration::from_millis(100));
+        let builder = bus.topic_builder::<Bytes>("t").producers(producers);
+        let mut publisher =
+            builder.overflow(Overflow::KeepNewest).quota(quota).open().unwrap().publisher().unwrap();
+        let lane = publisher.default_lane();
+        let begun = Instant::now();
+        // Long loans and short messages in turn.
+        let mut lent_bytes = 0;
+        let refused = loop {
+            match publisher.loan(lane, 2_000).and_then(Loan::publish) {
+                Ok(_) => lent_bytes += 2_000,
+                Err(error) => break error,
+            }
+            if let Err(error) = publisher.publish(b"x") {
+                break error;
+            }
+        };
+        assert!(matches!(refused, PublishError::Throttled { .. }), "{producers} producers: {refused}");
+        let allowed_bytes = 100_000 + begun.elapsed().as_micros();
+        assert!(lent_bytes < allowed_bytes * 5 / 4, "{producers} producers: {lent_bytes} of {allowed_bytes}");
+    }
 }
 
 #[test]

@@ -328,9 +328,9 @@ fn asking(mut role: Role) {
             assert!(pending.wait().unwrap().value().unwrap().is_numbered(1));
         }
     };
-    ask_times(100);
+    ask_times(20);
     mark(0);
-    ask_times(1_000);
+    ask_times(200);
     mark(1);
     let last = requester.send::<Words, Words>("asked", &Words::numbered(0), &ask).unwrap();
     last.wait().unwrap();
@@ -354,7 +354,8 @@ fn calls_between_marks(role: &str) -> Option<Vec<Vec<String>>> {
     agent.join();
     let lines = std::fs::read_to_string(&trace).unwrap();
     std::fs::remove_file(&trace).unwrap();
-    let marked = |number: u64| format!("getpgid({})", 0x00de_ad00 + number);
+    // Another thread may stop while it is made, which splits its line.
+    let marked = |number: u64| format!("getpgid({}", 0x00de_ad00 + number);
     let calls = |window: u64| {
         let (begin, end) = (marked(2 * window), marked(2 * window + 1));
         assert!(lines.contains(&end), "window {window} does not end");
@@ -366,6 +367,7 @@ fn calls_between_marks(role: &str) -> Option<Vec<Vec<String>>> {
             .take_while(|line| !line.contains(&end))
             .filter(|line| line.split(' ').next() == Some(thread))
             .skip(1)
+            .filter(|line| !line.contains("resumed>"))
             .map(str::to_owned)
             .collect()
     };
@@ -384,7 +386,7 @@ fn asking_with_nobody_parked_wakes_nobody() {
     for calls in calls_between_marks("asking").into_iter().flatten() {
         // Who spins lets others run now and then, on a busy machine.
         let wakes: Vec<_> = calls.iter().filter(|call| call.contains("futex(")).collect();
-        assert!(wakes.is_empty(), "{} in 1,000 requests, such as {}", wakes.len(), wakes[0]);
+        assert!(wakes.is_empty(), "{} in 200 requests, such as {}", wakes.len(), wakes[0]);
     }
 }
 

@@ -18,7 +18,6 @@
 //!   and each agent passes it on and ends. SIGTERM ends one sooner; started again, it goes on where it stood.
 //!
 //! The five programs `agent_*.rs` and the command `shmbus demo` both consist of this code.
-#![allow(dead_code, reason = "each of the five programs is one of the agents")]
 
 pub(crate) mod actor;
 pub(crate) mod guardian;

@@ -10,6 +10,7 @@ use crate::topic::LaneRing;
 use bus_core::header::{HEADER_BYTES, Header, flags};
 use bus_core::layout::wake::state::is_closed;
 use bus_core::ring::spsc;
+use bus_core::seq::distance;
 use bus_core::sync::{AtomicU64, Ordering};
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -87,7 +88,10 @@ impl RawPublisher {
         let header = Header { stamp_ns, ..self.header };
         let arena = self.lanes[lane].arena.as_mut().filter(|_| len_bytes <= max_bytes);
         let cell = match arena.and_then(|arena| arena.write_here(&blank, len_bytes, max_bytes, header)) {
-            Some(cell) => Ok(cell),
+            Some(cell) => {
+                self.lanes[lane].expected_bytes = len_bytes;
+                Ok(cell)
+            }
             None => self.write_cell(lane, &blank, stamp_ns, self.deadline),
         };
         match cell {
@@ -112,7 +116,7 @@ impl RawPublisher {
         Ok(sequence)
     }
 
-    /// One producer: publishes what has not gone into the next slot just so.
+    /// One producer: publishes a message that the next slot had no room for, or that there was no room for in the lane.
     #[inline(never)]
     pub(super) fn publish_slot_otherwise<S: Source>(
         &mut self,
@@ -130,15 +134,16 @@ impl RawPublisher {
     /// Writes what is too long for a slot into the arena, where both have room right away, and publishes the slot that names it.
     #[inline]
     fn publish_named_here<S: Source>(&mut self, lane: usize, source: &S, stamp_ns: u64) -> Option<u64> {
-        let (max_bytes, core) = (self.max_bytes, &self.core);
+        let max_bytes = self.max_bytes;
         let header = Header { stamp_ns, ..self.header };
         let this = &mut self.lanes[lane];
         let LaneRing::Spsc(ring) = this.ring else { return None };
         let sequence = this.next;
         let want = source.least_bytes().max(this.expected_bytes);
+        // Whoever has to look for room goes on from there.
         if want > max_bytes
             || S::EXTENSION_BYTES + want <= ring.inline_bytes()
-            || !ring.has_room(sequence, &mut this.cached_gate, |s| gate_with_room(core, lane, s))
+            || distance(sequence, this.cached_gate) >= ring.capacity() as i64
         {
             return None;
         }
@@ -147,7 +152,7 @@ impl RawPublisher {
         prefetch::line_for_writing(ring.slot_address(sequence.wrapping_add(SLOTS_AHEAD)));
         name_in_slot(ring, sequence, &draft, this.hint);
         this.next = sequence.wrapping_add(1);
-        // As below.
+        // Back to the slot once messages fit again.
         this.expected_bytes = if draft.body_bytes <= ring.inline_bytes() { 0 } else { draft.len_bytes };
         arena.commit_published(draft.body_bytes, sequence);
         Some(sequence)

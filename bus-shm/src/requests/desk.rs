@@ -107,14 +107,15 @@ pub(super) struct State {
     parked: VecDeque<Arc<Condvar>>,
 }
 
-fn open_slot(slots: &mut [Slot], serial: u32) -> Option<&mut Slot> {
+/// The request that has this serial, if it still waits.
+fn slot_of(slots: &mut [Slot], serial: u32) -> Option<&mut Slot> {
     let slot = slots.get_mut((serial % REQUESTS_MAX) as usize)?;
     (slot.is_open && slot.generation == serial >> PLACE_BITS).then_some(slot)
 }
 
 impl State {
     fn slot(&mut self, serial: u32) -> Option<&mut Slot> {
-        open_slot(&mut self.slots, serial)
+        slot_of(&mut self.slots, serial)
     }
 
     fn open(&mut self, most: u32) -> Option<u32> {
@@ -144,13 +145,13 @@ impl State {
     /// False if nobody waits for it.
     fn deliver(&mut self, serial: u32, letter: Letter) -> bool {
         let Self { slots, parked, .. } = self;
-        let Some(slot) = open_slot(slots, serial) else { return false };
+        let Some(slot) = slot_of(slots, serial) else { return false };
         if slot.got >= slot.most || slot.id.is_some_and(|id| letter.cause != Some(id)) {
             return false;
         }
         slot.got += 1;
         slot.letters.push_back(letter);
-        // The kernel is asked to wake somebody even if nobody sleeps.
+        // `notify_one` asks the kernel even if nobody sleeps.
         let wake = |seat: &Arc<Condvar>| {
             if parked.iter().any(|other| Arc::ptr_eq(other, seat)) {
                 seat.notify_one();
@@ -507,6 +508,7 @@ impl Desk {
             }
             if now >= look_at {
                 look()?;
+                now = Instant::now();
                 look_at = now + LOOK;
             }
         }

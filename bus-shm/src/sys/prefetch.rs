@@ -13,13 +13,19 @@ pub const SLOTS_AHEAD: u64 = 8;
 /// Fetches the line of `address` and the next one for reading: a header, and the rest of a short message.
 #[inline(always)]
 pub fn for_reading(address: *const u8) {
+    line_for_reading(address);
+    line_for_reading(address.wrapping_add(LINE_BYTES));
+}
+
+/// Fetches the line of `address` alone for reading.
+#[inline(always)]
+pub fn line_for_reading(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch of any address, mapped or not, has no effect but on caches.
     #[allow(unused_unsafe)]
     unsafe {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(address.cast());
-        _mm_prefetch::<_MM_HINT_T0>(address.wrapping_add(LINE_BYTES).cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
@@ -52,20 +58,6 @@ pub fn line_for_writing(address: *const u8) {
     // SAFETY: a prefetch of any address, mapped or not, has no effect but on caches.
     unsafe {
         core::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
-}
-
-/// Fetches the line of `address` alone for reading.
-#[inline(always)]
-pub fn line_for_reading(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch of any address, mapped or not, has no effect but on caches.
-    #[allow(unused_unsafe)]
-    unsafe {
-        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;

@@ -129,7 +129,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::hot("receive, many producers", Member, MANY_ALONE, receive),
     Operation::hot("receive, one producer", Member, ONE_ALONE, receive),
     Operation::hot("receive the next of a run, many producers", Member, MANY_ALONE, receive_known),
-    Operation::hot("receive the next of a run, one producer", Member, ONE_ALONE, receive_known),
+    Operation::hot("receive the next of a run, one producer, in the slot", Member, ONE_ALONE, receive_known),
     Operation::hot(
         "receive the next of a run, one producer, from an arena",
         Member,
