@@ -345,8 +345,8 @@ impl Allocator {
     }
 
     /// [`Allocator::commit`] and [`Allocator::published`] in one, for a message that was written into the last span and
-    /// published at once. Nobody may have a block that is cut off and unpublished; of one that was forgotten the next
-    /// [`Allocator::published`] takes no notice, which comes with the next chunk at the latest.
+    /// published at once. Nobody may have a block that is cut off and unpublished. One that was forgotten is
+    /// passed over by the next [`Allocator::published`], and the next chunk begins with one.
     #[inline]
     pub fn commit_published(&mut self, used_bytes: u64, sequence: u64) {
         let position_bytes = self.current.position;

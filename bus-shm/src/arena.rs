@@ -131,9 +131,14 @@ impl ProducerArena {
         max_bytes: usize,
         header: Header,
     ) -> Option<Cell> {
-        let draft = self.draft(source, want_bytes, max_bytes, header)?;
+        self.draft(source, want_bytes, max_bytes, header).map(|draft| self.cut_off(draft))
+    }
+
+    /// The memory of a draft is taken.
+    #[inline]
+    fn cut_off(&mut self, draft: Draft) -> Cell {
         let block = self.allocator.commit((HEADER_BYTES + draft.body_bytes) as u64);
-        Some(Cell { draft, block })
+        Cell { draft, block }
     }
 
     /// The draft was published as `sequence`.
@@ -142,8 +147,8 @@ impl ProducerArena {
         self.allocator.commit_published((HEADER_BYTES + body_bytes) as u64, sequence);
     }
 
-    /// [`ProducerArena::write_here`], moving the limit, or growing the file if `may_grow` and that is what it takes. `Ok(None)`: it is longer than
-    /// `want_bytes`.
+    /// [`ProducerArena::write_here`], moving the limit, or growing the file if `may_grow` and that is what it takes. `Ok(None)`:
+    /// it is longer than `want_bytes`.
     #[cold]
     pub(crate) fn write<S: Source>(
         &mut self,
@@ -168,10 +173,7 @@ impl ProducerArena {
         {
             raise_limit(word, limit);
         }
-        Ok(self.fill(source, span, max_bytes, header).map(|draft| {
-            let block = self.allocator.commit((HEADER_BYTES + draft.body_bytes) as u64);
-            Cell { draft, block }
-        }))
+        Ok(self.fill(source, span, max_bytes, header).map(|draft| self.cut_off(draft)))
     }
 
     #[inline]
