@@ -91,11 +91,17 @@ impl Header {
     #[inline]
     pub fn load(words: &[AtomicU64]) -> Self {
         let words = &words[..HEADER_WORDS];
-        bytemuck::cast([
+        Self::from_words([
             words[1].load(Ordering::Relaxed),
             words[2].load(Ordering::Relaxed),
             words[3].load(Ordering::Relaxed),
         ])
+    }
+
+    /// What words 1 to 3 say.
+    #[inline]
+    pub fn from_words(words: [u64; HEADER_WORDS - 1]) -> Self {
+        bytemuck::cast(words)
     }
 }
 

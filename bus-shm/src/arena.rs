@@ -35,6 +35,8 @@ pub(crate) trait Source {
     fn extension(&self) -> Option<&Extension> {
         None
     }
+    /// Whether `least_bytes` is the length itself.
+    const IS_EXACT: bool;
     /// A length below which there is no use in trying.
     fn least_bytes(&self) -> usize;
     /// Writes it; the length, or `None` if it does not fit.

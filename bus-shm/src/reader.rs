@@ -56,6 +56,35 @@ pub(crate) enum Peek {
     Key(u64),
 }
 
+/// A message in a cell: that it is the right one, and inside of the mapping, has been checked of the word that is kept here. Two words, which
+/// travel in registers.
+struct InCell {
+    words: &'static [AtomicU64; HEADER_WORDS],
+    /// Word 1 of its header.
+    description: u64,
+}
+
+impl InCell {
+    /// What that word says; the rest is 0.
+    fn described(&self) -> Header {
+        Header::from_words([self.description, 0, 0])
+    }
+
+    fn header(&self) -> Header {
+        let [_, _, stamp, reference] = self.words;
+        Header::from_words([
+            self.description,
+            stamp.load(Ordering::Relaxed),
+            reference.load(Ordering::Relaxed),
+        ])
+    }
+
+    /// It follows the header and, where there is one, the extension.
+    fn payload(&self) -> *const u8 {
+        self.words.as_ptr_range().end.cast::<u8>().wrapping_add(self.described().extension_bytes())
+    }
+}
+
 /// A reader's state in one lane.
 pub(crate) struct LaneReader {
     lane: usize,
@@ -209,6 +238,16 @@ impl LaneReader {
         self.direct = None;
     }
 
+    /// Were all of these empty at the last look, and has nothing changed since?
+    #[inline(always)]
+    pub(crate) fn are_quiet(lanes: &[LaneReader]) -> bool {
+        // As many as there mostly are, without a loop.
+        if let [first, second] = lanes {
+            return first.is_quiet() && second.is_quiet();
+        }
+        lanes.iter().all(LaneReader::is_quiet)
+    }
+
     /// Was it empty at the last look, and has nothing changed since?
     #[inline(always)]
     pub(crate) fn is_quiet(&self) -> bool {
@@ -321,35 +360,41 @@ impl LaneReader {
             return false;
         }
         let sequence = self.ahead.next();
-        let (header, payload) = match self.ring {
+        let now = self.now.next(sequence);
+        if now.times != 1 {
+            return false;
+        }
+        let found = match self.ring {
             LaneRing::Spsc(ring) => {
                 self.ask_ahead(ring, sequence);
                 let Some((words, body)) = ring.published(sequence) else { return false };
                 let header = Header::load(words);
                 let description = header.description();
-                if description & ELSEWHERE != 0 {
-                    match self.named_cell(sequence, &header) {
-                        Some(found) => found,
-                        None => return false,
+                if description & ELSEWHERE == 0 {
+                    // Not put together with the other cases below: what they have in common would go through memory.
+                    if description as u32 as usize > ring.inline_bytes() || !is_usual(description) {
+                        return false;
                     }
-                } else if description as u32 as usize > ring.inline_bytes() {
-                    return false;
-                } else {
-                    (header, body.as_ptr().cast::<u8>())
+                    *finding = Finding { sequence, header, payload: body.as_ptr().cast::<u8>(), times: 1 };
+                    self.hand_out_direct(handed, now, sequence);
+                    return true;
                 }
+                self.named_cell(sequence, description, header.reference)
             }
             LaneRing::Mpmc(ring) => {
                 let Slot::Filled(name) = ring.slot(sequence) else { return false };
-                let Some(found) = self.try_cell(sequence, name.producer, None, name.cell) else {
-                    return false;
-                };
-                found
+                self.try_cell(sequence, name.producer, None, name.cell)
             }
         };
-        let now = self.now.next(sequence);
-        if now.times != 1 || !is_usual(header.description()) {
-            return false;
-        }
+        let Some(found) = found.filter(|found| is_usual(found.description)) else { return false };
+        *finding = Finding { sequence, header: found.header(), payload: found.payload(), times: 1 };
+        self.hand_out_direct(handed, now, sequence);
+        true
+    }
+
+    /// What `take_direct` has found is handed out.
+    #[inline(always)]
+    fn hand_out_direct(&mut self, handed: &AtomicU64, now: Handed, sequence: u64) {
         if !bus_core::is_broken("known_hand_out_late") {
             group::hand_out(handed, now);
         }
@@ -357,20 +402,18 @@ impl LaneReader {
         if bus_core::is_broken("known_acknowledge_early") {
             self.acknowledge(sequence);
         }
-        *finding = Finding { sequence, header, payload, times: 1 };
         self.ahead.advance();
-        true
     }
 
-    /// What the header of a slot names in the arena. `None` if that takes more than a look.
+    /// What a slot names in the arena, by two words of its header. `None` if that takes more than a look.
     #[inline(never)]
-    fn named_cell(&mut self, sequence: u64, header: &Header) -> Option<(Header, *const u8)> {
-        let mark = header.producer;
+    fn named_cell(&mut self, sequence: u64, description: u64, cell: u64) -> Option<InCell> {
         // One with an extension is none of the usual ones.
-        if header.flags & (flags::ARENA | flags::EXTENSION) != flags::ARENA {
+        if description & ELSEWHERE != u64::from(flags::ARENA) << 56 {
             return None;
         }
-        self.try_cell(sequence, producer_entry(mark), Some(mark), header.reference as u32)
+        let mark = (description >> 32) as u16;
+        self.try_cell(sequence, producer_entry(mark), Some(mark), cell as u32)
     }
 
     /// Takes the message at the reader's position, which `poll` has found there, and records that it is handed out.
@@ -505,12 +548,12 @@ impl LaneReader {
         cell: u32,
         finding: &mut Finding,
     ) -> Result<(), Failure> {
-        if let Some((header, payload)) = self.try_cell(sequence, producer, mark, cell) {
-            finding.header = header;
-            finding.payload = payload;
-            return Ok(());
-        }
-        (finding.header, finding.payload) = self.cell_slow(sequence, producer, mark, cell)?;
+        let found = match self.try_cell(sequence, producer, mark, cell) {
+            Some(found) => found,
+            None => self.cell_slow(sequence, producer, mark, cell)?,
+        };
+        finding.header = found.header();
+        finding.payload = found.payload();
         Ok(())
     }
 
@@ -521,21 +564,20 @@ impl LaneReader {
         producer: u16,
         mark: Option<u16>,
         cell: u32,
-    ) -> Option<(Header, *const u8)> {
+    ) -> Option<InCell> {
         let (tag, view) = self.arenas.get_mut(usize::from(producer))?.as_mut()?;
         if mark.is_some_and(|mark| producer_tag(mark, *tag) != *tag) {
             return None;
         }
         let words = view.header_words(cell)?;
-        let header = Header::load(words);
-        let extension_bytes = header.extension_bytes();
+        let found = InCell { words, description: words[1].load(Ordering::Relaxed) };
+        let header = found.described();
         // A view of a former producer's arena shows in the tag.
         (tag_names(words[0].load(Ordering::Relaxed), sequence)
             && header.len_bytes <= self.max_bytes
             && producer_entry(header.producer) == producer
-            && view.has_body(cell, u64::from(header.len_bytes) + extension_bytes as u64))
-        // The payload follows the header and, where there is one, the extension.
-        .then_some((header, words.as_ptr_range().end.cast::<u8>().wrapping_add(extension_bytes)))
+            && view.has_body(cell, u64::from(header.len_bytes) + header.extension_bytes() as u64))
+        .then_some(found)
     }
 
     /// The arena is not mapped yet, or the producer entry has changed hands: maps the one that is meant.
@@ -546,7 +588,7 @@ impl LaneReader {
         producer: u16,
         mark: Option<u16>,
         cell: u32,
-    ) -> Result<(Header, *const u8), Failure> {
+    ) -> Result<InCell, Failure> {
         let index = usize::from(producer);
         if index >= self.arenas.len() {
             return Err(self.corrupt("a slot that names no producer"));
@@ -575,7 +617,7 @@ impl LaneReader {
                     continue;
                 }
                 if let Some(found) = self.try_cell(sequence, producer, mark, cell)
-                    && producer_tag(found.0.producer, earlier) == earlier
+                    && producer_tag(found.described().producer, earlier) == earlier
                 {
                     return Ok(found);
                 }

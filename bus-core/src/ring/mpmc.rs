@@ -101,7 +101,8 @@ impl<'a> Ring<'a> {
     }
 
     /// What the slot of `sequence` holds for it.
-    #[inline]
+    // Always: a call sends its result through memory.
+    #[inline(always)]
     pub fn slot(&self, sequence: u64) -> Slot<CellName> {
         // OBSERVE: pairs with PUBLISH in `publish`; what the cell holds is visible after it.
         let word = self.word(sequence).load(Ordering::Acquire);

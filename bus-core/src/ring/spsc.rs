@@ -21,10 +21,15 @@ use crate::header::{HEADER_BYTES, HEADER_WORDS, WRITING};
 use crate::seq::distance;
 use crate::sync::{AtomicU64, Ordering, fence};
 
+/// How many messages apart the advice about the end is renewed: as far as whoever asks for it has to look.
+const HINT_STEP: u64 = 16;
+
 /// A slot that its producer has begun to write. Dropped, it stays in [`WRITING`], which readers take for not yet published.
 pub struct Writing<'a> {
-    /// The whole slot: four words of header, the rest payload.
-    pub words: &'a [AtomicU64],
+    /// The header's words.
+    pub header: &'a [AtomicU64; HEADER_WORDS],
+    /// What follows them in the slot.
+    pub body: &'a [AtomicU64],
     sequence: u64,
 }
 
@@ -34,9 +39,12 @@ impl Writing<'_> {
     pub fn publish(self, tail_hint: &AtomicU64) {
         let next = self.sequence.wrapping_add(1);
         // PUBLISH: pairs with OBSERVE in `slot` and `published`.
-        self.words[0].store(next, Ordering::Release);
-        // Relaxed: advice, may lag when the producer dies right here. `end` checks it against the slots.
-        tail_hint.store(next, Ordering::Relaxed);
+        self.header[0].store(next, Ordering::Release);
+        // Relaxed: advice, which lags anyway when the producer dies right here. `end` goes on from it by the slots. Not for each message: while
+        // messages stream, stores are what a producer waits for.
+        if next.is_multiple_of(HINT_STEP) {
+            tail_hint.store(next, Ordering::Relaxed);
+        }
     }
 }
 
@@ -129,23 +137,32 @@ impl<'a> Ring<'a> {
     /// is not.
     #[inline]
     pub fn published(&self, sequence: u64) -> Option<(&'a [AtomicU64; HEADER_WORDS], &'a [AtomicU64])> {
-        let first = (sequence & self.mask) as usize * self.slot_words;
-        let (header, rest) = self.words.get(first..)?.split_first_chunk()?;
+        let (header, rest) = self.at(sequence);
         // OBSERVE: pairs with PUBLISH in `Writing::publish`.
         (header[0].load(Ordering::Acquire) == sequence.wrapping_add(1)).then_some((header, rest))
+    }
+
+    /// Header of the slot of `sequence`, and the words from there to the ring's end.
+    #[inline]
+    fn at(&self, sequence: u64) -> (&'a [AtomicU64; HEADER_WORDS], &'a [AtomicU64]) {
+        let first = (sequence & self.mask) as usize * self.slot_words;
+        match self.words[first..].split_first_chunk() {
+            Some(parts) => parts,
+            None => unreachable!("a slot has room for its header"),
+        }
     }
 
     /// Marks the slot of `sequence` as being written. The caller is the only producer and has checked [`Ring::has_room`].
     #[inline]
     pub fn begin(&self, sequence: u64) -> Writing<'a> {
-        let words = self.slot_words(sequence);
+        let (header, rest) = self.at(sequence);
         // WRITE: pairs with RECHECK in `still`.
-        words[0].store(WRITING, Ordering::Relaxed);
+        header[0].store(WRITING, Ordering::Relaxed);
         if crate::is_broken("publish_before_write") {
-            words[0].store(sequence.wrapping_add(1), Ordering::Relaxed);
+            header[0].store(sequence.wrapping_add(1), Ordering::Relaxed);
         }
         fence(Ordering::Release);
-        Writing { words, sequence }
+        Writing { header, body: &rest[..self.slot_words - HEADER_WORDS], sequence }
     }
 
     /// After copying from the slot: was it this message all the while?
@@ -270,7 +287,7 @@ mod tests {
                     prop_assert_eq!(room, written - read < 16);
                     if room {
                         let slot = ring.begin(written);
-                        slot.words[4].store(written * 3, Ordering::Relaxed);
+                        slot.body[0].store(written * 3, Ordering::Relaxed);
                         slot.publish(&tail);
                         written += 1;
                     }

@@ -147,9 +147,9 @@ fn lossy_ring(memory: &[AtomicU64; 8]) -> Ring<'_> {
     Ring::attach(memory, 1, 0).unwrap()
 }
 
-fn fill(memory: &[AtomicU64], value: u64) {
-    memory[4].store(value, Ordering::Relaxed);
-    memory[5].store(value, Ordering::Relaxed);
+fn fill(body: &[AtomicU64], value: u64) {
+    body[0].store(value, Ordering::Relaxed);
+    body[1].store(value, Ordering::Relaxed);
 }
 
 /// A copy of both payload words that passed the check is of one message and of the right one.
@@ -171,7 +171,7 @@ fn lossy_copy() {
                 let (ring, tail) = (lossy_ring(&memory), AtomicU64::new(0));
                 for sequence in 0..2 {
                     let slot = ring.begin(sequence);
-                    fill(slot.words, sequence + 1);
+                    fill(slot.body, sequence + 1);
                     slot.publish(&tail);
                 }
             })
@@ -194,7 +194,7 @@ fn lossy_copy_with(steps: Overwrite) {
                     if steps.release {
                         fence(Ordering::Release);
                     }
-                    fill(&memory[..], sequence + 1);
+                    fill(&memory[4..], sequence + 1);
                     memory[0].store(sequence + 1, Ordering::Release);
                 }
             })

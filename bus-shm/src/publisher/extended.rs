@@ -1,6 +1,6 @@
 //! Publishing with more than a payload: key, correlation, cause, time to live.
 
-use super::{Publisher, RawPublisher};
+use super::{Patience, Publisher, RawPublisher};
 use crate::arena::Source;
 use crate::error::{AttachError, PublishError};
 use crate::metadata::Meta;
@@ -23,6 +23,7 @@ struct Extended<'s, S> {
 impl<S: Source> Source for Extended<'_, S> {
     const KIND: &'static str = S::KIND;
     const EXTENSION_BYTES: usize = size_of::<Extension>();
+    const IS_EXACT: bool = S::IS_EXACT;
 
     fn extension(&self) -> Option<&Extension> {
         Some(&self.extension)
@@ -146,16 +147,15 @@ impl RawPublisher {
         (header_flags, key): (u8, u64),
         extension: Option<Extension>,
     ) -> Result<u64, PublishError> {
-        let deadline = self.deadline;
         let described = Described { plain: self.header, publisher: self };
         let publisher = &mut *described.publisher;
         (publisher.header.flags, publisher.header.reference) = (described.plain.flags | header_flags, key);
         match extension {
             Some(extension) => {
                 publisher.header.flags |= flags::EXTENSION;
-                publisher.publish(lane.index(), &Extended { source, extension }, deadline, true)
+                Ok(publisher.publish(lane.index(), &Extended { source, extension }, Patience::Deadline, true)?)
             }
-            None => publisher.publish(lane.index(), source, deadline, true),
+            None => Ok(publisher.publish(lane.index(), source, Patience::Deadline, true)?),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Publishing many small messages to readers that sleep between them: they are woken once for several.
 
-use super::Publisher;
+use super::{Patience, Publisher};
 use crate::error::PublishError;
 use crate::payload::{Message, Speak};
 use bus_core::lane::Lane;
@@ -35,9 +35,8 @@ impl<T: Speak> Lingering<'_, T> {
     /// # Errors
     /// See [`Publisher::publish_to`].
     pub fn publish_bytes(&mut self, lane: Lane, payload: &[u8]) -> Result<u64, PublishError> {
-        let raw = &mut self.publisher.raw;
-        let published = raw.publish(lane.index(), &payload, raw.deadline, false);
-        self.note(lane, published)
+        let published = self.publisher.raw.publish(lane.index(), &payload, Patience::Deadline, false);
+        self.note(lane, published.map_err(PublishError::from))
     }
 
     fn note(&mut self, lane: Lane, published: Result<u64, PublishError>) -> Result<u64, PublishError> {
@@ -83,9 +82,8 @@ impl<T: Message> Lingering<'_, T> {
     /// # Errors
     /// See [`Publisher::publish_to`].
     pub fn publish(&mut self, lane: Lane, value: &T) -> Result<u64, PublishError> {
-        let raw = &mut self.publisher.raw;
-        let published = raw.publish(lane.index(), &value, raw.deadline, false);
-        self.note(lane, published)
+        let published = self.publisher.raw.publish(lane.index(), &value, Patience::Deadline, false);
+        self.note(lane, published.map_err(PublishError::from))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Payload memory lent to the caller before it is published.
 #![allow(unsafe_code)]
 
-use super::{Failure, RawPublisher, gate_with_room};
+use super::{Failure, RawPublisher, gate_with_room, likely_bytes};
 use crate::arena::{Cell, Draft, Source};
 use crate::error::{FullOf, PublishError};
 use crate::sys::clock::Clock;
@@ -20,6 +20,7 @@ struct Blank(usize);
 
 impl Source for Blank {
     const KIND: &'static str = "loan";
+    const IS_EXACT: bool = true;
 
     fn least_bytes(&self) -> usize {
         self.0
@@ -139,7 +140,7 @@ impl RawPublisher {
         let this = &mut self.lanes[lane];
         let LaneRing::Spsc(ring) = this.ring else { return None };
         let sequence = this.next;
-        let want = source.least_bytes().max(this.expected_bytes);
+        let want = likely_bytes(source, this.expected_bytes);
         // Whoever has to look for room goes on from there.
         if want > max_bytes
             || S::EXTENSION_BYTES + want <= ring.inline_bytes()
@@ -186,7 +187,7 @@ fn name_in_slot(ring: spsc::Ring<'static>, sequence: u64, draft: &Draft, hint: &
     let filled = Header::load(draft.header);
     let header = Header { flags: filled.flags | flags::ARENA, reference: u64::from(draft.cell), ..filled };
     let slot = ring.begin(sequence);
-    header.store(slot.words);
+    header.store(slot.header);
     slot.publish(hint);
 }
 

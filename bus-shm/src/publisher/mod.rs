@@ -26,7 +26,7 @@ use crate::arena::{Cell, NoRoom, ProducerArena, Source};
 use crate::bus::BusInner;
 use crate::error::{AttachError, BatchError, FullOf, PublishError};
 use crate::listeners::wake_readers;
-use crate::payload::{Bytes, Message, Speak, encode, encoded_bytes};
+use crate::payload::{Bytes, Message, Speak, encode, encoded_bytes, is_copied};
 use crate::repair::{self, Keep};
 use crate::sys::clock::Clock;
 use crate::sys::prefetch::{self, LINE_WORDS, SLOTS_AHEAD};
@@ -36,7 +36,7 @@ use crate::wait;
 use bus_core::arena::{Horizon, Shortage};
 use bus_core::doorbell::{Barrier, Doorbell};
 use bus_core::group;
-use bus_core::header::{HEADER_WORDS, Header, TYPE_BYTES, producer_mark};
+use bus_core::header::{Header, TYPE_BYTES, producer_mark};
 use bus_core::holder::HolderWord;
 use bus_core::lane::Lane;
 use bus_core::layout::wake::state::is_closed;
@@ -64,6 +64,7 @@ const ROOM_PARK: Duration = Duration::from_millis(20);
 
 impl<T: Message> Source for &T {
     const KIND: &'static str = T::NAME;
+    const IS_EXACT: bool = is_copied::<T>();
 
     #[inline]
     fn least_bytes(&self) -> usize {
@@ -82,6 +83,7 @@ impl<T: Message> Source for &T {
 
 impl Source for &[u8] {
     const KIND: &'static str = "bytes";
+    const IS_EXACT: bool = true;
 
     #[inline]
     fn least_bytes(&self) -> usize {
@@ -129,6 +131,15 @@ struct Sighting {
     since: Instant,
 }
 
+/// How long a publication waits for room.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// Until the publisher's deadline.
+    Deadline,
+    /// Not at all.
+    None,
+}
+
 /// An error on its way out of the hot path: one pointer, so that results without an error stay in registers.
 struct Failure(Box<PublishError>);
 
@@ -171,7 +182,7 @@ pub(crate) struct RawPublisher {
     space_bell: Doorbell<'static>,
     entry_word: &'static AtomicU64,
     live: HolderWord,
-    fork: &'static ForkMark,
+    fork: ForkMark,
     /// In a box: the hot path has no use for it.
     guard: Box<Guard>,
     bus: Arc<BusInner>,
@@ -244,8 +255,7 @@ impl<T: Speak> Publisher<T> {
     /// # Errors
     /// See [`Publisher::publish_to`].
     pub fn publish_bytes(&mut self, lane: Lane, payload: &[u8]) -> Result<u64, PublishError> {
-        let deadline = self.raw.deadline;
-        self.raw.publish(lane.index(), &payload, deadline, true)
+        Ok(self.raw.publish(lane.index(), &payload, Patience::Deadline, true)?)
     }
 
     /// Borrows memory for a payload of `len_bytes`, to be filled in place and published. Dropped unpublished, it is as if it
@@ -266,10 +276,10 @@ impl<T: Message> Publisher<T> {
     ///
     /// # Errors
     /// See [`Publisher::publish_to`].
-    #[inline]
+    // Always, as `receive`.
+    #[inline(always)]
     pub fn publish(&mut self, value: &T) -> Result<u64, PublishError> {
-        let (lane, deadline) = (self.raw.default_lane, self.raw.deadline);
-        self.raw.publish(lane, &value, deadline, true)
+        Ok(self.raw.publish(self.raw.default_lane, &value, Patience::Deadline, true)?)
     }
 
     /// Publishes a value in a lane, waiting for room up to the deadline. Returns its sequence.
@@ -280,8 +290,7 @@ impl<T: Message> Publisher<T> {
     /// been claimed or half-written.
     #[inline]
     pub fn publish_to(&mut self, lane: Lane, value: &T) -> Result<u64, PublishError> {
-        let deadline = self.raw.deadline;
-        self.raw.publish(lane.index(), &value, deadline, true)
+        Ok(self.raw.publish(lane.index(), &value, Patience::Deadline, true)?)
     }
 
     /// Publishes a value in a lane, or fails at once if there is no room.
@@ -290,7 +299,7 @@ impl<T: Message> Publisher<T> {
     /// See [`Publisher::publish_to`].
     #[inline]
     pub fn try_publish_to(&mut self, lane: Lane, value: &T) -> Result<u64, PublishError> {
-        self.raw.publish(lane.index(), &value, Duration::ZERO, true)
+        Ok(self.raw.publish(lane.index(), &value, Patience::None, true)?)
     }
 
     /// Publishes values one after the other in a lane and looks at the bell once.
@@ -305,12 +314,11 @@ impl<T: Message> Publisher<T> {
     where
         T: 'v,
     {
-        let deadline = self.raw.deadline;
         let mut published = 0;
         for value in values {
-            if let Err(source) = self.raw.publish(lane.index(), &value, deadline, false) {
+            if let Err(failure) = self.raw.publish(lane.index(), &value, Patience::Deadline, false) {
                 self.raw.ring_unless_forked();
-                return Err(BatchError { published, source });
+                return Err(BatchError { published, source: failure.into() });
             }
             published += 1;
         }
@@ -326,8 +334,7 @@ impl Publisher<Bytes> {
     /// See [`Publisher::publish_to`].
     #[inline]
     pub fn publish(&mut self, payload: &[u8]) -> Result<u64, PublishError> {
-        let (lane, deadline) = (self.raw.default_lane, self.raw.deadline);
-        self.raw.publish(lane, &payload, deadline, true)
+        Ok(self.raw.publish(self.raw.default_lane, &payload, Patience::Deadline, true)?)
     }
 }
 
@@ -388,7 +395,7 @@ impl RawPublisher {
             space_bell: Doorbell::attach(core.held_wake_word(wake::at::SPACE_BELL)?),
             entry_word: core.held_ring_word(ring::producer_state(usize::from(entry)))?,
             live,
-            fork: ForkMark::global(),
+            fork: *ForkMark::global(),
             guard,
             bus,
             core,
@@ -396,21 +403,23 @@ impl RawPublisher {
     }
 
     /// Publishes one message. Nothing happens before the lane and the handle are known to be good.
-    #[inline]
+    // Always: what a call saves and restores are as many stores as a short message is, and those are what a publisher waits for while
+    // messages stream.
+    #[inline(always)]
     fn publish<S: Source>(
         &mut self,
         lane: usize,
         source: &S,
-        deadline: Duration,
+        patience: Patience,
         ring_bell: bool,
-    ) -> Result<u64, PublishError> {
+    ) -> Result<u64, Failure> {
         if lane >= self.lanes.len()
             || self.fork.is_child()
             || self.state.load(Ordering::Relaxed) != self.expected_state
         {
-            return self.publish_guarded(lane, source, deadline, ring_bell);
+            return self.publish_guarded(lane, source, patience, ring_bell);
         }
-        self.publish_admitted(lane, source, deadline, ring_bell)
+        self.publish_admitted(lane, source, patience, ring_bell)
     }
 
     /// The same where there may be something in its way, or something to count.
@@ -420,11 +429,11 @@ impl RawPublisher {
         &mut self,
         lane: usize,
         source: &S,
-        deadline: Duration,
+        patience: Patience,
         ring_bell: bool,
-    ) -> Result<u64, PublishError> {
+    ) -> Result<u64, Failure> {
         self.admit(lane, source.least_bytes())?;
-        let sequence = self.publish_admitted(lane, source, deadline, ring_bell)?;
+        let sequence = self.publish_admitted(lane, source, patience, ring_bell)?;
         self.published(lane, sequence);
         Ok(sequence)
     }
@@ -435,28 +444,36 @@ impl RawPublisher {
         &mut self,
         lane: usize,
         source: &S,
-        deadline: Duration,
+        patience: Patience,
         ring_bell: bool,
-    ) -> Result<u64, PublishError> {
+    ) -> Result<u64, Failure> {
         let stamp_ns = self.clock.as_mut().map_or(0, Clock::now_ns);
         let published = match self.lanes[lane].ring {
             LaneRing::Mpmc(_) => match self.publish_here(lane, source, stamp_ns) {
                 Some(sequence) => Ok(sequence),
-                None => self.publish_slowly(lane, source, stamp_ns, deadline),
+                None => self.publish_slowly(lane, source, stamp_ns, self.longest_wait(patience)),
             },
             LaneRing::Spsc(_) => match self.publish_slot_here(lane, source, stamp_ns) {
                 Some(sequence) => Ok(sequence),
-                None => self.publish_slot_otherwise(lane, source, stamp_ns, deadline),
+                None => self.publish_slot_otherwise(lane, source, stamp_ns, self.longest_wait(patience)),
             },
         };
         let sequence = match published {
             Ok(sequence) => sequence,
-            Err(failure) => return Err(self.failed(lane, deadline, failure)),
+            Err(failure) => return Err(self.failed(lane, self.longest_wait(patience), failure).into()),
         };
         if ring_bell {
             self.ring_bell();
         }
         Ok(sequence)
+    }
+
+    #[cold]
+    fn longest_wait(&self, patience: Patience) -> Duration {
+        match patience {
+            Patience::Deadline => self.deadline,
+            Patience::None => Duration::ZERO,
+        }
     }
 
     /// Many producers: publishes where arena and lane have room right away, which is nearly always.
@@ -467,7 +484,7 @@ impl RawPublisher {
         let core = &self.core;
         let this = &mut self.lanes[lane];
         let LaneRing::Mpmc(ring) = &this.ring else { return None };
-        let want = source.least_bytes().max(this.expected_bytes);
+        let want = likely_bytes(source, this.expected_bytes);
         if want > max_bytes {
             return None;
         }
@@ -481,7 +498,9 @@ impl RawPublisher {
         let address = move |s| draft.address(s);
         let sequence = ring.publish(this.hint, name, &mut this.cached_gate, recompute, address).ok()?;
         this.next = sequence.wrapping_add(1);
-        this.expected_bytes = draft.len_bytes;
+        if this.expected_bytes != draft.len_bytes {
+            this.expected_bytes = draft.len_bytes;
+        }
         arena.commit_published(draft.body_bytes, sequence);
         Some(sequence)
     }
@@ -528,13 +547,13 @@ impl RawPublisher {
     #[inline(always)]
     fn publish_slot_here<S: Source>(&mut self, lane: usize, source: &S, stamp_ns: u64) -> Option<u64> {
         let max_bytes = self.max_bytes;
-        let header = Header { stamp_ns, ..self.header };
         let core = &self.core;
         let this = &mut self.lanes[lane];
         let LaneRing::Spsc(ring) = &this.ring else { return None };
         let sequence = this.next;
-        let least_bytes = source.least_bytes().max(this.expected_bytes);
-        if S::EXTENSION_BYTES + least_bytes > ring.inline_bytes()
+        let want = likely_bytes(source, this.expected_bytes);
+        if S::EXTENSION_BYTES + want > ring.inline_bytes()
+            || want > max_bytes
             || !ring.has_room(sequence, &mut this.cached_gate, |s| gate_with_room(core, lane, s))
         {
             return None;
@@ -543,8 +562,7 @@ impl RawPublisher {
         let ahead = ring.slot_address(sequence.wrapping_add(SLOTS_AHEAD));
         prefetch::for_writing(ahead);
         let slot = ring.begin(sequence);
-        let words = slot.words;
-        let body = &words[HEADER_WORDS + S::EXTENSION_BYTES / 8..];
+        let body = &slot.body[S::EXTENSION_BYTES / 8..];
         // SAFETY: the slot is marked WRITING and lies above the gate, so no reader looks at its body; this handle is
         // the lane's only producer. The words are atomics, that is, interior mutable memory.
         let memory = unsafe {
@@ -557,11 +575,12 @@ impl RawPublisher {
         let len_bytes = source.fill(memory).filter(|&len| len <= max_bytes)?;
         if let Some(extension) = source.extension() {
             let block: [u64; EXTENSION_BYTES / 8] = bytemuck::cast(*extension);
-            for (word, value) in words[HEADER_WORDS..].iter().zip(block) {
+            for (word, value) in slot.body.iter().zip(block) {
                 word.store(value, Ordering::Relaxed);
             }
         }
-        Header { len_bytes: len_bytes as u32, ..header }.store(words);
+        // Put together here: before, its parts would have to be kept somewhere while the payload is written.
+        Header { len_bytes: len_bytes as u32, stamp_ns, ..self.header }.store(slot.header);
         slot.publish(this.hint);
         this.next = sequence.wrapping_add(1);
         Some(sequence)
@@ -617,7 +636,7 @@ impl RawPublisher {
         if least > self.max_bytes {
             return Err(self.too_large(least));
         }
-        let mut want = least.max(self.lanes[lane].expected_bytes).min(self.max_bytes);
+        let mut want = likely_bytes(source, self.lanes[lane].expected_bytes).min(self.max_bytes);
         let mut since = None;
         // Looking at the groups again is cheaper than growing, and often enough.
         let mut may_grow = false;
@@ -933,6 +952,13 @@ impl RawPublisher {
         }
         true
     }
+}
+
+/// How long a message will be: a guess, unless its length is known beforehand.
+#[inline(always)]
+fn likely_bytes<S: Source>(source: &S, expected_bytes: usize) -> usize {
+    let least_bytes = source.least_bytes();
+    if S::IS_EXACT { least_bytes } else { least_bytes.max(expected_bytes) }
 }
 
 /// The gate, computed when the private copy leaves no room for `s`. If the lane is nearly full and its readers move, waits a

@@ -25,7 +25,7 @@ impl RawSubscriber {
         let lowest = self.lanes.len() - 1;
         !self.fork.is_child()
             && !self.late.as_ref().is_some_and(|late| late.has_work())
-            && self.lanes[..lowest].iter().all(LaneReader::is_quiet)
+            && LaneReader::are_quiet(&self.lanes[..lowest])
             && is_ready(&mut self.lanes, lowest)
             && self.take_known()
     }
@@ -39,7 +39,7 @@ impl RawSubscriber {
         let is_taken = self.is_plain
             && !self.fork.is_child()
             && !is_closed(self.state.load(Ordering::Relaxed))
-            && above.iter().all(LaneReader::is_quiet)
+            && LaneReader::are_quiet(above)
             && lowest.take_direct(|description| screen.is_usual(description), &mut current.found);
         if is_taken {
             current.lane = above.len();

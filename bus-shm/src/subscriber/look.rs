@@ -10,7 +10,7 @@ impl RawSubscriber {
     #[inline]
     pub(super) fn pick_known(&self) -> Option<usize> {
         let (lowest, above) = self.lanes.split_last()?;
-        (lowest.has_known() && above.iter().all(LaneReader::is_quiet)).then_some(above.len())
+        (lowest.has_known() && LaneReader::are_quiet(above)).then_some(above.len())
     }
 
     /// The lane of the next message.

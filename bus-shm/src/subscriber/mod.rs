@@ -169,7 +169,7 @@ struct RawSubscriber {
     /// The message that was handed out last.
     current: Delivery,
     participant: u16,
-    fork: &'static ForkMark,
+    fork: ForkMark,
     bus: Arc<BusInner>,
     /// Own every `'static` reference above; dropped after them.
     _owners: Option<Region>,
@@ -335,7 +335,7 @@ impl RawSubscriber {
             rested_at: u64::MAX,
             current: Delivery::NONE,
             participant: bus.me().participant,
-            fork: ForkMark::global(),
+            fork: *ForkMark::global(),
             bus,
             _owners: owners_region,
             keyed,

@@ -127,7 +127,7 @@ impl AsFd for Pidfd {
 /// question costs one load, and forks that bypass the C library count as well. A child made by vfork shares all
 /// memory until its exec and is not told. Where the kernel has no such page (before 4.14), the C library's
 /// fork handler clears the byte.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct ForkMark {
     byte: &'static AtomicU8,
 }
