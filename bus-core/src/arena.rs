@@ -1,7 +1,7 @@
 //! The allocator of one producer's payload memory for one lane: pure bookkeeping, kept in the producer's own process.
 //!
-//! An arena is a file of segments, each twice as large as the one before, that grows when unread messages fill it. Only
-//! its producer writes to it, and a full arena of one lane never holds another lane.
+//! An arena is a file of segments, each twice as large as the one before, that grows when unread messages fill it, and to a certain size
+//! where messages stream. Only its producer writes to it, and a full arena of one lane never holds another lane.
 //!
 //! Each segment is a ring of bytes cut into 16 chunks. Blocks are contiguous and are handed out in order; a chunk comes
 //! back when the gate has passed the last message that touches it. Keeping one sequence a chunk instead of one
@@ -12,7 +12,7 @@
 //! before the first byte that it allows is written, so a reader that holds no gate can tell, after copying, whether its
 //! block was still intact ([`intact_position`]).
 
-use crate::limits::ARENA_SEGMENTS_MAX;
+use crate::limits::{ARENA_SEGMENTS_MAX, ARENA_STREAM_BYTES};
 use crate::seq::distance;
 use crate::sync::{AtomicU64, Ordering, fence};
 
@@ -374,6 +374,20 @@ impl Allocator {
         }
     }
 
+    /// How often the current segment has been gone round, and its bytes.
+    pub fn revolutions(&self) -> (u64, u64) {
+        (self.current.position / self.current.capacity, self.current.capacity)
+    }
+
+    /// The segment to go on to where messages stream, unless the current one is large enough for that. Those before it are not used again:
+    /// at most a quarter of the bound is given up.
+    pub fn next_for_stream(&self) -> Option<usize> {
+        let next = self.active + 1;
+        let is_small =
+            next < self.geometry.segments() && self.geometry.segment_bytes(next) <= ARENA_STREAM_BYTES;
+        (is_small && 4 * self.geometry.segment_base(next + 1) <= self.geometry.bound_bytes).then_some(next)
+    }
+
     /// Offset and length of the active segment's memory that no block has ever touched. `None` after its first revolution.
     pub fn never_used(&self) -> Option<(u64, u64)> {
         let segment = &self.current;
@@ -465,6 +479,25 @@ mod tests {
         let span = arena.span(320, horizon(3)).unwrap();
         assert_eq!((span.offset_bytes, span.position_bytes), (0, 1024));
         assert!(span.new_limit.is_some());
+    }
+
+    #[test]
+    fn where_messages_stream_it_grows_to_a_certain_size_and_gives_up_a_quarter_of_the_bound_at_most() {
+        let grow = |geometry: Geometry| {
+            let mut arena = Allocator::new(geometry);
+            while let Some(segment) = arena.next_for_stream() {
+                assert_eq!(segment, arena.active + 1);
+                arena.grown();
+            }
+            (arena.revolutions().1, geometry.segment_base(arena.active))
+        };
+        let default = Geometry::new(64 << 10, 16 << 20, 1 << 20);
+        assert_eq!(grow(default), (ARENA_STREAM_BYTES, (2 << 20) - (64 << 10)));
+        for bound_bytes in [256 << 10, 1 << 20, 4 << 20, 64 << 20] {
+            let (segment_bytes, behind_bytes) = grow(Geometry::new(64 << 10, bound_bytes, 1 << 10));
+            assert!(segment_bytes <= ARENA_STREAM_BYTES && 4 * behind_bytes <= bound_bytes, "{bound_bytes}");
+        }
+        assert_eq!(grow(Geometry::new(4 << 20, 16 << 20, 1 << 10)), (4 << 20, 0));
     }
 
     #[test]

@@ -10,8 +10,11 @@ use bus_core::arena::{Allocator, Block, Geometry, Horizon, Shortage, Span, is_in
 use bus_core::extension::Extension;
 use bus_core::header::{HEADER_BYTES, HEADER_WORDS, Header, cell_tag};
 use bus_core::layout::{Preamble, arena as layout};
+use bus_core::limits::ARENA_STREAM_BYTES_PER_S;
+use bus_core::seq::earlier;
 use bus_core::sync::{AtomicU64, Ordering};
 use std::mem::MaybeUninit;
+use std::time::{Duration, Instant};
 
 /// How many messages ahead a producer asks for its lines.
 const PREFETCH_CELLS: usize = 4;
@@ -23,6 +26,8 @@ const PREFETCH_BYTES_MAX: usize = 2 * LINE_BYTES;
 pub(crate) struct ProducerArena {
     region: Region,
     allocator: Allocator,
+    /// Which revolution of its segment it is in, and since when.
+    revolution: (u64, Instant),
 }
 
 /// What can be written as a message.
@@ -97,12 +102,12 @@ impl ProducerArena {
             region.write(layout::limit(segment) as u64, &geometry.segment_bytes(segment))?;
         }
         region.write(0, &Preamble::new(layout::MAGIC, bytes, epoch))?;
-        Ok(Self { region, allocator: Allocator::new(geometry) })
+        Ok(Self { region, allocator: Allocator::new(geometry), revolution: (0, Instant::now()) })
     }
 
     /// Writes a message of probably `want_bytes` where there is room right away. Nothing is taken: either it is published
     /// and [`ProducerArena::commit_published`], or it is as if it had never been.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn draft<S: Source>(
         &mut self,
         source: &S,
@@ -144,7 +149,7 @@ impl ProducerArena {
     }
 
     /// The draft was published as `sequence`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn commit_published(&mut self, body_bytes: usize, sequence: u64) {
         self.allocator.commit_published((HEADER_BYTES + body_bytes) as u64, sequence);
     }
@@ -163,6 +168,7 @@ impl ProducerArena {
         let want_bytes = (HEADER_BYTES + S::EXTENSION_BYTES + want_bytes) as u64;
         // Memory that was short at the last try may be there now.
         self.allocator.set_may_grow(true);
+        self.grow_if_streaming(want_bytes, horizon, Instant::now());
         let span = loop {
             match self.allocator.span(want_bytes, horizon) {
                 Ok(span) => break span,
@@ -178,7 +184,7 @@ impl ProducerArena {
         Ok(self.fill(source, span, max_bytes, header).map(|draft| self.cut_off(draft)))
     }
 
-    #[inline]
+    #[inline(always)]
     fn fill<S: Source>(&mut self, source: &S, span: Span, max_bytes: usize, header: Header) -> Option<Draft> {
         let before = HEADER_BYTES + S::EXTENSION_BYTES;
         let room = (span.len_bytes as usize - before).min(max_bytes);
@@ -206,6 +212,26 @@ impl ProducerArena {
             len_bytes,
             body_bytes: S::EXTENSION_BYTES + len_bytes,
         })
+    }
+
+    /// Once a revolution: goes on to a larger segment if this one was gone round so fast that it pays, and there is memory; gives back what
+    /// nobody reads any more.
+    fn grow_if_streaming(&mut self, want_bytes: u64, horizon: Horizon, now: Instant) {
+        let (count, segment_bytes) = self.allocator.revolutions();
+        let (before, since) = self.revolution;
+        if count == before {
+            return;
+        }
+        self.revolution = (count, now);
+        self.give_back(earlier(horizon.gate, horizon.keep_from));
+        let longest = Duration::from_nanos(segment_bytes * 1_000_000_000 / ARENA_STREAM_BYTES_PER_S);
+        if now.duration_since(since) < longest * (count - before) as u32
+            && let Some(segment) = self.allocator.next_for_stream()
+        {
+            // Where there is no memory it stays as it is.
+            let _ = self.grow(segment, want_bytes);
+            self.revolution = (self.allocator.revolutions().0, now);
+        }
     }
 
     fn grow(&mut self, segment: usize, want_bytes: u64) -> Result<(), NoRoom> {
@@ -342,5 +368,58 @@ impl ArenaView {
         let capacity = self.geometry.segment_bytes(segment);
         let offset_in_segment = offset - self.geometry.segment_base(segment);
         is_intact(limit, capacity, offset_in_segment, tag, self.geometry.granule_shift)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::{base_dir, unique_name};
+    use bus_core::limits::ARENA_STREAM_BYTES;
+
+    /// A directory that is removed with it.
+    struct Place(TopicDir);
+
+    impl Place {
+        fn new() -> Self {
+            let path = base_dir(None).join(unique_name("test-arena"));
+            std::fs::create_dir(&path).unwrap();
+            Self(TopicDir(path))
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0.0);
+        }
+    }
+
+    /// Publishes messages that everybody has read, until their segment has been gone round `times` times, each in `took`.
+    fn go_round(arena: &mut ProducerArena, times: u32, took: impl Fn(u64) -> Duration) {
+        let (horizon, mut now) = (Horizon { gate: 1, keep_from: 1, history_bytes: 0 }, arena.revolution.1);
+        for _ in 0..times {
+            let (before, segment_bytes) = arena.allocator.revolutions();
+            while arena.allocator.revolutions().0 == before {
+                arena.allocator.span(64, horizon).unwrap();
+                arena.allocator.commit_published(64, 0);
+            }
+            now += took(segment_bytes);
+            arena.grow_if_streaming(64, horizon, now);
+        }
+    }
+
+    #[test]
+    fn it_grows_where_messages_stream_and_what_is_behind_is_given_back() {
+        let place = Place::new();
+        let geometry = Geometry::new(64 << 10, 16 << 20, 1 << 20);
+        let mut arena = ProducerArena::create(&place.0, (0, 1), 0, geometry, 1).unwrap();
+        let at = |bytes_per_s: u64| move |bytes: u64| Duration::from_nanos(bytes * 1_000_000_000 / bytes_per_s);
+        go_round(&mut arena, 100, at(ARENA_STREAM_BYTES_PER_S / 2));
+        assert_eq!(arena.allocator.revolutions().1, 64 << 10, "too slow to be a stream");
+        go_round(&mut arena, 100, at(ARENA_STREAM_BYTES_PER_S * 2));
+        assert_eq!(arena.allocator.revolutions().1, ARENA_STREAM_BYTES);
+        // A page of its own, and the segment that is in use; segments begin at multiples of a page.
+        let file_bytes = std::os::unix::fs::MetadataExt::blocks(&arena.region.file().metadata().unwrap()) * 512;
+        assert!(file_bytes <= ARENA_STREAM_BYTES + 8192, "{file_bytes} bytes");
     }
 }

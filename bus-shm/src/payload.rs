@@ -1,6 +1,7 @@
 //! Types that travel: how a value is archived into shared memory, how it is read there, and how a topic knows it.
 #![allow(unsafe_code)]
 
+use crate::sys::store::two_words;
 use bus_core::limits::{MESSAGE_BYTES_MAX, TYPE_NAME_BYTES_MAX};
 use bus_core::name::{FNV1A_START, fnv1a};
 use rkyv::api::high::{HighSerializer, HighValidator};
@@ -220,19 +221,8 @@ unsafe fn copy_fresh<T>(value: *const T, to: *mut T) {
     let word = |index| unsafe { value.add(index).read_volatile() };
     for index in (0..words - words % 2).step_by(2) {
         let (low, high) = (word(index), word(index + 1));
-        // One store for two words: while messages stream, stores are what a publisher waits for.
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: inside of the destination; the store takes any alignment, and every x86_64 processor has it.
-        #[allow(unused_unsafe)]
-        unsafe {
-            use core::arch::x86_64::{_mm_set_epi64x, _mm_storeu_si128};
-            _mm_storeu_si128(to.add(index).cast(), _mm_set_epi64x(high as i64, low as i64));
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        // SAFETY: inside of the destination, and aligned as it is.
-        unsafe {
-            to.add(index).cast::<[u64; 2]>().write([low, high]);
-        }
+        // SAFETY: inside of the destination, aligned as it is.
+        unsafe { two_words(to.add(index), low, high) };
     }
     if words % 2 == 1 {
         // SAFETY: as above.

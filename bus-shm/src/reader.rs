@@ -21,10 +21,10 @@ use bus_core::seq::{distance, earlier, later};
 use bus_core::sync::{AtomicU64, Ordering, fence};
 use std::sync::Arc;
 
+mod direct;
 mod early;
 
-/// In the description of a slot: the payload does not begin right behind its header.
-const ELSEWHERE: u64 = ((flags::ARENA | flags::EXTENSION) as u64) << 56;
+use direct::InCell;
 
 /// What stands at the reader's position.
 pub(crate) enum Found {
@@ -54,35 +54,6 @@ pub(crate) enum Peek {
     Refused,
     /// The hash of its key; 0 for none, or where the message is damaged.
     Key(u64),
-}
-
-/// A message in a cell: that it is the right one, and inside of the mapping, has been checked of the word that is kept here. Two words, which
-/// travel in registers.
-struct InCell {
-    words: &'static [AtomicU64; HEADER_WORDS],
-    /// Word 1 of its header.
-    description: u64,
-}
-
-impl InCell {
-    /// What that word says; the rest is 0.
-    fn described(&self) -> Header {
-        Header::from_words([self.description, 0, 0])
-    }
-
-    fn header(&self) -> Header {
-        let [_, _, stamp, reference] = self.words;
-        Header::from_words([
-            self.description,
-            stamp.load(Ordering::Relaxed),
-            reference.load(Ordering::Relaxed),
-        ])
-    }
-
-    /// It follows the header and, where there is one, the extension.
-    fn payload(&self) -> *const u8 {
-        self.words.as_ptr_range().end.cast::<u8>().wrapping_add(self.described().extension_bytes())
-    }
 }
 
 /// A reader's state in one lane.
@@ -350,72 +321,6 @@ impl LaneReader {
         self.copies || distance(sequence, self.reliable_from) < 0
     }
 
-    /// Takes the message at the reader's position where it is known to be there and nothing has to be decided: kept for this reader, new to
-    /// its group, in its slot or in a cell whose arena is known, and `is_usual` by the description in its header. False if
-    /// [`LaneReader::take`] has to look; nothing has been recorded then.
-    #[inline(always)]
-    pub(crate) fn take_direct(&mut self, is_usual: impl Fn(u64) -> bool, finding: &mut Finding) -> bool {
-        let Some(handed) = self.direct else { return false };
-        if self.ahead.known_count() == 0 {
-            return false;
-        }
-        let sequence = self.ahead.next();
-        let now = self.now.next(sequence);
-        if now.times != 1 {
-            return false;
-        }
-        let found = match self.ring {
-            LaneRing::Spsc(ring) => {
-                self.ask_ahead(ring, sequence);
-                let Some((words, body)) = ring.published(sequence) else { return false };
-                let header = Header::load(words);
-                let description = header.description();
-                if description & ELSEWHERE == 0 {
-                    // Not put together with the other cases below: what they have in common would go through memory.
-                    if description as u32 as usize > ring.inline_bytes() || !is_usual(description) {
-                        return false;
-                    }
-                    *finding = Finding { sequence, header, payload: body.as_ptr().cast::<u8>(), times: 1 };
-                    self.hand_out_direct(handed, now, sequence);
-                    return true;
-                }
-                self.named_cell(sequence, description, header.reference)
-            }
-            LaneRing::Mpmc(ring) => {
-                let Slot::Filled(name) = ring.slot(sequence) else { return false };
-                self.try_cell(sequence, name.producer, None, name.cell)
-            }
-        };
-        let Some(found) = found.filter(|found| is_usual(found.description)) else { return false };
-        *finding = Finding { sequence, header: found.header(), payload: found.payload(), times: 1 };
-        self.hand_out_direct(handed, now, sequence);
-        true
-    }
-
-    /// What `take_direct` has found is handed out.
-    #[inline(always)]
-    fn hand_out_direct(&mut self, handed: &AtomicU64, now: Handed, sequence: u64) {
-        if !bus_core::is_broken("known_hand_out_late") {
-            group::hand_out(handed, now);
-        }
-        self.now = now;
-        if bus_core::is_broken("known_acknowledge_early") {
-            self.acknowledge(sequence);
-        }
-        self.ahead.advance();
-    }
-
-    /// What a slot names in the arena, by two words of its header. `None` if that takes more than a look.
-    #[inline(never)]
-    fn named_cell(&mut self, sequence: u64, description: u64, cell: u64) -> Option<InCell> {
-        // One with an extension is none of the usual ones.
-        if description & ELSEWHERE != u64::from(flags::ARENA) << 56 {
-            return None;
-        }
-        let mark = (description >> 32) as u16;
-        self.try_cell(sequence, producer_entry(mark), Some(mark), cell as u32)
-    }
-
     /// Takes the message at the reader's position, which `poll` has found there, and records that it is handed out.
     #[inline]
     pub(crate) fn take(&mut self, finding: &mut Finding) -> Result<Found, Failure> {
@@ -555,29 +460,6 @@ impl LaneReader {
         finding.header = found.header();
         finding.payload = found.payload();
         Ok(())
-    }
-
-    #[inline(always)]
-    fn try_cell(
-        &mut self,
-        sequence: u64,
-        producer: u16,
-        mark: Option<u16>,
-        cell: u32,
-    ) -> Option<InCell> {
-        let (tag, view) = self.arenas.get_mut(usize::from(producer))?.as_mut()?;
-        if mark.is_some_and(|mark| producer_tag(mark, *tag) != *tag) {
-            return None;
-        }
-        let words = view.header_words(cell)?;
-        let found = InCell { words, description: words[1].load(Ordering::Relaxed) };
-        let header = found.described();
-        // A view of a former producer's arena shows in the tag.
-        (tag_names(words[0].load(Ordering::Relaxed), sequence)
-            && header.len_bytes <= self.max_bytes
-            && producer_entry(header.producer) == producer
-            && view.has_body(cell, u64::from(header.len_bytes) + header.extension_bytes() as u64))
-        .then_some(found)
     }
 
     /// The arena is not mapped yet, or the producer entry has changed hands: maps the one that is meant.

@@ -118,7 +118,7 @@ impl<'a> Ring<'a> {
 
     /// What the slot of `s` holds if `s` is the lane's end and everything is as it nearly always is: this slot is one lap
     /// behind, and its predecessor is of its own.
-    #[inline]
+    #[inline(always)]
     fn is_end(&self, s: u64) -> Option<u64> {
         // OBSERVE, of the slot and of its predecessor: the chain that reading ahead rests on.
         let seen = self.word(s).load(Ordering::Acquire);
@@ -170,7 +170,8 @@ impl<'a> Ring<'a> {
     /// the cell's header.
     ///
     /// Lock-free: an attempt fails only when another producer has published.
-    #[inline]
+    // Always: what a call saves and restores are stores, and the compare-and-swap waits for all that come before it.
+    #[inline(always)]
     pub fn publish(
         &self,
         hint: &AtomicU64,
@@ -227,7 +228,7 @@ impl<'a> Ring<'a> {
 
     /// Addresses the cell to `s`, then the one step that claims `s` and publishes `name` there. False: its slot no longer holds what
     /// was `seen`.
-    #[inline]
+    #[inline(always)]
     fn place(
         &self,
         s: u64,

@@ -1,6 +1,6 @@
 //! Publishing in tasks of tokio. A full lane is waited for by short sleeps of the task; nothing runs while there is nothing to send.
 
-use super::{Patience, Publisher, RawPublisher};
+use super::{Patience, Publisher, RawPublisher, Target};
 use crate::error::PublishError;
 use crate::payload::{Bytes, Message, Speak};
 use bus_core::lane::Lane;
@@ -47,7 +47,7 @@ impl<T: Message + Unpin> Payload<T> for T {
 
 impl Payload<Bytes> for Vec<u8> {
     fn try_publish(&self, publisher: &mut Publisher<Bytes>, lane: Lane) -> Result<u64, PublishError> {
-        Ok(publisher.raw.publish(lane.index(), &self.as_slice(), Patience::None, true)?)
+        Ok(publisher.raw.publish(Target::Lane(lane.index()), &self.as_slice(), Patience::None, true)?)
     }
 }
 

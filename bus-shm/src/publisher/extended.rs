@@ -1,6 +1,6 @@
 //! Publishing with more than a payload: key, correlation, cause, time to live.
 
-use super::{Patience, Publisher, RawPublisher};
+use super::{Patience, Publisher, RawPublisher, Target};
 use crate::arena::Source;
 use crate::error::{AttachError, PublishError};
 use crate::metadata::Meta;
@@ -153,9 +153,14 @@ impl RawPublisher {
         match extension {
             Some(extension) => {
                 publisher.header.flags |= flags::EXTENSION;
-                Ok(publisher.publish(lane.index(), &Extended { source, extension }, Patience::Deadline, true)?)
+                Ok(publisher.publish(
+                    Target::Lane(lane.index()),
+                    &Extended { source, extension },
+                    Patience::Deadline,
+                    true,
+                )?)
             }
-            None => Ok(publisher.publish(lane.index(), source, Patience::Deadline, true)?),
+            None => Ok(publisher.publish(Target::Lane(lane.index()), source, Patience::Deadline, true)?),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Publishing many small messages to readers that sleep between them: they are woken once for several.
 
-use super::{Patience, Publisher};
+use super::{Patience, Publisher, Target};
 use crate::error::PublishError;
 use crate::payload::{Message, Speak};
 use bus_core::lane::Lane;
@@ -35,7 +35,8 @@ impl<T: Speak> Lingering<'_, T> {
     /// # Errors
     /// See [`Publisher::publish_to`].
     pub fn publish_bytes(&mut self, lane: Lane, payload: &[u8]) -> Result<u64, PublishError> {
-        let published = self.publisher.raw.publish(lane.index(), &payload, Patience::Deadline, false);
+        let published =
+            self.publisher.raw.publish(Target::Lane(lane.index()), &payload, Patience::Deadline, false);
         self.note(lane, published.map_err(PublishError::from))
     }
 
@@ -82,7 +83,8 @@ impl<T: Message> Lingering<'_, T> {
     /// # Errors
     /// See [`Publisher::publish_to`].
     pub fn publish(&mut self, lane: Lane, value: &T) -> Result<u64, PublishError> {
-        let published = self.publisher.raw.publish(lane.index(), &value, Patience::Deadline, false);
+        let published =
+            self.publisher.raw.publish(Target::Lane(lane.index()), &value, Patience::Deadline, false);
         self.note(lane, published.map_err(PublishError::from))
     }
 }

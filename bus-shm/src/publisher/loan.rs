@@ -1,17 +1,13 @@
 //! Payload memory lent to the caller before it is published.
 #![allow(unsafe_code)]
 
-use super::{Failure, RawPublisher, gate_with_room, likely_bytes};
-use crate::arena::{Cell, Draft, Source};
+use super::{Failure, RawPublisher, gate_with_room};
+use crate::arena::{Cell, Source};
 use crate::error::{FullOf, PublishError};
-use crate::sys::clock::Clock;
-use crate::sys::prefetch::{self, SLOTS_AHEAD};
 use crate::topic::LaneRing;
-use bus_core::header::{HEADER_BYTES, Header, flags};
+use bus_core::header::{HEADER_BYTES, Header};
 use bus_core::layout::wake::state::is_closed;
-use bus_core::ring::spsc;
-use bus_core::seq::distance;
-use bus_core::sync::{AtomicU64, Ordering};
+use bus_core::sync::Ordering;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
@@ -84,7 +80,7 @@ impl RawPublisher {
         {
             self.admit(lane, len_bytes)?;
         }
-        let stamp_ns = self.clock.as_mut().map_or(0, Clock::now_ns);
+        let stamp_ns = self.stamp_ns();
         let (blank, max_bytes) = (Blank(len_bytes), self.max_bytes);
         let header = Header { stamp_ns, ..self.header };
         let arena = self.lanes[lane].arena.as_mut().filter(|_| len_bytes <= max_bytes);
@@ -116,79 +112,6 @@ impl RawPublisher {
         self.name_cell_in_slot(lane, ring, sequence, cell);
         Ok(sequence)
     }
-
-    /// One producer: publishes a message that the next slot had no room for, or that there was no room for in the lane.
-    #[inline(never)]
-    pub(super) fn publish_slot_otherwise<S: Source>(
-        &mut self,
-        lane: usize,
-        source: &S,
-        stamp_ns: u64,
-        deadline: Duration,
-    ) -> Result<u64, Failure> {
-        match self.publish_named_here(lane, source, stamp_ns) {
-            Some(sequence) => Ok(sequence),
-            None => self.publish_slot_slowly(lane, source, stamp_ns, deadline),
-        }
-    }
-
-    /// Writes what is too long for a slot into the arena, where both have room right away, and publishes the slot that names it.
-    #[inline]
-    fn publish_named_here<S: Source>(&mut self, lane: usize, source: &S, stamp_ns: u64) -> Option<u64> {
-        let max_bytes = self.max_bytes;
-        let header = Header { stamp_ns, ..self.header };
-        let this = &mut self.lanes[lane];
-        let LaneRing::Spsc(ring) = this.ring else { return None };
-        let sequence = this.next;
-        let want = likely_bytes(source, this.expected_bytes);
-        // Whoever has to look for room goes on from there.
-        if want > max_bytes
-            || S::EXTENSION_BYTES + want <= ring.inline_bytes()
-            || distance(sequence, this.cached_gate) >= ring.capacity() as i64
-        {
-            return None;
-        }
-        let arena = this.arena.as_mut()?;
-        let draft = arena.draft(source, want, max_bytes, header)?;
-        prefetch::line_for_writing(ring.slot_address(sequence.wrapping_add(SLOTS_AHEAD)));
-        name_in_slot(ring, sequence, &draft, this.hint);
-        this.next = sequence.wrapping_add(1);
-        // Back to the slot once messages fit again.
-        this.expected_bytes = if draft.body_bytes <= ring.inline_bytes() { 0 } else { draft.len_bytes };
-        arena.commit_published(draft.body_bytes, sequence);
-        Some(sequence)
-    }
-
-    /// One producer: publishes a slot that names a cell.
-    pub(super) fn name_cell_in_slot(
-        &mut self,
-        lane: usize,
-        ring: spsc::Ring<'static>,
-        sequence: u64,
-        cell: &Cell,
-    ) {
-        let lane = &mut self.lanes[lane];
-        name_in_slot(ring, sequence, &cell.draft, lane.hint);
-        lane.next = sequence.wrapping_add(1);
-        // Back to the slot once messages fit again.
-        if cell.draft.body_bytes <= ring.inline_bytes() {
-            lane.expected_bytes = 0;
-        }
-        if let Some(arena) = &mut lane.arena {
-            arena.published(cell.block, sequence);
-        }
-    }
-}
-
-/// One producer: publishes as `sequence` a slot that names what was written into the arena.
-#[inline]
-fn name_in_slot(ring: spsc::Ring<'static>, sequence: u64, draft: &Draft, hint: &AtomicU64) {
-    draft.address(sequence);
-    let filled = Header::load(draft.header);
-    let header = Header { flags: filled.flags | flags::ARENA, reference: u64::from(draft.cell), ..filled };
-    let slot = ring.begin(sequence);
-    header.store(slot.header);
-    slot.publish(hint);
 }
 
 impl std::ops::Deref for Loan<'_> {

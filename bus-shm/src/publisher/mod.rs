@@ -14,6 +14,7 @@ mod guard;
 mod linger;
 mod loan;
 mod loops;
+mod slot;
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::{AsyncPublisher, Payload};
@@ -29,7 +30,7 @@ use crate::listeners::wake_readers;
 use crate::payload::{Bytes, Message, Speak, encode, encoded_bytes, is_copied};
 use crate::repair::{self, Keep};
 use crate::sys::clock::Clock;
-use crate::sys::prefetch::{self, LINE_WORDS, SLOTS_AHEAD};
+use crate::sys::prefetch::{self, LINE_WORDS};
 use crate::sys::process::ForkMark;
 use crate::topic::{LaneRing, Role, Topic, TopicCore};
 use crate::wait;
@@ -40,7 +41,7 @@ use bus_core::header::{Header, TYPE_BYTES, producer_mark};
 use bus_core::holder::HolderWord;
 use bus_core::lane::Lane;
 use bus_core::layout::wake::state::is_closed;
-use bus_core::layout::{EXTENSION_BYTES, groups, ring, wake};
+use bus_core::layout::{groups, ring, wake};
 use bus_core::limits::LANES_MAX;
 use bus_core::ring::mpmc::{CellName, Refused};
 use bus_core::seq::distance;
@@ -129,6 +130,14 @@ struct Sighting {
     word: u64,
     cursors: [u64; LANES_MAX],
     since: Instant,
+}
+
+/// Where a publication goes.
+#[derive(Clone, Copy)]
+enum Target {
+    /// Into the publisher's default lane.
+    Default,
+    Lane(usize),
 }
 
 /// How long a publication waits for room.
@@ -255,7 +264,7 @@ impl<T: Speak> Publisher<T> {
     /// # Errors
     /// See [`Publisher::publish_to`].
     pub fn publish_bytes(&mut self, lane: Lane, payload: &[u8]) -> Result<u64, PublishError> {
-        Ok(self.raw.publish(lane.index(), &payload, Patience::Deadline, true)?)
+        Ok(self.raw.publish(Target::Lane(lane.index()), &payload, Patience::Deadline, true)?)
     }
 
     /// Borrows memory for a payload of `len_bytes`, to be filled in place and published. Dropped unpublished, it is as if it
@@ -279,7 +288,7 @@ impl<T: Message> Publisher<T> {
     // Always, as `receive`.
     #[inline(always)]
     pub fn publish(&mut self, value: &T) -> Result<u64, PublishError> {
-        Ok(self.raw.publish(self.raw.default_lane, &value, Patience::Deadline, true)?)
+        Ok(self.raw.publish(Target::Default, &value, Patience::Deadline, true)?)
     }
 
     /// Publishes a value in a lane, waiting for room up to the deadline. Returns its sequence.
@@ -290,7 +299,7 @@ impl<T: Message> Publisher<T> {
     /// been claimed or half-written.
     #[inline]
     pub fn publish_to(&mut self, lane: Lane, value: &T) -> Result<u64, PublishError> {
-        Ok(self.raw.publish(lane.index(), &value, Patience::Deadline, true)?)
+        Ok(self.raw.publish(Target::Lane(lane.index()), &value, Patience::Deadline, true)?)
     }
 
     /// Publishes a value in a lane, or fails at once if there is no room.
@@ -299,7 +308,7 @@ impl<T: Message> Publisher<T> {
     /// See [`Publisher::publish_to`].
     #[inline]
     pub fn try_publish_to(&mut self, lane: Lane, value: &T) -> Result<u64, PublishError> {
-        Ok(self.raw.publish(lane.index(), &value, Patience::None, true)?)
+        Ok(self.raw.publish(Target::Lane(lane.index()), &value, Patience::None, true)?)
     }
 
     /// Publishes values one after the other in a lane and looks at the bell once.
@@ -316,7 +325,9 @@ impl<T: Message> Publisher<T> {
     {
         let mut published = 0;
         for value in values {
-            if let Err(failure) = self.raw.publish(lane.index(), &value, Patience::Deadline, false) {
+            if let Err(failure) =
+                self.raw.publish(Target::Lane(lane.index()), &value, Patience::Deadline, false)
+            {
                 self.raw.ring_unless_forked();
                 return Err(BatchError { published, source: failure.into() });
             }
@@ -334,7 +345,7 @@ impl Publisher<Bytes> {
     /// See [`Publisher::publish_to`].
     #[inline]
     pub fn publish(&mut self, payload: &[u8]) -> Result<u64, PublishError> {
-        Ok(self.raw.publish(self.raw.default_lane, &payload, Patience::Deadline, true)?)
+        Ok(self.raw.publish(Target::Default, &payload, Patience::Deadline, true)?)
     }
 }
 
@@ -404,83 +415,96 @@ impl RawPublisher {
 
     /// Publishes one message. Nothing happens before the lane and the handle are known to be good.
     // Always: what a call saves and restores are as many stores as a short message is, and those are what a publisher waits for while
-    // messages stream.
+    // messages stream. What is needed beside the common case is looked up again there, and not kept here.
     #[inline(always)]
     fn publish<S: Source>(
         &mut self,
-        lane: usize,
+        target: Target,
         source: &S,
         patience: Patience,
         ring_bell: bool,
     ) -> Result<u64, Failure> {
-        if lane >= self.lanes.len()
-            || self.fork.is_child()
-            || self.state.load(Ordering::Relaxed) != self.expected_state
+        let lane = self.lane_of(target);
+        if self.is_free_to_publish(lane)
+            && let Some(sequence) = self.publish_right_away(lane, source)
         {
-            return self.publish_guarded(lane, source, patience, ring_bell);
+            if ring_bell {
+                self.ring_bell();
+            }
+            return Ok(sequence);
         }
-        self.publish_admitted(lane, source, patience, ring_bell)
+        self.publish_otherwise(target, source, patience, ring_bell)
     }
 
-    /// The same where there may be something in its way, or something to count.
-    #[cold]
+    /// The same where there may be something in its way, or something to count, or no room.
     #[inline(never)]
-    fn publish_guarded<S: Source>(
+    fn publish_otherwise<S: Source>(
         &mut self,
-        lane: usize,
+        target: Target,
         source: &S,
         patience: Patience,
         ring_bell: bool,
     ) -> Result<u64, Failure> {
-        self.admit(lane, source.least_bytes())?;
-        let sequence = self.publish_admitted(lane, source, patience, ring_bell)?;
-        self.published(lane, sequence);
-        Ok(sequence)
-    }
-
-    // Always: it has two callers, and what is called between the steps of the common case costs a tenth of it.
-    #[inline(always)]
-    fn publish_admitted<S: Source>(
-        &mut self,
-        lane: usize,
-        source: &S,
-        patience: Patience,
-        ring_bell: bool,
-    ) -> Result<u64, Failure> {
-        let stamp_ns = self.clock.as_mut().map_or(0, Clock::now_ns);
-        let published = match self.lanes[lane].ring {
-            LaneRing::Mpmc(_) => match self.publish_here(lane, source, stamp_ns) {
-                Some(sequence) => Ok(sequence),
-                None => self.publish_slowly(lane, source, stamp_ns, self.longest_wait(patience)),
-            },
-            LaneRing::Spsc(_) => match self.publish_slot_here(lane, source, stamp_ns) {
-                Some(sequence) => Ok(sequence),
-                None => self.publish_slot_otherwise(lane, source, stamp_ns, self.longest_wait(patience)),
-            },
+        let lane = self.lane_of(target);
+        let is_guarded = !self.is_free_to_publish(lane);
+        if is_guarded {
+            self.admit(lane, source.least_bytes())?;
+        }
+        let deadline = match patience {
+            Patience::Deadline => self.deadline,
+            Patience::None => Duration::ZERO,
         };
-        let sequence = match published {
-            Ok(sequence) => sequence,
-            Err(failure) => return Err(self.failed(lane, self.longest_wait(patience), failure).into()),
+        let published = match (self.publish_right_away(lane, source), &self.lanes[lane].ring) {
+            (Some(sequence), _) => Ok(sequence),
+            (None, LaneRing::Mpmc(_)) => self.publish_slowly(lane, source, deadline),
+            (None, LaneRing::Spsc(_)) => self.publish_slot_otherwise(lane, source, deadline),
         };
+        let sequence = published.map_err(|failure| self.failed(lane, deadline, failure))?;
+        if is_guarded {
+            self.published(lane, sequence);
+        }
         if ring_bell {
             self.ring_bell();
         }
         Ok(sequence)
     }
 
-    #[cold]
-    fn longest_wait(&self, patience: Patience) -> Duration {
-        match patience {
-            Patience::Deadline => self.deadline,
-            Patience::None => Duration::ZERO,
+    #[inline(always)]
+    fn lane_of(&self, target: Target) -> usize {
+        match target {
+            Target::Default => self.default_lane,
+            Target::Lane(lane) => lane,
         }
+    }
+
+    /// Is there such a lane, and nothing in the way of a publication?
+    #[inline(always)]
+    fn is_free_to_publish(&self, lane: usize) -> bool {
+        lane < self.lanes.len()
+            && !self.fork.is_child()
+            && self.state.load(Ordering::Relaxed) == self.expected_state
+    }
+
+    /// Publishes where there is room right away, which is nearly always.
+    #[inline(always)]
+    fn publish_right_away<S: Source>(&mut self, lane: usize, source: &S) -> Option<u64> {
+        match self.lanes[lane].ring {
+            LaneRing::Mpmc(_) => self.publish_here(lane, source),
+            LaneRing::Spsc(_) => self.publish_slot_here(lane, source, None),
+        }
+    }
+
+    /// When a publication begins.
+    #[inline(always)]
+    fn stamp_ns(&mut self) -> u64 {
+        self.clock.as_mut().map_or(0, Clock::now_ns)
     }
 
     /// Many producers: publishes where arena and lane have room right away, which is nearly always.
     #[inline(always)]
-    fn publish_here<S: Source>(&mut self, lane: usize, source: &S, stamp_ns: u64) -> Option<u64> {
+    fn publish_here<S: Source>(&mut self, lane: usize, source: &S) -> Option<u64> {
         let (max_bytes, producer) = (self.max_bytes, self.entry);
-        let header = Header { stamp_ns, ..self.header };
+        let header = Header { stamp_ns: self.stamp_ns(), ..self.header };
         let core = &self.core;
         let this = &mut self.lanes[lane];
         let LaneRing::Mpmc(ring) = &this.ring else { return None };
@@ -512,9 +536,9 @@ impl RawPublisher {
         &mut self,
         lane: usize,
         source: &S,
-        stamp_ns: u64,
         deadline: Duration,
     ) -> Result<u64, Failure> {
+        let stamp_ns = self.stamp_ns();
         let cell = self.write_cell(lane, source, stamp_ns, deadline)?;
         self.publish_cell(lane, &cell, deadline)
     }
@@ -541,74 +565,6 @@ impl RawPublisher {
         } else {
             PublishError::BusClosed { topic }
         }
-    }
-
-    /// One producer: writes into the next slot where the lane has room right away and the message fits, which is nearly always.
-    #[inline(always)]
-    fn publish_slot_here<S: Source>(&mut self, lane: usize, source: &S, stamp_ns: u64) -> Option<u64> {
-        let max_bytes = self.max_bytes;
-        let core = &self.core;
-        let this = &mut self.lanes[lane];
-        let LaneRing::Spsc(ring) = &this.ring else { return None };
-        let sequence = this.next;
-        let want = likely_bytes(source, this.expected_bytes);
-        if S::EXTENSION_BYTES + want > ring.inline_bytes()
-            || want > max_bytes
-            || !ring.has_room(sequence, &mut this.cached_gate, |s| gate_with_room(core, lane, s))
-        {
-            return None;
-        }
-        // Stores leave the core in order, and wait for lines that their reader has; asked for early, those come together.
-        let ahead = ring.slot_address(sequence.wrapping_add(SLOTS_AHEAD));
-        prefetch::for_writing(ahead);
-        let slot = ring.begin(sequence);
-        let body = &slot.body[S::EXTENSION_BYTES / 8..];
-        // SAFETY: the slot is marked WRITING and lies above the gate, so no reader looks at its body; this handle is
-        // the lane's only producer. The words are atomics, that is, interior mutable memory.
-        let memory = unsafe {
-            core::slice::from_raw_parts_mut(
-                body.as_ptr().cast_mut().cast::<MaybeUninit<u8>>(),
-                size_of_val(body),
-            )
-        };
-        // What does not fit stays in WRITING, which readers take for not yet published.
-        let len_bytes = source.fill(memory).filter(|&len| len <= max_bytes)?;
-        if let Some(extension) = source.extension() {
-            let block: [u64; EXTENSION_BYTES / 8] = bytemuck::cast(*extension);
-            for (word, value) in slot.body.iter().zip(block) {
-                word.store(value, Ordering::Relaxed);
-            }
-        }
-        // Put together here: before, its parts would have to be kept somewhere while the payload is written.
-        Header { len_bytes: len_bytes as u32, stamp_ns, ..self.header }.store(slot.header);
-        slot.publish(this.hint);
-        this.next = sequence.wrapping_add(1);
-        Some(sequence)
-    }
-
-    /// The same with everything that may have to happen first: waiting for room, and the arena for what does not fit.
-    #[cold]
-    #[inline(never)]
-    fn publish_slot_slowly<S: Source>(
-        &mut self,
-        lane: usize,
-        source: &S,
-        stamp_ns: u64,
-        deadline: Duration,
-    ) -> Result<u64, Failure> {
-        let LaneRing::Spsc(ring) = self.lanes[lane].ring else { unreachable!("the caller has matched it") };
-        let sequence = self.lanes[lane].next;
-        let mut since = None;
-        while !self.has_room(lane, sequence, |publisher, s| gate_with_room(&publisher.core, lane, s)) {
-            self.wait_for_room(lane, FullOf::Ring, &mut since, deadline)?;
-        }
-        // It may have been room that was missing before. What cannot fit is refused at once.
-        if let Some(sequence) = self.publish_slot_here(lane, source, stamp_ns) {
-            return Ok(sequence);
-        }
-        let cell = self.write_cell(lane, source, stamp_ns, deadline)?;
-        self.name_cell_in_slot(lane, ring, sequence, &cell);
-        Ok(sequence)
     }
 
     #[inline]

@@ -30,6 +30,7 @@ pub mod pipe;
 pub mod prefetch;
 pub mod process;
 pub mod socket;
+pub mod store;
 pub mod tmpfs;
 
 use core::time::Duration;
