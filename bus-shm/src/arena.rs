@@ -30,8 +30,8 @@ pub(crate) struct ProducerArena {
     revolution: (u64, Instant),
 }
 
-/// What can be written as a message.
-pub(crate) trait Source {
+/// What can be written as a message: a reference to it, mostly.
+pub(crate) trait Source: Copy {
     /// Name for error messages.
     const KIND: &'static str;
     /// Bytes of the extension block before it.
@@ -413,13 +413,15 @@ mod tests {
         let place = Place::new();
         let geometry = Geometry::new(64 << 10, 16 << 20, 1 << 20);
         let mut arena = ProducerArena::create(&place.0, (0, 1), 0, geometry, 1).unwrap();
-        let at = |bytes_per_s: u64| move |bytes: u64| Duration::from_nanos(bytes * 1_000_000_000 / bytes_per_s);
+        let at =
+            |bytes_per_s: u64| move |bytes: u64| Duration::from_nanos(bytes * 1_000_000_000 / bytes_per_s);
         go_round(&mut arena, 100, at(ARENA_STREAM_BYTES_PER_S / 2));
         assert_eq!(arena.allocator.revolutions().1, 64 << 10, "too slow to be a stream");
         go_round(&mut arena, 100, at(ARENA_STREAM_BYTES_PER_S * 2));
         assert_eq!(arena.allocator.revolutions().1, ARENA_STREAM_BYTES);
         // A page of its own, and the segment that is in use; segments begin at multiples of a page.
-        let file_bytes = std::os::unix::fs::MetadataExt::blocks(&arena.region.file().metadata().unwrap()) * 512;
+        let file_bytes =
+            std::os::unix::fs::MetadataExt::blocks(&arena.region.file().metadata().unwrap()) * 512;
         assert!(file_bytes <= ARENA_STREAM_BYTES + 8192, "{file_bytes} bytes");
     }
 }

@@ -140,10 +140,13 @@ impl<P: Put> Part for Producer<P> {
         let first = self.number;
         stream.mark(clock.now(), 0);
         loop {
-            let block_end = self.number + block_ops(P::PAYLOAD_BYTES / 8);
-            while self.number < block_end {
-                self.number += self.put.put(self.number, 0)?;
+            // In a variable: a store a message, to count them, would be a good part of what a short message takes.
+            let mut number = self.number;
+            let block_end = number + block_ops(P::PAYLOAD_BYTES / 8);
+            while number < block_end {
+                number += self.put.put(number, 0)?;
             }
+            self.number = number;
             let now = clock.now();
             stream.mark(now, self.number - first);
             if now >= until {

@@ -47,7 +47,7 @@ impl<T: Message + Unpin> Payload<T> for T {
 
 impl Payload<Bytes> for Vec<u8> {
     fn try_publish(&self, publisher: &mut Publisher<Bytes>, lane: Lane) -> Result<u64, PublishError> {
-        Ok(publisher.raw.publish(Target::Lane(lane.index()), &self.as_slice(), Patience::None, true)?)
+        Ok(publisher.raw.publish(Target::Lane(lane.index()), self.as_slice(), Patience::None, true)?)
     }
 }
 

@@ -15,12 +15,13 @@ use std::mem::MaybeUninit;
 use std::time::Duration;
 
 /// A payload and the extension block before it.
-struct Extended<'s, S> {
-    source: &'s S,
+#[derive(Clone, Copy)]
+struct Extended<S> {
+    source: S,
     extension: Extension,
 }
 
-impl<S: Source> Source for Extended<'_, S> {
+impl<S: Source> Source for Extended<S> {
     const KIND: &'static str = S::KIND;
     const EXTENSION_BYTES: usize = size_of::<Extension>();
     const IS_EXACT: bool = S::IS_EXACT;
@@ -155,12 +156,12 @@ impl RawPublisher {
                 publisher.header.flags |= flags::EXTENSION;
                 Ok(publisher.publish(
                     Target::Lane(lane.index()),
-                    &Extended { source, extension },
+                    Extended { source: *source, extension },
                     Patience::Deadline,
                     true,
                 )?)
             }
-            None => Ok(publisher.publish(Target::Lane(lane.index()), source, Patience::Deadline, true)?),
+            None => Ok(publisher.publish(Target::Lane(lane.index()), *source, Patience::Deadline, true)?),
         }
     }
 }

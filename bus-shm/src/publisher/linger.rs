@@ -36,7 +36,7 @@ impl<T: Speak> Lingering<'_, T> {
     /// See [`Publisher::publish_to`].
     pub fn publish_bytes(&mut self, lane: Lane, payload: &[u8]) -> Result<u64, PublishError> {
         let published =
-            self.publisher.raw.publish(Target::Lane(lane.index()), &payload, Patience::Deadline, false);
+            self.publisher.raw.publish(Target::Lane(lane.index()), payload, Patience::Deadline, false);
         self.note(lane, published.map_err(PublishError::from))
     }
 
@@ -84,7 +84,7 @@ impl<T: Message> Lingering<'_, T> {
     /// See [`Publisher::publish_to`].
     pub fn publish(&mut self, lane: Lane, value: &T) -> Result<u64, PublishError> {
         let published =
-            self.publisher.raw.publish(Target::Lane(lane.index()), &value, Patience::Deadline, false);
+            self.publisher.raw.publish(Target::Lane(lane.index()), value, Patience::Deadline, false);
         self.note(lane, published.map_err(PublishError::from))
     }
 }

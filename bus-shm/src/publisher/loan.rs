@@ -12,6 +12,7 @@ use std::mem::MaybeUninit;
 use std::time::Duration;
 
 /// A payload that the caller fills in later. Memory of a file is never uninitialised, so there is nothing to write.
+#[derive(Clone, Copy)]
 struct Blank(usize);
 
 impl Source for Blank {

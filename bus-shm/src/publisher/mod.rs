@@ -264,7 +264,7 @@ impl<T: Speak> Publisher<T> {
     /// # Errors
     /// See [`Publisher::publish_to`].
     pub fn publish_bytes(&mut self, lane: Lane, payload: &[u8]) -> Result<u64, PublishError> {
-        Ok(self.raw.publish(Target::Lane(lane.index()), &payload, Patience::Deadline, true)?)
+        Ok(self.raw.publish(Target::Lane(lane.index()), payload, Patience::Deadline, true)?)
     }
 
     /// Borrows memory for a payload of `len_bytes`, to be filled in place and published. Dropped unpublished, it is as if it
@@ -288,7 +288,7 @@ impl<T: Message> Publisher<T> {
     // Always, as `receive`.
     #[inline(always)]
     pub fn publish(&mut self, value: &T) -> Result<u64, PublishError> {
-        Ok(self.raw.publish(Target::Default, &value, Patience::Deadline, true)?)
+        Ok(self.raw.publish(Target::Default, value, Patience::Deadline, true)?)
     }
 
     /// Publishes a value in a lane, waiting for room up to the deadline. Returns its sequence.
@@ -299,7 +299,7 @@ impl<T: Message> Publisher<T> {
     /// been claimed or half-written.
     #[inline]
     pub fn publish_to(&mut self, lane: Lane, value: &T) -> Result<u64, PublishError> {
-        Ok(self.raw.publish(Target::Lane(lane.index()), &value, Patience::Deadline, true)?)
+        Ok(self.raw.publish(Target::Lane(lane.index()), value, Patience::Deadline, true)?)
     }
 
     /// Publishes a value in a lane, or fails at once if there is no room.
@@ -308,7 +308,7 @@ impl<T: Message> Publisher<T> {
     /// See [`Publisher::publish_to`].
     #[inline]
     pub fn try_publish_to(&mut self, lane: Lane, value: &T) -> Result<u64, PublishError> {
-        Ok(self.raw.publish(Target::Lane(lane.index()), &value, Patience::None, true)?)
+        Ok(self.raw.publish(Target::Lane(lane.index()), value, Patience::None, true)?)
     }
 
     /// Publishes values one after the other in a lane and looks at the bell once.
@@ -326,7 +326,7 @@ impl<T: Message> Publisher<T> {
         let mut published = 0;
         for value in values {
             if let Err(failure) =
-                self.raw.publish(Target::Lane(lane.index()), &value, Patience::Deadline, false)
+                self.raw.publish(Target::Lane(lane.index()), value, Patience::Deadline, false)
             {
                 self.raw.ring_unless_forked();
                 return Err(BatchError { published, source: failure.into() });
@@ -345,7 +345,7 @@ impl Publisher<Bytes> {
     /// See [`Publisher::publish_to`].
     #[inline]
     pub fn publish(&mut self, payload: &[u8]) -> Result<u64, PublishError> {
-        Ok(self.raw.publish(Target::Default, &payload, Patience::Deadline, true)?)
+        Ok(self.raw.publish(Target::Default, payload, Patience::Deadline, true)?)
     }
 }
 
@@ -420,13 +420,13 @@ impl RawPublisher {
     fn publish<S: Source>(
         &mut self,
         target: Target,
-        source: &S,
+        source: S,
         patience: Patience,
         ring_bell: bool,
     ) -> Result<u64, Failure> {
         let lane = self.lane_of(target);
         if self.is_free_to_publish(lane)
-            && let Some(sequence) = self.publish_right_away(lane, source)
+            && let Some(sequence) = self.publish_right_away(lane, &source)
         {
             if ring_bell {
                 self.ring_bell();
@@ -441,7 +441,7 @@ impl RawPublisher {
     fn publish_otherwise<S: Source>(
         &mut self,
         target: Target,
-        source: &S,
+        source: S,
         patience: Patience,
         ring_bell: bool,
     ) -> Result<u64, Failure> {
@@ -454,10 +454,10 @@ impl RawPublisher {
             Patience::Deadline => self.deadline,
             Patience::None => Duration::ZERO,
         };
-        let published = match (self.publish_right_away(lane, source), &self.lanes[lane].ring) {
+        let published = match (self.publish_right_away(lane, &source), &self.lanes[lane].ring) {
             (Some(sequence), _) => Ok(sequence),
-            (None, LaneRing::Mpmc(_)) => self.publish_slowly(lane, source, deadline),
-            (None, LaneRing::Spsc(_)) => self.publish_slot_otherwise(lane, source, deadline),
+            (None, LaneRing::Mpmc(_)) => self.publish_slowly(lane, &source, deadline),
+            (None, LaneRing::Spsc(_)) => self.publish_slot_otherwise(lane, &source, deadline),
         };
         let sequence = published.map_err(|failure| self.failed(lane, deadline, failure))?;
         if is_guarded {
