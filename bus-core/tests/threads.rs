@@ -137,7 +137,7 @@ fn one_producer_and_a_reader_that_looks_ahead() {
                     std::thread::yield_now();
                 }
                 let slot = ring.begin(sequence);
-                for word in &slot.words[4..] {
+                for word in slot.body {
                     word.store(sequence * 3, Ordering::Relaxed);
                 }
                 slot.publish(tail);

@@ -7,6 +7,7 @@ use crate::error::{FullOf, PublishError};
 use crate::topic::LaneRing;
 use bus_core::header::{HEADER_BYTES, Header};
 use bus_core::layout::wake::state::is_closed;
+use bus_core::seq::distance;
 use bus_core::sync::Ordering;
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -51,51 +52,94 @@ impl Loan<'_> {
     ///
     /// # Errors
     /// See [`super::Publisher::publish_to`].
+    #[inline]
     pub fn publish(mut self) -> Result<u64, PublishError> {
-        let (lane, deadline) = (self.lane, self.publisher.deadline);
-        if self.publisher.fork.is_child() || is_closed(self.publisher.state.load(Ordering::Relaxed)) {
-            return Err(self.publisher.unusable(lane));
-        }
         let Some(cell) = self.cell.take() else { unreachable!("a loan is published once") };
-        let published = match self.publisher.lanes[lane].ring {
-            LaneRing::Mpmc(_) => self.publisher.publish_cell(lane, &cell, deadline),
-            LaneRing::Spsc(_) => self.publisher.publish_loaned_slot(lane, &cell, deadline),
-        };
-        let sequence = match published {
-            Ok(sequence) => sequence,
-            Err(failure) => return Err(self.publisher.failed(lane, deadline, failure)),
-        };
-        if self.publisher.is_guarded() {
-            self.publisher.published(lane, sequence);
-        }
-        self.publisher.ring_bell();
-        Ok(sequence)
+        Ok(self.publisher.publish_loaned(self.lane, cell)?)
     }
 }
 
 impl RawPublisher {
+    #[inline]
     pub(super) fn loan(&mut self, lane: usize, len_bytes: usize) -> Result<Loan<'_>, PublishError> {
-        if lane >= self.lanes.len()
-            || self.bus.is_forked()
-            || self.state.load(Ordering::Relaxed) != self.expected_state
-        {
+        let cell = match self.cut_off_here(lane, len_bytes) {
+            Some(cell) => cell,
+            None => self.cut_off_otherwise(lane, len_bytes)?,
+        };
+        Ok(Loan { publisher: self, lane, cell: Some(cell) })
+    }
+
+    /// Memory for a loan, where nothing is in the way and the arena has room right away.
+    #[inline(always)]
+    fn cut_off_here(&mut self, lane: usize, len_bytes: usize) -> Option<Cell> {
+        if !self.is_free_to_publish(lane) || len_bytes > self.max_bytes {
+            return None;
+        }
+        let (stamp_ns, max_bytes) = (self.stamp_ns(), self.max_bytes);
+        let header = Header { stamp_ns, ..self.header };
+        let this = &mut self.lanes[lane];
+        let cell = this.arena.as_mut()?.write_here(&Blank(len_bytes), len_bytes, max_bytes, header)?;
+        this.expected_bytes = len_bytes;
+        Some(cell)
+    }
+
+    /// The same in all cases.
+    #[inline(never)]
+    fn cut_off_otherwise(&mut self, lane: usize, len_bytes: usize) -> Result<Cell, Failure> {
+        if !self.is_free_to_publish(lane) {
             self.admit(lane, len_bytes)?;
         }
         let stamp_ns = self.stamp_ns();
-        let (blank, max_bytes) = (Blank(len_bytes), self.max_bytes);
-        let header = Header { stamp_ns, ..self.header };
-        let arena = self.lanes[lane].arena.as_mut().filter(|_| len_bytes <= max_bytes);
-        let cell = match arena.and_then(|arena| arena.write_here(&blank, len_bytes, max_bytes, header)) {
-            Some(cell) => {
-                self.lanes[lane].expected_bytes = len_bytes;
-                Ok(cell)
-            }
-            None => self.write_cell(lane, &blank, stamp_ns, self.deadline),
-        };
-        match cell {
-            Ok(cell) => Ok(Loan { publisher: self, lane, cell: Some(cell) }),
-            Err(failure) => Err(self.failed(lane, self.deadline, failure)),
+        let cell = self.write_cell(lane, &Blank(len_bytes), stamp_ns, self.deadline);
+        cell.map_err(|failure| self.failed(lane, self.deadline, failure).into())
+    }
+
+    #[inline]
+    fn publish_loaned(&mut self, lane: usize, cell: Cell) -> Result<u64, Failure> {
+        if self.is_free_to_publish(lane)
+            && let Some(sequence) = self.publish_loaned_here(lane, &cell)
+        {
+            self.ring_bell();
+            return Ok(sequence);
         }
+        self.publish_loaned_otherwise(lane, cell)
+    }
+
+    /// Publishes what was lent where the lane has room right away.
+    #[inline(always)]
+    fn publish_loaned_here(&mut self, lane: usize, cell: &Cell) -> Option<u64> {
+        let this = &mut self.lanes[lane];
+        match this.ring {
+            LaneRing::Spsc(ring) => {
+                let sequence = this.next;
+                if distance(sequence, this.cached_gate) >= ring.capacity() as i64 {
+                    return None;
+                }
+                self.name_cell_in_slot(lane, ring, sequence, cell);
+                Some(sequence)
+            }
+            LaneRing::Mpmc(_) => self.publish_cell_here(lane, cell).ok(),
+        }
+    }
+
+    /// The same in all cases. What cannot be published is given back to the arena.
+    #[inline(never)]
+    fn publish_loaned_otherwise(&mut self, lane: usize, cell: Cell) -> Result<u64, Failure> {
+        let deadline = self.deadline;
+        if self.fork.is_child() || is_closed(self.state.load(Ordering::Relaxed)) {
+            self.roll_back(lane, &cell);
+            return Err(self.unusable(lane).into());
+        }
+        let published = match self.lanes[lane].ring {
+            LaneRing::Mpmc(_) => self.publish_cell(lane, &cell, deadline),
+            LaneRing::Spsc(_) => self.publish_loaned_slot(lane, &cell, deadline),
+        };
+        let sequence = published.map_err(|failure| self.failed(lane, deadline, failure))?;
+        if self.is_guarded() {
+            self.published(lane, sequence);
+        }
+        self.ring_bell();
+        Ok(sequence)
     }
 
     fn publish_loaned_slot(&mut self, lane: usize, cell: &Cell, deadline: Duration) -> Result<u64, Failure> {
@@ -104,20 +148,26 @@ impl RawPublisher {
         let mut since = None;
         while !self.has_room(lane, sequence, |publisher, s| gate_with_room(&publisher.core, lane, s)) {
             if let Err(error) = self.wait_for_room(lane, FullOf::Ring, &mut since, deadline) {
-                if let Some(arena) = &mut self.lanes[lane].arena {
-                    arena.rollback(cell.block);
-                }
+                self.roll_back(lane, cell);
                 return Err(error);
             }
         }
         self.name_cell_in_slot(lane, ring, sequence, cell);
         Ok(sequence)
     }
+
+    /// What was cut off is not published.
+    pub(super) fn roll_back(&mut self, lane: usize, cell: &Cell) {
+        if let Some(arena) = &mut self.lanes[lane].arena {
+            arena.rollback(cell.block);
+        }
+    }
 }
 
 impl std::ops::Deref for Loan<'_> {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         let Some(cell) = &self.cell else { return &[] };
         // SAFETY: the cell's body follows its header for `len_bytes`; it is this publisher's alone until it is published,
@@ -132,6 +182,7 @@ impl std::ops::Deref for Loan<'_> {
 }
 
 impl std::ops::DerefMut for Loan<'_> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         let Some(cell) = &self.cell else { return &mut [] };
         // SAFETY: as above; the loan is borrowed mutably.
@@ -145,11 +196,10 @@ impl std::ops::DerefMut for Loan<'_> {
 }
 
 impl Drop for Loan<'_> {
+    #[inline]
     fn drop(&mut self) {
-        if let Some(cell) = self.cell.take()
-            && let Some(arena) = &mut self.publisher.lanes[self.lane].arena
-        {
-            arena.rollback(cell.block);
+        if let Some(cell) = self.cell.take() {
+            self.publisher.roll_back(self.lane, &cell);
         }
     }
 }

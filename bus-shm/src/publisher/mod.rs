@@ -272,6 +272,7 @@ impl<T: Speak> Publisher<T> {
     ///
     /// # Errors
     /// See [`Publisher::publish_to`].
+    #[inline]
     pub fn loan(&mut self, lane: Lane, len_bytes: usize) -> Result<Loan<'_>, PublishError> {
         self.raw.loan(lane.index(), len_bytes)
     }
@@ -686,49 +687,40 @@ impl RawPublisher {
         }
     }
 
-    /// Many producers: puts the cell's name into the next free slot.
+    /// Many producers: puts the cell's name into the next free slot, waiting for room.
     fn publish_cell(&mut self, lane: usize, cell: &Cell, deadline: Duration) -> Result<u64, Failure> {
         let mut since = None;
         loop {
-            let entry = self.entry;
-            let LanePublisher { ring, hint, cached_gate, .. } = &mut self.lanes[lane];
-            let LaneRing::Mpmc(ring) = ring else { unreachable!("the caller has matched it") };
-            let core = &self.core;
-            let outcome = ring.publish(
-                hint,
-                CellName { producer: entry, cell: cell.draft.cell },
-                cached_gate,
-                |s| gate_with_room(core, lane, s),
-                |s| cell.draft.address(s),
-            );
-            match outcome {
-                Ok(sequence) => {
-                    let lane = &mut self.lanes[lane];
-                    lane.next = sequence.wrapping_add(1);
-                    if let Some(arena) = &mut lane.arena {
-                        arena.published(cell.block, sequence);
-                    }
-                    return Ok(sequence);
+            let outcome = match self.publish_cell_here(lane, cell) {
+                Ok(sequence) => return Ok(sequence),
+                Err(Refused::Full { .. }) => self.wait_for_room(lane, FullOf::Ring, &mut since, deadline),
+                Err(Refused::Corrupt { sequence }) => {
+                    let topic = self.core.name().to_owned();
+                    Err(PublishError::Corrupt { topic, lane: lane as u8, sequence }.into())
                 }
-                Err(refused) => {
-                    let outcome = match refused {
-                        Refused::Full { .. } => self.wait_for_room(lane, FullOf::Ring, &mut since, deadline),
-                        Refused::Corrupt { sequence } => Err(PublishError::Corrupt {
-                            topic: self.core.name().to_owned(),
-                            lane: lane as u8,
-                            sequence,
-                        }
-                        .into()),
-                    };
-                    if let Err(error) = outcome {
-                        if let Some(arena) = &mut self.lanes[lane].arena {
-                            arena.rollback(cell.block);
-                        }
-                        return Err(error);
-                    }
-                }
+            };
+            if let Err(error) = outcome {
+                self.roll_back(lane, cell);
+                return Err(error);
             }
         }
+    }
+
+    /// The same, if there is room.
+    #[inline(always)]
+    fn publish_cell_here(&mut self, lane: usize, cell: &Cell) -> Result<u64, Refused> {
+        let (producer, core) = (self.entry, &self.core);
+        let this = &mut self.lanes[lane];
+        let LaneRing::Mpmc(ring) = this.ring else { unreachable!("the caller has matched it") };
+        let name = CellName { producer, cell: cell.draft.cell };
+        let recompute = |s| gate_with_room(core, lane, s);
+        let sequence =
+            ring.publish(this.hint, name, &mut this.cached_gate, recompute, |s| cell.draft.address(s))?;
+        this.next = sequence.wrapping_add(1);
+        if let Some(arena) = &mut this.arena {
+            arena.published(cell.block, sequence);
+        }
+        Ok(sequence)
     }
 
     /// The lane is full. Returns when it is worth another try, or with the error when the deadline has passed.

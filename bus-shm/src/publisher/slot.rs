@@ -135,6 +135,7 @@ impl RawPublisher {
     }
 
     /// One producer: publishes a slot that names a cell.
+    #[inline]
     pub(super) fn name_cell_in_slot(
         &mut self,
         lane: usize,
