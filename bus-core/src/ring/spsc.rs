@@ -143,7 +143,8 @@ impl<'a> Ring<'a> {
     }
 
     /// Header of the slot of `sequence`, and the words from there to the ring's end.
-    #[inline]
+    // Always: a call sends the view through memory.
+    #[inline(always)]
     fn at(&self, sequence: u64) -> (&'a [AtomicU64; HEADER_WORDS], &'a [AtomicU64]) {
         let first = (sequence & self.mask) as usize * self.slot_words;
         match self.words[first..].split_first_chunk() {

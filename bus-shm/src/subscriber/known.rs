@@ -23,24 +23,33 @@ impl RawSubscriber {
     #[inline(never)]
     fn take_first(&mut self) -> bool {
         let lowest = self.lanes.len() - 1;
-        !self.fork.is_child()
+        self.may_take()
             && !self.late.as_ref().is_some_and(|late| late.has_work())
             && LaneReader::are_quiet(&self.lanes[..lowest])
             && is_ready(&mut self.lanes, lowest)
-            && self.take_known()
+            && self.take_lowest()
     }
 
     /// The same where a run is known in the lowest lane, nothing is new above, and nothing has to be decided about its next message, in few
     /// steps. The lowest lane passes nobody over, so the guard has no say in it, and what failed before is looked for between two runs.
     #[inline(always)]
     pub(super) fn take_known(&mut self) -> bool {
+        let Some((_, above)) = self.lanes.split_last() else { return false };
+        self.is_plain && self.may_take() && LaneReader::are_quiet(above) && self.take_lowest()
+    }
+
+    /// Neither a forked child nor on a bus that has ended?
+    #[inline(always)]
+    fn may_take(&self) -> bool {
+        !self.fork.is_child() && !is_closed(self.state.load(Ordering::Relaxed))
+    }
+
+    /// Takes what is known to be in the lowest lane.
+    #[inline(always)]
+    fn take_lowest(&mut self) -> bool {
         let Self { screen, lanes, current, .. } = self;
         let Some((lowest, above)) = lanes.split_last_mut() else { return false };
-        let is_taken = self.is_plain
-            && !self.fork.is_child()
-            && !is_closed(self.state.load(Ordering::Relaxed))
-            && LaneReader::are_quiet(above)
-            && lowest.take_direct(|description| screen.is_usual(description), &mut current.found);
+        let is_taken = lowest.take_direct(|description| screen.is_usual(description), &mut current.found);
         if is_taken {
             current.lane = above.len();
             current.proof = Proof::Position;

@@ -168,7 +168,14 @@ impl RawSubscriber {
     }
 
     /// What has to be settled before another message is handed out.
+    #[inline(always)]
     pub(super) fn settle_before(&mut self) -> Result<(), Failure> {
+        // Whose group is never let go, and who has nothing in hand, has nothing to settle.
+        if self.is_plain && self.batch.is_empty() { Ok(()) } else { self.settle_all() }
+    }
+
+    #[inline(never)]
+    fn settle_all(&mut self) -> Result<(), Failure> {
         self.give_back_forgotten();
         self.notice_eviction()
     }
