@@ -12,7 +12,7 @@
 //! before the first byte that it allows is written, so a reader that holds no gate can tell, after copying, whether its
 //! block was still intact ([`intact_position`]).
 
-use crate::limits::{ARENA_SEGMENTS_MAX, ARENA_STREAM_BYTES};
+use crate::limits::{ARENA_FIRST_BYTES, ARENA_SEGMENTS_MAX, ARENA_STREAM_BYTES};
 use crate::seq::distance;
 use crate::sync::{AtomicU64, Ordering, fence};
 
@@ -380,12 +380,14 @@ impl Allocator {
     }
 
     /// The segment to go on to where messages stream, unless the current one is large enough for that. Those before it are not used again:
-    /// at most a quarter of the bound is given up.
+    /// with it they take a quarter of the bound at most. Not where arenas begin small because there are many of them.
     pub fn next_for_stream(&self) -> Option<usize> {
         let next = self.active + 1;
         let is_small =
             next < self.geometry.segments() && self.geometry.segment_bytes(next) <= ARENA_STREAM_BYTES;
-        (is_small && 4 * self.geometry.segment_base(next + 1) <= self.geometry.bound_bytes).then_some(next)
+        let is_one_of_many = self.geometry.first_bytes < ARENA_FIRST_BYTES;
+        (is_small && !is_one_of_many && 4 * self.geometry.segment_base(next + 1) <= self.geometry.bound_bytes)
+            .then_some(next)
     }
 
     /// Offset and length of the active segment's memory that no block has ever touched. `None` after its first revolution.
@@ -396,9 +398,9 @@ impl Allocator {
         })
     }
 
-    /// A segment that is no longer written and whose last message lies below `gate`: its memory can be given back. Call
-    /// until `None`.
-    pub fn drained(&mut self, gate: u64) -> Option<usize> {
+    /// A segment that is no longer written and whose last message lies below `gate`: its memory can be given back, once its limit is raised
+    /// to the second number, by which none of its bytes is what it was. Call until `None`.
+    pub fn drained(&mut self, gate: u64) -> Option<(usize, u64)> {
         if self.first >= self.active {
             return None;
         }
@@ -406,8 +408,9 @@ impl Allocator {
         if segment.pending.is_some() || segment.chunk_end.iter().any(|&end| distance(end, gate) > 0) {
             return None;
         }
+        let limit = segment.limit + segment.capacity;
         self.first += 1;
-        Some(self.first - 1)
+        Some((self.first - 1, limit))
     }
 }
 
@@ -498,6 +501,7 @@ mod tests {
             assert!(segment_bytes <= ARENA_STREAM_BYTES && 4 * behind_bytes <= bound_bytes, "{bound_bytes}");
         }
         assert_eq!(grow(Geometry::new(4 << 20, 16 << 20, 1 << 10)), (4 << 20, 0));
+        assert_eq!(grow(Geometry::new(4 << 10, 16 << 20, 1 << 10)), (4 << 10, 0), "one of many");
     }
 
     #[test]
@@ -520,7 +524,7 @@ mod tests {
         };
         assert_eq!((shortage, sequence), (Shortage::Unread { sequence: 17 }, 48));
         assert_eq!(arena.drained(15), None);
-        assert_eq!(arena.drained(16), Some(0));
+        assert_eq!(arena.drained(16), Some((0, 2048)));
         assert_eq!(arena.drained(48), None);
         assert!(arena.span(64, horizon(18)).is_ok());
     }
@@ -589,7 +593,7 @@ mod tests {
         assert_eq!(arena.span(512, horizon(0)), Err(Shortage::Grow { segment: 1 }));
         arena.grown();
         assert_eq!(arena.drained(1), None);
-        assert_eq!(arena.drained(2), Some(0));
+        assert_eq!(arena.drained(2).map(|(segment, _)| segment), Some(0));
         // And as a span that nothing was cut off.
         let mut arena = Allocator::new(Geometry { first_bytes: 1024, bound_bytes: 3072, granule_shift: 6 });
         arena.span(512, horizon(0)).unwrap();
@@ -600,7 +604,7 @@ mod tests {
         assert_eq!(arena.span(320, horizon(1)).unwrap().position_bytes, 1024);
         arena.published(second, 1);
         arena.grown();
-        assert_eq!(arena.drained(2), Some(0));
+        assert_eq!(arena.drained(2).map(|(segment, _)| segment), Some(0));
     }
 
     #[test]
@@ -718,7 +722,7 @@ mod tests {
                     let intact = block.position_bytes + capacity >= told[block.segment];
                     prop_assert_eq!(found == block.position_bytes, intact);
                 }
-                while let Some(segment) = arena.drained(gate) {
+                while let Some((segment, _)) = arena.drained(gate) {
                     prop_assert_eq!(segment, drained);
                     drained += 1;
                     prop_assert!(cut.iter().all(|block| block.segment != segment));

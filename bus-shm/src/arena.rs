@@ -6,12 +6,12 @@ use crate::error::RegionError;
 use crate::region::{Access, Region, reserve};
 use crate::sys::file;
 use crate::sys::prefetch::{self, LINE_BYTES};
+use crate::sys::tmpfs;
 use bus_core::arena::{Allocator, Block, Geometry, Horizon, Shortage, Span, is_intact, raise_limit};
 use bus_core::extension::Extension;
 use bus_core::header::{HEADER_BYTES, HEADER_WORDS, Header, cell_tag};
 use bus_core::layout::{Preamble, arena as layout};
 use bus_core::limits::ARENA_STREAM_BYTES_PER_S;
-use bus_core::seq::earlier;
 use bus_core::sync::{AtomicU64, Ordering};
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
@@ -26,9 +26,31 @@ const PREFETCH_BYTES_MAX: usize = 2 * LINE_BYTES;
 pub(crate) struct ProducerArena {
     region: Region,
     allocator: Allocator,
-    /// Which revolution of its segment it is in, and since when.
-    revolution: (u64, Instant),
+    pace: Pace,
 }
+
+/// How fast an arena's segment is gone round.
+#[derive(Debug)]
+struct Pace {
+    /// The revolution that it was in when that was last looked at.
+    revolution: u64,
+    /// When that began.
+    since: Instant,
+    /// So many before it, in a row, were fast.
+    fast_count: u32,
+}
+
+impl Pace {
+    /// In the first revolution of a segment.
+    fn begin() -> Self {
+        Self { revolution: 0, since: Instant::now(), fast_count: 0 }
+    }
+}
+
+/// So many revolutions in a row are a stream, and not a burst.
+const FAST_REVOLUTIONS: u32 = 8;
+/// What is only faster may take one byte in so many of the memory that is free.
+const PLENTY: u64 = 16;
 
 /// What can be written as a message: a reference to it, mostly.
 pub(crate) trait Source: Copy {
@@ -102,7 +124,7 @@ impl ProducerArena {
             region.write(layout::limit(segment) as u64, &geometry.segment_bytes(segment))?;
         }
         region.write(0, &Preamble::new(layout::MAGIC, bytes, epoch))?;
-        Ok(Self { region, allocator: Allocator::new(geometry), revolution: (0, Instant::now()) })
+        Ok(Self { region, allocator: Allocator::new(geometry), pace: Pace::begin() })
     }
 
     /// Writes a message of probably `want_bytes` where there is room right away. Nothing is taken: either it is published
@@ -168,7 +190,7 @@ impl ProducerArena {
         let want_bytes = (HEADER_BYTES + S::EXTENSION_BYTES + want_bytes) as u64;
         // Memory that was short at the last try may be there now.
         self.allocator.set_may_grow(true);
-        self.grow_if_streaming(want_bytes, horizon, Instant::now());
+        self.grow_if_streaming(want_bytes);
         let span = loop {
             match self.allocator.span(want_bytes, horizon) {
                 Ok(span) => break span,
@@ -214,31 +236,47 @@ impl ProducerArena {
         })
     }
 
-    /// Once a revolution: goes on to a larger segment if this one was gone round so fast that it pays, and there is memory; gives back what
-    /// nobody reads any more.
-    fn grow_if_streaming(&mut self, want_bytes: u64, horizon: Horizon, now: Instant) {
-        let (count, segment_bytes) = self.allocator.revolutions();
-        let (before, since) = self.revolution;
-        if count == before {
+    /// Has this arena been gone round fast, again and again, and is there memory in plenty? Then it goes on to a larger segment. What lies behind
+    /// stays as it is until memory is short: a reader that nothing is kept for may be looking at it.
+    #[inline]
+    fn grow_if_streaming(&mut self, want_bytes: u64) {
+        if self.allocator.revolutions().0 != self.pace.revolution {
+            self.note_revolution(want_bytes, Instant::now());
+        }
+    }
+
+    #[cold]
+    fn note_revolution(&mut self, want_bytes: u64, now: Instant) {
+        let (revolution, segment_bytes) = self.allocator.revolutions();
+        let took = now.duration_since(self.pace.since);
+        let is_fast = took < Duration::from_nanos(segment_bytes * 1_000_000_000 / ARENA_STREAM_BYTES_PER_S);
+        let fast_count = if is_fast { self.pace.fast_count + 1 } else { 0 };
+        self.pace = Pace { revolution, since: now, fast_count };
+        if fast_count < FAST_REVOLUTIONS {
             return;
         }
-        self.revolution = (count, now);
-        self.give_back(earlier(horizon.gate, horizon.keep_from));
-        let longest = Duration::from_nanos(segment_bytes * 1_000_000_000 / ARENA_STREAM_BYTES_PER_S);
-        if now.duration_since(since) < longest * (count - before) as u32
-            && let Some(segment) = self.allocator.next_for_stream()
+        self.pace.fast_count = 0;
+        if let Some(segment) = self.allocator.next_for_stream()
+            && self.has_plenty(self.allocator.geometry().segment_bytes(segment))
         {
-            // Where there is no memory it stays as it is.
             let _ = self.grow(segment, want_bytes);
-            self.revolution = (self.allocator.revolutions().0, now);
         }
+    }
+
+    /// Is there far more memory than this?
+    fn has_plenty(&self, bytes: u64) -> bool {
+        let space = self.region.path().parent().and_then(|dir| tmpfs::space(dir).ok());
+        space.is_some_and(|space| space.free_bytes / PLENTY >= bytes)
     }
 
     fn grow(&mut self, segment: usize, want_bytes: u64) -> Result<(), NoRoom> {
         let geometry = self.allocator.geometry();
         let offset = layout::SEGMENTS as u64 + geometry.segment_base(segment);
         match reserve(self.region.file(), self.region.path(), offset, geometry.segment_bytes(segment)) {
-            Ok(()) => self.allocator.grown(),
+            Ok(()) => {
+                self.allocator.grown();
+                self.pace = Pace::begin();
+            }
             // It would never fit into what there is.
             Err(error) if segment > 0 && want_bytes > geometry.segment_bytes(segment - 1) / 2 => {
                 return Err(NoRoom::Memory(error));
@@ -261,7 +299,11 @@ impl ProducerArena {
     /// Gives back the memory of segments that were outgrown and are read.
     #[cold]
     pub(crate) fn give_back(&mut self, gate: u64) {
-        while let Some(segment) = self.allocator.drained(gate) {
+        while let Some((segment, limit)) = self.allocator.drained(gate) {
+            // Before its bytes go: who copies from it without holding anybody back sees that they did.
+            if let Some(word) = self.region.look(layout::limit(segment)) {
+                raise_limit(word, limit);
+            }
             let geometry = self.allocator.geometry();
             let offset = layout::SEGMENTS as u64 + geometry.segment_base(segment);
             let _ = file::punch(self.region.file(), offset, geometry.segment_bytes(segment));
@@ -396,32 +438,66 @@ mod tests {
 
     /// Publishes messages that everybody has read, until their segment has been gone round `times` times, each in `took`.
     fn go_round(arena: &mut ProducerArena, times: u32, took: impl Fn(u64) -> Duration) {
-        let (horizon, mut now) = (Horizon { gate: 1, keep_from: 1, history_bytes: 0 }, arena.revolution.1);
+        let horizon = Horizon { gate: 1, keep_from: 1, history_bytes: 0 };
         for _ in 0..times {
             let (before, segment_bytes) = arena.allocator.revolutions();
             while arena.allocator.revolutions().0 == before {
                 arena.allocator.span(64, horizon).unwrap();
                 arena.allocator.commit_published(64, 0);
             }
-            now += took(segment_bytes);
-            arena.grow_if_streaming(64, horizon, now);
+            let now = arena.pace.since + took(segment_bytes);
+            arena.note_revolution(64, now);
         }
     }
 
+    fn at(bytes_per_s: u64) -> impl Fn(u64) -> Duration {
+        move |bytes| Duration::from_nanos(bytes * 1_000_000_000 / bytes_per_s)
+    }
+
+    const SLOW: u64 = ARENA_STREAM_BYTES_PER_S / 2;
+    const FAST: u64 = ARENA_STREAM_BYTES_PER_S * 2;
+
+    fn segment_bytes(arena: &ProducerArena) -> u64 {
+        arena.allocator.revolutions().1
+    }
+
     #[test]
-    fn it_grows_where_messages_stream_and_what_is_behind_is_given_back() {
+    fn it_grows_where_messages_stream_and_not_in_a_burst() {
         let place = Place::new();
         let geometry = Geometry::new(64 << 10, 16 << 20, 1 << 20);
         let mut arena = ProducerArena::create(&place.0, (0, 1), 0, geometry, 1).unwrap();
-        let at =
-            |bytes_per_s: u64| move |bytes: u64| Duration::from_nanos(bytes * 1_000_000_000 / bytes_per_s);
-        go_round(&mut arena, 100, at(ARENA_STREAM_BYTES_PER_S / 2));
-        assert_eq!(arena.allocator.revolutions().1, 64 << 10, "too slow to be a stream");
-        go_round(&mut arena, 100, at(ARENA_STREAM_BYTES_PER_S * 2));
-        assert_eq!(arena.allocator.revolutions().1, ARENA_STREAM_BYTES);
-        // A page of its own, and the segment that is in use; segments begin at multiples of a page.
-        let file_bytes =
-            std::os::unix::fs::MetadataExt::blocks(&arena.region.file().metadata().unwrap()) * 512;
-        assert!(file_bytes <= ARENA_STREAM_BYTES + 8192, "{file_bytes} bytes");
+        for _ in 0..10 {
+            go_round(&mut arena, 1, at(SLOW));
+            go_round(&mut arena, FAST_REVOLUTIONS - 1, at(FAST));
+        }
+        assert_eq!(segment_bytes(&arena), 64 << 10, "bursts");
+        go_round(&mut arena, FAST_REVOLUTIONS, at(FAST));
+        assert_eq!(segment_bytes(&arena), 128 << 10);
+        go_round(&mut arena, 100, at(FAST));
+        assert_eq!(segment_bytes(&arena), ARENA_STREAM_BYTES);
+    }
+
+    #[test]
+    fn who_has_grown_for_another_reason_begins_to_count_anew() {
+        let place = Place::new();
+        let geometry = Geometry::new(64 << 10, 16 << 20, 1 << 20);
+        let mut arena = ProducerArena::create(&place.0, (0, 1), 0, geometry, 1).unwrap();
+        go_round(&mut arena, FAST_REVOLUTIONS - 1, at(FAST));
+        assert!(arena.grow(1, 64).is_ok());
+        go_round(&mut arena, FAST_REVOLUTIONS - 1, at(FAST));
+        assert_eq!(segment_bytes(&arena), 128 << 10);
+    }
+
+    #[test]
+    fn a_segment_that_is_given_back_is_intact_for_nobody() {
+        let place = Place::new();
+        let geometry = Geometry::new(64 << 10, 16 << 20, 1 << 20);
+        let mut arena = ProducerArena::create(&place.0, (0, 1), 0, geometry, 1).unwrap();
+        let view = ArenaView::attach(&place.0, (0, 1), 0, geometry, 1).unwrap();
+        let tag = cell_tag(0, 0);
+        assert!(view.intact(0, tag));
+        assert!(arena.grow(1, 64).is_ok());
+        arena.give_back(1);
+        assert!(!view.intact(0, tag));
     }
 }

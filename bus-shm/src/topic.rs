@@ -589,8 +589,8 @@ impl<T: Speak> TopicBuilder<T> {
         self
     }
 
-    /// Bound of the payload memory of one publisher in one lane, in bytes. It grows to it only when unread messages fill it, but to 2 MiB
-    /// of a larger bound where messages stream.
+    /// Bound of the payload memory of one publisher in one lane, in bytes. It grows to it only when unread messages fill it, and to a
+    /// quarter of it, 4 MiB at most, where messages stream.
     /// Default 16 MiB, or four times the largest message.
     pub fn arena_bytes(mut self, bytes: u64) -> Self {
         self.arena_bytes = Some(bytes);

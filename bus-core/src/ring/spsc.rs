@@ -21,8 +21,9 @@ use crate::header::{HEADER_BYTES, HEADER_WORDS, WRITING};
 use crate::seq::distance;
 use crate::sync::{AtomicU64, Ordering, fence};
 
-/// How many messages apart the advice about the end is renewed: as far as whoever asks for it has to look.
-const HINT_STEP: u64 = 16;
+/// How many messages apart the advice about the end is renewed: as far as whoever asks for it has to look. The models with their few
+/// messages want one that is right sometimes.
+const HINT_STEP: u64 = if cfg!(loom) { 1 } else { 16 };
 
 /// A slot that its producer has begun to write. Dropped, it stays in [`WRITING`], which readers take for not yet published.
 pub struct Writing<'a> {

@@ -4,6 +4,7 @@ use super::{Patience, Publisher, RawPublisher, Target};
 use crate::error::PublishError;
 use crate::payload::{Bytes, Message, Speak};
 use bus_core::lane::Lane;
+use bus_core::seq::{distance, later};
 use futures_sink::Sink;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -24,9 +25,12 @@ impl RawPublisher {
         if self.fork.is_child() {
             return true;
         }
-        let Some(this) = self.lanes.get(lane) else { return true };
-        let end = this.ring.end(this.hint);
-        self.has_room(lane, end, |publisher, s| publisher.core.recompute_gate_at(lane, s))
+        let Some(this) = self.lanes.get_mut(lane) else { return true };
+        let (end, capacity) = (this.ring.end(this.hint), i64::from(self.core.config().capacity));
+        if distance(end, this.cached_gate) >= capacity {
+            this.cached_gate = later(self.core.recompute_gate_at(lane, end), this.cached_gate);
+        }
+        distance(end, this.cached_gate) < capacity
     }
 }
 

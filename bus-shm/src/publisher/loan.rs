@@ -1,7 +1,7 @@
 //! Payload memory lent to the caller before it is published.
 #![allow(unsafe_code)]
 
-use super::{Failure, RawPublisher, gate_with_room};
+use super::{Failure, RawPublisher};
 use crate::arena::{Cell, Source};
 use crate::error::{FullOf, PublishError};
 use crate::topic::LaneRing;
@@ -146,7 +146,7 @@ impl RawPublisher {
         let LaneRing::Spsc(ring) = self.lanes[lane].ring else { unreachable!("the caller has matched it") };
         let sequence = self.lanes[lane].next;
         let mut since = None;
-        while !self.has_room(lane, sequence, |publisher, s| gate_with_room(&publisher.core, lane, s)) {
+        while !self.has_room_in(ring, lane, sequence) {
             if let Err(error) = self.wait_for_room(lane, FullOf::Ring, &mut since, deadline) {
                 self.roll_back(lane, cell);
                 return Err(error);

@@ -44,7 +44,7 @@ use bus_core::layout::wake::state::is_closed;
 use bus_core::layout::{groups, ring, wake};
 use bus_core::limits::LANES_MAX;
 use bus_core::ring::mpmc::{CellName, Refused};
-use bus_core::seq::distance;
+use bus_core::seq::{distance, earlier, later};
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering, spin_pause};
 use guard::Guard;
 use std::marker::PhantomData;
@@ -427,7 +427,7 @@ impl RawPublisher {
     ) -> Result<u64, Failure> {
         let lane = self.lane_of(target);
         if self.is_free_to_publish(lane)
-            && let Some(sequence) = self.publish_right_away(lane, &source)
+            && let Some(sequence) = self.publish_right_away(lane, &source, None)
         {
             if ring_bell {
                 self.ring_bell();
@@ -451,14 +451,18 @@ impl RawPublisher {
         if is_guarded {
             self.admit(lane, source.least_bytes())?;
         }
+        // Before it waits for anything.
+        let stamp_ns = self.stamp_ns();
         let deadline = match patience {
             Patience::Deadline => self.deadline,
             Patience::None => Duration::ZERO,
         };
-        let published = match (self.publish_right_away(lane, &source), &self.lanes[lane].ring) {
+        // Who is not guarded comes from there.
+        let here = if is_guarded { self.publish_right_away(lane, &source, Some(stamp_ns)) } else { None };
+        let published = match (here, &self.lanes[lane].ring) {
             (Some(sequence), _) => Ok(sequence),
-            (None, LaneRing::Mpmc(_)) => self.publish_slowly(lane, &source, deadline),
-            (None, LaneRing::Spsc(_)) => self.publish_slot_otherwise(lane, &source, deadline),
+            (None, LaneRing::Mpmc(_)) => self.publish_slowly(lane, &source, stamp_ns, deadline),
+            (None, LaneRing::Spsc(_)) => self.publish_slot_otherwise(lane, &source, stamp_ns, deadline),
         };
         let sequence = published.map_err(|failure| self.failed(lane, deadline, failure))?;
         if is_guarded {
@@ -486,12 +490,18 @@ impl RawPublisher {
             && self.state.load(Ordering::Relaxed) == self.expected_state
     }
 
-    /// Publishes where there is room right away, which is nearly always.
+    /// Publishes where there is room right away by the private copy of the gate, which is nearly always. Without a stamp the publication
+    /// begins now.
     #[inline(always)]
-    fn publish_right_away<S: Source>(&mut self, lane: usize, source: &S) -> Option<u64> {
+    fn publish_right_away<S: Source>(
+        &mut self,
+        lane: usize,
+        source: &S,
+        stamp_ns: Option<u64>,
+    ) -> Option<u64> {
         match self.lanes[lane].ring {
-            LaneRing::Mpmc(_) => self.publish_here(lane, source),
-            LaneRing::Spsc(_) => self.publish_slot_here(lane, source, None),
+            LaneRing::Mpmc(_) => self.publish_here(lane, source, stamp_ns),
+            LaneRing::Spsc(_) => self.publish_slot_here(lane, source, stamp_ns),
         }
     }
 
@@ -503,10 +513,10 @@ impl RawPublisher {
 
     /// Many producers: publishes where arena and lane have room right away, which is nearly always.
     #[inline(always)]
-    fn publish_here<S: Source>(&mut self, lane: usize, source: &S) -> Option<u64> {
+    fn publish_here<S: Source>(&mut self, lane: usize, source: &S, stamp_ns: Option<u64>) -> Option<u64> {
         let (max_bytes, producer) = (self.max_bytes, self.entry);
-        let header = Header { stamp_ns: self.stamp_ns(), ..self.header };
-        let core = &self.core;
+        let stamp_ns = stamp_ns.unwrap_or_else(|| self.stamp_ns());
+        let header = Header { stamp_ns, ..self.header };
         let this = &mut self.lanes[lane];
         let LaneRing::Mpmc(ring) = &this.ring else { return None };
         let want = likely_bytes(source, this.expected_bytes);
@@ -519,7 +529,8 @@ impl RawPublisher {
         // The compare-and-swap that publishes waits for the line of the slot's word too, which readers have had since the last lap: the next
         // one is asked for while this one is filled.
         prefetch::line_for_writing(ring.word(this.next.wrapping_add(LINE_WORDS)).as_ptr().cast());
-        let recompute = |s| gate_with_room(core, lane, s);
+        // No news: whoever looks at the groups may have to wait, and by then this publication has begun.
+        let recompute = |s: u64| s.wrapping_sub(ring.capacity());
         let address = move |s| draft.address(s);
         let sequence = ring.publish(this.hint, name, &mut this.cached_gate, recompute, address).ok()?;
         this.next = sequence.wrapping_add(1);
@@ -537,9 +548,9 @@ impl RawPublisher {
         &mut self,
         lane: usize,
         source: &S,
+        stamp_ns: u64,
         deadline: Duration,
     ) -> Result<u64, Failure> {
-        let stamp_ns = self.stamp_ns();
         let cell = self.write_cell(lane, source, stamp_ns, deadline)?;
         self.publish_cell(lane, &cell, deadline)
     }
@@ -566,18 +577,6 @@ impl RawPublisher {
         } else {
             PublishError::BusClosed { topic }
         }
-    }
-
-    #[inline]
-    fn has_room(&mut self, lane: usize, sequence: u64, recompute: impl FnOnce(&Self, u64) -> u64) -> bool {
-        let capacity = i64::from(self.core.config().capacity);
-        if distance(sequence, self.lanes[lane].cached_gate) < capacity {
-            return true;
-        }
-        let gate = recompute(self, sequence);
-        let lane = &mut self.lanes[lane];
-        lane.cached_gate = bus_core::seq::later(gate, lane.cached_gate);
-        distance(sequence, lane.cached_gate) < capacity
     }
 
     /// Writes a message, complete but for its sequence, into a cell of this publisher's arena, waiting for room.
@@ -659,11 +658,13 @@ impl RawPublisher {
     #[cold]
     fn refresh_gate(&mut self, lane: usize) -> bool {
         let gate = self.core.recompute_gate(lane);
-        let lane = &mut self.lanes[lane];
-        let moved = distance(gate, lane.cached_gate) > 0;
-        lane.cached_gate = bus_core::seq::later(gate, lane.cached_gate);
-        if let Some(arena) = &mut lane.arena {
-            arena.give_back(lane.cached_gate);
+        let this = &mut self.lanes[lane];
+        let moved = distance(gate, this.cached_gate) > 0;
+        this.cached_gate = later(gate, this.cached_gate);
+        let Horizon { gate, keep_from, .. } = self.horizon(lane);
+        if let Some(arena) = &mut self.lanes[lane].arena {
+            // What slots still name stays for late readers.
+            arena.give_back(earlier(gate, keep_from));
         }
         moved
     }

@@ -27,14 +27,13 @@ impl RawPublisher {
         stamp_ns: Option<u64>,
     ) -> Option<u64> {
         let max_bytes = self.max_bytes;
-        let core = &self.core;
         let this = &mut self.lanes[lane];
         let LaneRing::Spsc(ring) = &this.ring else { return None };
         let sequence = this.next;
         let want = likely_bytes(source, this.expected_bytes);
         if S::EXTENSION_BYTES + want > ring.inline_bytes()
             || want > max_bytes
-            || !ring.has_room(sequence, &mut this.cached_gate, |s| gate_with_room(core, lane, s))
+            || distance(sequence, this.cached_gate) >= ring.capacity() as i64
         {
             return None;
         }
@@ -73,9 +72,9 @@ impl RawPublisher {
         &mut self,
         lane: usize,
         source: &S,
+        stamp_ns: u64,
         deadline: Duration,
     ) -> Result<u64, Failure> {
-        let stamp_ns = self.stamp_ns();
         match self.publish_named_here(lane, source, stamp_ns) {
             Some(sequence) => Ok(sequence),
             None => self.publish_slot_slowly(lane, source, stamp_ns, deadline),
@@ -122,7 +121,7 @@ impl RawPublisher {
         let LaneRing::Spsc(ring) = self.lanes[lane].ring else { unreachable!("the caller has matched it") };
         let sequence = self.lanes[lane].next;
         let mut since = None;
-        while !self.has_room(lane, sequence, |publisher, s| gate_with_room(&publisher.core, lane, s)) {
+        while !self.has_room_in(ring, lane, sequence) {
             self.wait_for_room(lane, FullOf::Ring, &mut since, deadline)?;
         }
         // It may have been room that was missing before. What cannot fit is refused at once.
@@ -132,6 +131,12 @@ impl RawPublisher {
         let cell = self.write_cell(lane, source, stamp_ns, deadline)?;
         self.name_cell_in_slot(lane, ring, sequence, &cell);
         Ok(sequence)
+    }
+
+    /// One producer: is there room, if need be by the groups' cursors?
+    pub(super) fn has_room_in(&mut self, ring: spsc::Ring<'static>, lane: usize, sequence: u64) -> bool {
+        let (core, this) = (&self.core, &mut self.lanes[lane]);
+        ring.has_room(sequence, &mut this.cached_gate, |s| gate_with_room(core, lane, s))
     }
 
     /// One producer: publishes a slot that names a cell.
@@ -172,7 +177,7 @@ fn name_in_slot(ring: spsc::Ring<'static>, sequence: u64, draft: &Draft, hint: &
 fn store_header(header: Header, words: &[AtomicU64; HEADER_WORDS]) {
     let [_, description, rest @ ..] = words;
     description.store(header.description(), Ordering::Relaxed);
-    // SAFETY: the slot is marked WRITING and lies above the gate, as for its payload; the words are atomics, that is, interior
-    // mutable memory.
+    // SAFETY: as for the payload, the slot is marked WRITING and lies above the gate, so that nobody but a lossy reader looks at these words,
+    // which looks a second time; they are atomics, that is, interior mutable memory.
     unsafe { two_words(rest.as_ptr().cast_mut().cast(), header.stamp_ns, header.reference) };
 }

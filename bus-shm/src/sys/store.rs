@@ -2,7 +2,7 @@
 //! read it last, in order, and no more than some sixty can wait.
 #![allow(unsafe_code)]
 
-/// Stores two words one after the other.
+/// Stores two adjacent words. No order between them is promised.
 ///
 /// # Safety
 /// `to` is valid for writes of two words, and aligned to one.
