@@ -267,7 +267,9 @@ fn quiet(mut role: Role) {
     let mut number = 0;
     for producers in [1, 8] {
         let name = format!("t{producers}");
-        let topic = bus.topic_builder::<Words>(&name).producers(producers).open().unwrap();
+        // Arenas of this bound do not grow because messages stream, which takes a few calls for memory, five times at most.
+        let builder = bus.topic_builder::<Words>(&name).producers(producers);
+        let topic = builder.max_message(4096).arena_bytes(128 << 10).open().unwrap();
         let mut publisher = topic.publisher().unwrap();
         let mut tap = topic.tap().unwrap();
         let mut publish = |subscriber: &mut Option<Subscriber<Words>>, count: u64| {
