@@ -52,7 +52,8 @@ impl Loan<'_> {
     ///
     /// # Errors
     /// See [`super::Publisher::publish_to`].
-    #[inline]
+    // Always, as `loan`: on its way from there to here it stays in registers.
+    #[inline(always)]
     pub fn publish(mut self) -> Result<u64, PublishError> {
         let Some(cell) = self.cell.take() else { unreachable!("a loan is published once") };
         Ok(self.publisher.publish_loaned(self.lane, cell)?)
@@ -60,7 +61,7 @@ impl Loan<'_> {
 }
 
 impl RawPublisher {
-    #[inline]
+    #[inline(always)]
     pub(super) fn loan(&mut self, lane: usize, len_bytes: usize) -> Result<Loan<'_>, PublishError> {
         let cell = match self.cut_off_here(lane, len_bytes) {
             Some(cell) => cell,
@@ -94,7 +95,7 @@ impl RawPublisher {
         cell.map_err(|failure| self.failed(lane, self.deadline, failure).into())
     }
 
-    #[inline]
+    #[inline(always)]
     fn publish_loaned(&mut self, lane: usize, cell: Cell) -> Result<u64, Failure> {
         if self.is_free_to_publish(lane)
             && let Some(sequence) = self.publish_loaned_here(lane, &cell)

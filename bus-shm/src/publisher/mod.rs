@@ -272,7 +272,8 @@ impl<T: Speak> Publisher<T> {
     ///
     /// # Errors
     /// See [`Publisher::publish_to`].
-    #[inline]
+    // Always, as `receive`.
+    #[inline(always)]
     pub fn loan(&mut self, lane: Lane, len_bytes: usize) -> Result<Loan<'_>, PublishError> {
         self.raw.loan(lane.index(), len_bytes)
     }
@@ -427,7 +428,7 @@ impl RawPublisher {
     ) -> Result<u64, Failure> {
         let lane = self.lane_of(target);
         if self.is_free_to_publish(lane)
-            && let Some(sequence) = self.publish_right_away(lane, &source, None)
+            && let Some(sequence) = self.publish_right_away(lane, &source)
         {
             if ring_bell {
                 self.ring_bell();
@@ -457,12 +458,9 @@ impl RawPublisher {
             Patience::Deadline => self.deadline,
             Patience::None => Duration::ZERO,
         };
-        // Who is not guarded comes from there.
-        let here = if is_guarded { self.publish_right_away(lane, &source, Some(stamp_ns)) } else { None };
-        let published = match (here, &self.lanes[lane].ring) {
-            (Some(sequence), _) => Ok(sequence),
-            (None, LaneRing::Mpmc(_)) => self.publish_slowly(lane, &source, stamp_ns, deadline),
-            (None, LaneRing::Spsc(_)) => self.publish_slot_otherwise(lane, &source, stamp_ns, deadline),
+        let published = match self.lanes[lane].ring {
+            LaneRing::Mpmc(_) => self.publish_slowly(lane, &source, stamp_ns, deadline),
+            LaneRing::Spsc(_) => self.publish_slot_otherwise(lane, &source, stamp_ns, deadline),
         };
         let sequence = published.map_err(|failure| self.failed(lane, deadline, failure))?;
         if is_guarded {
@@ -490,18 +488,12 @@ impl RawPublisher {
             && self.state.load(Ordering::Relaxed) == self.expected_state
     }
 
-    /// Publishes where there is room right away by the private copy of the gate, which is nearly always. Without a stamp the publication
-    /// begins now.
+    /// Publishes where there is room right away by the private copy of the gate, which is nearly always.
     #[inline(always)]
-    fn publish_right_away<S: Source>(
-        &mut self,
-        lane: usize,
-        source: &S,
-        stamp_ns: Option<u64>,
-    ) -> Option<u64> {
+    fn publish_right_away<S: Source>(&mut self, lane: usize, source: &S) -> Option<u64> {
         match self.lanes[lane].ring {
-            LaneRing::Mpmc(_) => self.publish_here(lane, source, stamp_ns),
-            LaneRing::Spsc(_) => self.publish_slot_here(lane, source, stamp_ns),
+            LaneRing::Mpmc(_) => self.publish_here(lane, source),
+            LaneRing::Spsc(_) => self.publish_slot_here(lane, source, None),
         }
     }
 
@@ -513,10 +505,9 @@ impl RawPublisher {
 
     /// Many producers: publishes where arena and lane have room right away, which is nearly always.
     #[inline(always)]
-    fn publish_here<S: Source>(&mut self, lane: usize, source: &S, stamp_ns: Option<u64>) -> Option<u64> {
+    fn publish_here<S: Source>(&mut self, lane: usize, source: &S) -> Option<u64> {
         let (max_bytes, producer) = (self.max_bytes, self.entry);
-        let stamp_ns = stamp_ns.unwrap_or_else(|| self.stamp_ns());
-        let header = Header { stamp_ns, ..self.header };
+        let header = Header { stamp_ns: self.stamp_ns(), ..self.header };
         let this = &mut self.lanes[lane];
         let LaneRing::Mpmc(ring) = &this.ring else { return None };
         let want = likely_bytes(source, this.expected_bytes);
