@@ -128,10 +128,16 @@ impl<'a> Ring<'a> {
         cached_gate: &mut u64,
         recompute_gate: impl FnOnce(u64) -> u64,
     ) -> bool {
-        if distance(sequence, *cached_gate) >= self.capacity() as i64 {
+        if !self.has_room_at(sequence, *cached_gate) {
             *cached_gate = crate::seq::later(recompute_gate(sequence), *cached_gate);
         }
-        distance(sequence, *cached_gate) < self.capacity() as i64
+        self.has_room_at(sequence, *cached_gate)
+    }
+
+    /// Is there room for `sequence` where this is the gate?
+    #[inline]
+    pub fn has_room_at(&self, sequence: u64, gate: u64) -> bool {
+        distance(sequence, gate) < self.capacity() as i64
     }
 
     /// Header and payload words of `sequence` if it is published; the words go on to the ring's end. For whoever need not know why it

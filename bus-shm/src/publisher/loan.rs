@@ -1,13 +1,12 @@
 //! Payload memory lent to the caller before it is published.
 #![allow(unsafe_code)]
 
-use super::{Failure, RawPublisher};
+use super::{Failure, RawPublisher, begun_ns};
 use crate::arena::{Cell, Source};
 use crate::error::{FullOf, PublishError};
 use crate::topic::LaneRing;
 use bus_core::header::{HEADER_BYTES, Header};
 use bus_core::layout::wake::state::is_closed;
-use bus_core::seq::distance;
 use bus_core::sync::Ordering;
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -76,7 +75,7 @@ impl RawPublisher {
         if !self.is_free_to_publish(lane) || len_bytes > self.max_bytes {
             return None;
         }
-        let (stamp_ns, max_bytes) = (self.stamp_ns(), self.max_bytes);
+        let (stamp_ns, max_bytes) = (begun_ns(&mut self.clock), self.max_bytes);
         let header = Header { stamp_ns, ..self.header };
         let this = &mut self.lanes[lane];
         let cell = this.arena.as_mut()?.write_here(&Blank(len_bytes), len_bytes, max_bytes, header)?;
@@ -90,7 +89,7 @@ impl RawPublisher {
         if !self.is_free_to_publish(lane) {
             self.admit(lane, len_bytes)?;
         }
-        let stamp_ns = self.stamp_ns();
+        let stamp_ns = begun_ns(&mut self.clock);
         let cell = self.write_cell(lane, &Blank(len_bytes), stamp_ns, self.deadline);
         cell.map_err(|failure| self.failed(lane, self.deadline, failure).into())
     }
@@ -113,13 +112,13 @@ impl RawPublisher {
         match this.ring {
             LaneRing::Spsc(ring) => {
                 let sequence = this.next;
-                if distance(sequence, this.cached_gate) >= ring.capacity() as i64 {
+                if !ring.has_room_at(sequence, this.cached_gate) {
                     return None;
                 }
                 self.name_cell_in_slot(lane, ring, sequence, cell);
                 Some(sequence)
             }
-            LaneRing::Mpmc(_) => self.publish_cell_here(lane, cell).ok(),
+            LaneRing::Mpmc(_) => self.publish_cell_here(lane, cell, false).ok(),
         }
     }
 

@@ -43,7 +43,7 @@ use bus_core::lane::Lane;
 use bus_core::layout::wake::state::is_closed;
 use bus_core::layout::{groups, ring, wake};
 use bus_core::limits::LANES_MAX;
-use bus_core::ring::mpmc::{CellName, Refused};
+use bus_core::ring::mpmc::{self, CellName, Refused};
 use bus_core::seq::{distance, earlier, later};
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering, spin_pause};
 use guard::Guard;
@@ -453,7 +453,7 @@ impl RawPublisher {
             self.admit(lane, source.least_bytes())?;
         }
         // Before it waits for anything.
-        let stamp_ns = self.stamp_ns();
+        let stamp_ns = begun_ns(&mut self.clock);
         let deadline = match patience {
             Patience::Deadline => self.deadline,
             Patience::None => Duration::ZERO,
@@ -497,17 +497,11 @@ impl RawPublisher {
         }
     }
 
-    /// When a publication begins.
-    #[inline(always)]
-    fn stamp_ns(&mut self) -> u64 {
-        self.clock.as_mut().map_or(0, Clock::now_ns)
-    }
-
     /// Many producers: publishes where arena and lane have room right away, which is nearly always.
     #[inline(always)]
     fn publish_here<S: Source>(&mut self, lane: usize, source: &S) -> Option<u64> {
         let (max_bytes, producer) = (self.max_bytes, self.entry);
-        let header = Header { stamp_ns: self.stamp_ns(), ..self.header };
+        let header = Header { stamp_ns: begun_ns(&mut self.clock), ..self.header };
         let this = &mut self.lanes[lane];
         let LaneRing::Mpmc(ring) = &this.ring else { return None };
         let want = likely_bytes(source, this.expected_bytes);
@@ -520,8 +514,8 @@ impl RawPublisher {
         // The compare-and-swap that publishes waits for the line of the slot's word too, which readers have had since the last lap: the next
         // one is asked for while this one is filled.
         prefetch::line_for_writing(ring.word(this.next.wrapping_add(LINE_WORDS)).as_ptr().cast());
-        // No news: whoever looks at the groups may have to wait, and by then this publication has begun.
-        let recompute = |s: u64| s.wrapping_sub(ring.capacity());
+        // Whoever looks at the groups may have to wait, and by then this publication has begun.
+        let recompute = |s| no_news(ring, s);
         let address = move |s| draft.address(s);
         let sequence = ring.publish(this.hint, name, &mut this.cached_gate, recompute, address).ok()?;
         this.next = sequence.wrapping_add(1);
@@ -683,7 +677,7 @@ impl RawPublisher {
     fn publish_cell(&mut self, lane: usize, cell: &Cell, deadline: Duration) -> Result<u64, Failure> {
         let mut since = None;
         loop {
-            let outcome = match self.publish_cell_here(lane, cell) {
+            let outcome = match self.publish_cell_here(lane, cell, true) {
                 Ok(sequence) => return Ok(sequence),
                 Err(Refused::Full { .. }) => self.wait_for_room(lane, FullOf::Ring, &mut since, deadline),
                 Err(Refused::Corrupt { sequence }) => {
@@ -698,14 +692,14 @@ impl RawPublisher {
         }
     }
 
-    /// The same, if there is room.
+    /// The same if there is room: by the private copy of the gate, or by a look at the groups where that says no and `looks`.
     #[inline(always)]
-    fn publish_cell_here(&mut self, lane: usize, cell: &Cell) -> Result<u64, Refused> {
+    fn publish_cell_here(&mut self, lane: usize, cell: &Cell, looks: bool) -> Result<u64, Refused> {
         let (producer, core) = (self.entry, &self.core);
         let this = &mut self.lanes[lane];
         let LaneRing::Mpmc(ring) = this.ring else { unreachable!("the caller has matched it") };
         let name = CellName { producer, cell: cell.draft.cell };
-        let recompute = |s| gate_with_room(core, lane, s);
+        let recompute = |s| if looks { gate_with_room(core, lane, s) } else { no_news(&ring, s) };
         let sequence =
             ring.publish(this.hint, name, &mut this.cached_gate, recompute, |s| cell.draft.address(s))?;
         this.next = sequence.wrapping_add(1);
@@ -892,6 +886,18 @@ impl RawPublisher {
         }
         true
     }
+}
+
+/// When a publication begins; 0 on topics without stamps.
+#[inline(always)]
+fn begun_ns(clock: &mut Option<Clock>) -> u64 {
+    clock.as_mut().map_or(0, Clock::now_ns)
+}
+
+/// A gate that tells a publisher of `s` nothing new: there is no room.
+#[inline(always)]
+fn no_news(ring: &mpmc::Ring<'_>, s: u64) -> u64 {
+    s.wrapping_sub(ring.capacity())
 }
 
 /// How long a message will be: a guess, unless its length is known beforehand.

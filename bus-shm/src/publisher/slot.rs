@@ -1,17 +1,15 @@
 //! Publishing in a lane of one producer: into the slot itself, or into the arena with a slot that names the cell.
 #![allow(unsafe_code)]
 
-use super::{Failure, RawPublisher, gate_with_room, likely_bytes};
+use super::{Failure, RawPublisher, begun_ns, gate_with_room, likely_bytes};
 use crate::arena::{Cell, Draft, Source};
 use crate::error::FullOf;
-use crate::sys::clock::Clock;
 use crate::sys::prefetch::{self, SLOTS_AHEAD};
 use crate::sys::store::two_words;
 use crate::topic::LaneRing;
 use bus_core::header::{HEADER_WORDS, Header, flags};
 use bus_core::layout::EXTENSION_BYTES;
 use bus_core::ring::spsc;
-use bus_core::seq::distance;
 use bus_core::sync::{AtomicU64, Ordering};
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -33,11 +31,11 @@ impl RawPublisher {
         let want = likely_bytes(source, this.expected_bytes);
         if S::EXTENSION_BYTES + want > ring.inline_bytes()
             || want > max_bytes
-            || distance(sequence, this.cached_gate) >= ring.capacity() as i64
+            || !ring.has_room_at(sequence, this.cached_gate)
         {
             return None;
         }
-        let stamp_ns = stamp_ns.unwrap_or_else(|| self.clock.as_mut().map_or(0, Clock::now_ns));
+        let stamp_ns = stamp_ns.unwrap_or_else(|| begun_ns(&mut self.clock));
         // Stores leave the core in order, and wait for lines that their reader has; asked for early, those come together.
         let ahead = ring.slot_address(sequence.wrapping_add(SLOTS_AHEAD));
         prefetch::for_writing(ahead);
@@ -93,7 +91,7 @@ impl RawPublisher {
         // Whoever has to look for room goes on from there.
         if want > max_bytes
             || S::EXTENSION_BYTES + want <= ring.inline_bytes()
-            || distance(sequence, this.cached_gate) >= ring.capacity() as i64
+            || !ring.has_room_at(sequence, this.cached_gate)
         {
             return None;
         }
