@@ -416,24 +416,11 @@ impl ArenaView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::directory::{base_dir, unique_name};
+    use crate::sys::scratch::Scratch;
     use bus_core::limits::ARENA_STREAM_BYTES;
 
-    /// A directory that is removed with it.
-    struct Place(TopicDir);
-
-    impl Place {
-        fn new() -> Self {
-            let path = base_dir(None).join(unique_name("test-arena"));
-            std::fs::create_dir(&path).unwrap();
-            Self(TopicDir(path))
-        }
-    }
-
-    impl Drop for Place {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0.0);
-        }
+    fn topic_dir(scratch: &Scratch) -> TopicDir {
+        TopicDir(scratch.dir().to_path_buf())
     }
 
     /// Publishes messages that everybody has read, until their segment has been gone round `times` times, each in `took`.
@@ -463,9 +450,9 @@ mod tests {
 
     #[test]
     fn it_grows_where_messages_stream_and_not_in_a_burst() {
-        let place = Place::new();
+        let scratch = Scratch::new();
         let geometry = Geometry::new(64 << 10, 16 << 20, 1 << 20);
-        let mut arena = ProducerArena::create(&place.0, (0, 1), 0, geometry, 1).unwrap();
+        let mut arena = ProducerArena::create(&topic_dir(&scratch), (0, 1), 0, geometry, 1).unwrap();
         for _ in 0..10 {
             go_round(&mut arena, 1, at(SLOW));
             go_round(&mut arena, FAST_REVOLUTIONS - 1, at(FAST));
@@ -479,9 +466,9 @@ mod tests {
 
     #[test]
     fn who_has_grown_for_another_reason_begins_to_count_anew() {
-        let place = Place::new();
+        let scratch = Scratch::new();
         let geometry = Geometry::new(64 << 10, 16 << 20, 1 << 20);
-        let mut arena = ProducerArena::create(&place.0, (0, 1), 0, geometry, 1).unwrap();
+        let mut arena = ProducerArena::create(&topic_dir(&scratch), (0, 1), 0, geometry, 1).unwrap();
         go_round(&mut arena, FAST_REVOLUTIONS - 1, at(FAST));
         assert!(arena.grow(1, 64).is_ok());
         go_round(&mut arena, FAST_REVOLUTIONS - 1, at(FAST));
@@ -490,10 +477,10 @@ mod tests {
 
     #[test]
     fn a_segment_that_is_given_back_is_intact_for_nobody() {
-        let place = Place::new();
+        let scratch = Scratch::new();
         let geometry = Geometry::new(64 << 10, 16 << 20, 1 << 20);
-        let mut arena = ProducerArena::create(&place.0, (0, 1), 0, geometry, 1).unwrap();
-        let view = ArenaView::attach(&place.0, (0, 1), 0, geometry, 1).unwrap();
+        let mut arena = ProducerArena::create(&topic_dir(&scratch), (0, 1), 0, geometry, 1).unwrap();
+        let view = ArenaView::attach(&topic_dir(&scratch), (0, 1), 0, geometry, 1).unwrap();
         let tag = cell_tag(0, 0);
         assert!(view.intact(0, tag));
         assert!(arena.grow(1, 64).is_ok());

@@ -95,53 +95,41 @@ pub(crate) fn topics_of(lease: &Path) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::file;
-
-    struct Scratch(std::path::PathBuf);
-
-    impl Scratch {
-        fn new(what: &str) -> Self {
-            Self(Path::new("/dev/shm").join(crate::directory::unique_name(&format!("shmbus-test-{what}-"))))
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_file(&self.0);
-        }
-    }
+    use crate::sys::{file, scratch::Scratch};
 
     #[test]
     fn a_list_says_what_was_noted_and_half_a_line_is_none() {
-        let scratch = Scratch::new("list");
-        let file = file::create_new(&scratch.0, 0o600).unwrap();
-        assert_eq!(topics_of(&scratch.0), None, "a lease without a list");
+        let scratch = Scratch::new();
+        let path = scratch.path("lease");
+        let file = file::create_new(&path, 0o600).unwrap();
+        assert_eq!(topics_of(&path), None, "a lease without a list");
         let mut noted = Noted::begin(&file);
-        assert_eq!(topics_of(&scratch.0), Some(vec![]));
-        assert!(noted.note(&file, &scratch.0, "a.b").unwrap());
-        assert!(!noted.note(&file, &scratch.0, "a.b").unwrap(), "once");
-        assert!(noted.note(&file, &scratch.0, "_bus.dlq.a").unwrap());
-        assert_eq!(topics_of(&scratch.0), Some(vec!["a.b".into(), "_bus.dlq.a".into()]));
+        assert_eq!(topics_of(&path), Some(vec![]));
+        assert!(noted.note(&file, &path, "a.b").unwrap());
+        assert!(!noted.note(&file, &path, "a.b").unwrap(), "once");
+        assert!(noted.note(&file, &path, "_bus.dlq.a").unwrap());
+        assert_eq!(topics_of(&path), Some(vec!["a.b".into(), "_bus.dlq.a".into()]));
         let len_bytes = file::len_bytes(&file).unwrap();
         file.write_all_at(b"half", len_bytes).unwrap();
-        assert_eq!(topics_of(&scratch.0).unwrap().len(), 2);
+        assert_eq!(topics_of(&path).unwrap().len(), 2);
     }
 
     #[test]
     fn a_list_that_is_damaged_or_given_up_means_all_topics() {
-        let scratch = Scratch::new("damaged");
-        let file = file::create_new(&scratch.0, 0o600).unwrap();
+        let scratch = Scratch::new();
+        let path = scratch.path("lease");
+        let file = file::create_new(&path, 0o600).unwrap();
         let mut noted = Noted::begin(&file);
-        assert!(noted.note(&file, &scratch.0, "a.b").unwrap());
+        assert!(noted.note(&file, &path, "a.b").unwrap());
         file.write_all_at(b"../etc\n", LIST as u64).unwrap();
-        assert_eq!(topics_of(&scratch.0), None);
+        assert_eq!(topics_of(&path), None);
         // A file that cannot be written to stands for a full file system.
-        let other = Scratch::new("full");
-        drop(file::create_new(&other.0, 0o600).unwrap());
-        let read_only = file::open_ro(&other.0).unwrap();
+        let other = scratch.path("full");
+        drop(file::create_new(&other, 0o600).unwrap());
+        let read_only = file::open_ro(&other).unwrap();
         let mut none = Noted::begin(&read_only);
-        assert!(!none.note(&read_only, &other.0, "a.b").unwrap(), "no list is kept");
-        assert_eq!(topics_of(&other.0), None);
-        assert!(noted.note(&read_only, &other.0, "a.c").is_err(), "incomplete, and not given up");
+        assert!(!none.note(&read_only, &other, "a.b").unwrap(), "no list is kept");
+        assert_eq!(topics_of(&other), None);
+        assert!(noted.note(&read_only, &other, "a.c").is_err(), "incomplete, and not given up");
     }
 }

@@ -265,19 +265,13 @@ fn spin_until(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::scratch::Scratch;
     use bus_core::sync::AtomicU32;
     use std::cell::Cell;
 
     /// A region with places to spin in; its file is gone.
     fn places() -> Region {
-        let path = std::env::temp_dir().join(format!(
-            "test-wait-{}-{:?}",
-            std::process::id(),
-            std::thread::current().id()
-        ));
-        let region = Region::create(&path, 4096, 4096).expect("a file");
-        std::fs::remove_file(path).expect("it was there");
-        region
+        Region::create(&Scratch::new().path("places"), 4096, 4096).expect("a file")
     }
 
     #[test]

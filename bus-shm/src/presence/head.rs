@@ -135,77 +135,70 @@ fn status_in(record: &[u8]) -> Result<Option<(String, u64)>, ()> {
 mod tests {
     use super::*;
     use crate::attached::Noted;
+    use crate::sys::scratch::Scratch;
     use std::path::PathBuf;
 
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(what: &str) -> (Self, File) {
-            let name = crate::directory::unique_name(&format!("shmbus-test-{what}-"));
-            let path = Path::new("/dev/shm").join(name);
-            let file = file::create_new(&path, 0o600).unwrap();
-            (Self(path), file)
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_file(&self.0);
-        }
+    fn lease(scratch: &Scratch) -> (PathBuf, File) {
+        let path = scratch.path("lease");
+        let file = file::create_new(&path, 0o600).unwrap();
+        (path, file)
     }
 
     #[test]
     fn what_is_said_is_read_and_taken_back() {
-        let (scratch, file) = Scratch::new("head");
-        assert_eq!(read(&scratch.0), Said::default(), "a lease without a head");
+        let scratch = Scratch::new();
+        let (path, file) = lease(&scratch);
+        assert_eq!(read(&path), Said::default(), "a lease without a head");
         let mut noted = Noted::begin(&file);
-        let head = Head::attach(&file, &scratch.0, noted.is_kept());
-        assert_eq!(read(&scratch.0), Said::default());
-        head.set_status(&file, &scratch.0, "reading inbox 3/10 \u{1f4e8}").unwrap();
-        noted.note(&file, &scratch.0, "a.b").unwrap();
-        let said = read(&scratch.0);
+        let head = Head::attach(&file, &path, noted.is_kept());
+        assert_eq!(read(&path), Said::default());
+        head.set_status(&file, &path, "reading inbox 3/10 \u{1f4e8}").unwrap();
+        noted.note(&file, &path, "a.b").unwrap();
+        let said = read(&path);
         assert_eq!(said.status.as_ref().map(|(text, _)| text.as_str()), Some("reading inbox 3/10 \u{1f4e8}"));
         assert!(said.beat_ns > 0 && said.beat_ns >= said.status.unwrap().1 && !said.has_left);
-        assert_eq!(crate::attached::topics_of(&scratch.0), Some(vec!["a.b".into()]), "the list is whole");
+        assert_eq!(crate::attached::topics_of(&path), Some(vec!["a.b".into()]), "the list is whole");
         head.leave();
-        head.set_status(&file, &scratch.0, "").unwrap();
-        assert_eq!((read(&scratch.0).status, read(&scratch.0).has_left), (None, true));
+        head.set_status(&file, &path, "").unwrap();
+        assert_eq!((read(&path).status, read(&path).has_left), (None, true));
     }
 
     #[test]
     fn half_a_status_is_none_and_harms_nobody() {
-        let (scratch, file) = Scratch::new("half");
+        let scratch = Scratch::new();
+        let (path, file) = lease(&scratch);
         let mut noted = Noted::begin(&file);
-        let head = Head::attach(&file, &scratch.0, true);
-        noted.note(&file, &scratch.0, "a.b").unwrap();
-        head.set_status(&file, &scratch.0, "whole").unwrap();
+        let head = Head::attach(&file, &path, true);
+        noted.note(&file, &path, "a.b").unwrap();
+        head.set_status(&file, &path, "whole").unwrap();
         for offset in STATUS..STATUS + in_status::TEXT + 5 {
             let mut byte = [0];
             file.read_exact_at(&mut byte, offset as u64).unwrap();
             file.write_all_at(&[!byte[0]], offset as u64).unwrap();
-            assert_eq!(read(&scratch.0).status, None, "byte {offset}");
-            assert_eq!(crate::attached::topics_of(&scratch.0).unwrap().len(), 1);
+            assert_eq!(read(&path).status, None, "byte {offset}");
+            assert_eq!(crate::attached::topics_of(&path).unwrap().len(), 1);
             file.write_all_at(&byte, offset as u64).unwrap();
         }
-        assert!(read(&scratch.0).status.is_some());
+        assert!(read(&path).status.is_some());
     }
 
     #[test]
     fn readers_never_see_a_mixture() {
-        let (scratch, file) = Scratch::new("mixture");
-        let head = Head::attach(&file, &scratch.0, Noted::begin(&file).is_kept());
+        let scratch = Scratch::new();
+        let (path, file) = lease(&scratch);
+        let head = Head::attach(&file, &path, Noted::begin(&file).is_kept());
         let is_done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for round in 0..20_000_u32 {
                     let letter = char::from(b'a' + (round % 26) as u8);
                     let text: String = std::iter::repeat_n(letter, 1 + round as usize % 200).collect();
-                    head.set_status(&file, &scratch.0, &text).unwrap();
+                    head.set_status(&file, &path, &text).unwrap();
                 }
                 is_done.store(true, std::sync::atomic::Ordering::Relaxed);
             });
             while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
-                if let Some((text, _)) = read(&scratch.0).status {
+                if let Some((text, _)) = read(&path).status {
                     let first = text.chars().next().unwrap();
                     assert!(text.chars().all(|letter| letter == first), "{text}");
                 }
@@ -215,13 +208,14 @@ mod tests {
 
     #[test]
     fn where_the_list_was_given_up_nothing_faults() {
-        let (scratch, file) = Scratch::new("given-up");
-        let head = Head::attach(&file, &scratch.0, Noted::begin(&file).is_kept());
+        let scratch = Scratch::new();
+        let (path, file) = lease(&scratch);
+        let head = Head::attach(&file, &path, Noted::begin(&file).is_kept());
         file.write_all_at(&[0; 8], 0).unwrap();
         file.set_len(LIST as u64 + 1).unwrap();
         head.beat();
-        head.set_status(&file, &scratch.0, "still there").unwrap();
-        assert_eq!(read(&scratch.0), Said::default(), "it says nothing any more");
-        assert_eq!(crate::attached::topics_of(&scratch.0), None);
+        head.set_status(&file, &path, "still there").unwrap();
+        assert_eq!(read(&path), Said::default(), "it says nothing any more");
+        assert_eq!(crate::attached::topics_of(&path), None);
     }
 }

@@ -46,28 +46,28 @@ pub(crate) fn timespec(timeout: Duration) -> Timespec {
 }
 
 #[cfg(test)]
-mod scratch {
+pub(crate) mod scratch {
     use core::sync::atomic::{AtomicU32, Ordering};
     use std::path::{Path, PathBuf};
 
     /// A directory of one test under `/dev/shm`, removed with everything in it when dropped.
-    pub(super) struct Scratch(PathBuf);
+    pub(crate) struct Scratch(PathBuf);
 
     impl Scratch {
-        pub(super) fn new() -> Scratch {
+        pub(crate) fn new() -> Scratch {
             static NEXT: AtomicU32 = AtomicU32::new(0);
             // Relaxed: only the uniqueness of the number counts.
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path = PathBuf::from(format!("/dev/shm/shmbus-sys-test-{}-{number}", std::process::id()));
+            let path = PathBuf::from(format!("/dev/shm/shmbus-test-{}-{number}", std::process::id()));
             super::file::make_dir(&path, 0o700).expect("scratch directory");
             Scratch(path)
         }
 
-        pub(super) fn path(&self, name: &str) -> PathBuf {
+        pub(crate) fn path(&self, name: &str) -> PathBuf {
             self.0.join(name)
         }
 
-        pub(super) fn dir(&self) -> &Path {
+        pub(crate) fn dir(&self) -> &Path {
             &self.0
         }
     }
