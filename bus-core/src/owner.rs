@@ -92,6 +92,12 @@ impl OwnerWord {
         }
     }
 
+    /// The word as it lies in memory, to be kept.
+    #[inline]
+    pub const fn packed(self) -> PackedOwner {
+        PackedOwner(self.pack())
+    }
+
     /// The aside entry that a PARKED word names, and low bits of the entry's incarnation.
     pub const fn parked_entry(self) -> ParkedEntry {
         ParkedEntry { index: self.nonce, incarnation: self.member }
@@ -100,6 +106,18 @@ impl OwnerWord {
     /// This word, PARKED in `entry`.
     pub const fn parked(self, entry: ParkedEntry) -> Self {
         Self { state: state::PARKED, member: entry.incarnation & 0x3ff, nonce: entry.index, ..self }
+    }
+}
+
+/// An [`OwnerWord`] as it lies in memory: what a member keeps of a claim in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedOwner(u64);
+
+impl PackedOwner {
+    /// Takes it apart.
+    #[inline]
+    pub const fn unpack(self) -> OwnerWord {
+        OwnerWord::unpack(self.0)
     }
 }
 
@@ -118,6 +136,21 @@ pub struct ParkedEntry {
 pub struct Owners<'a> {
     words: &'a [AtomicU64],
     capacity_log2: u32,
+}
+
+/// An owner word, as it was found, of a message that nobody has had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Untouched(u64);
+
+/// What the word of a published message says at a glance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Glance {
+    /// Nobody has had it; [`Owners::claim_untouched`] claims it.
+    Untouched(Untouched),
+    /// A member has it in hand, or it is finished.
+    Taken,
+    /// [`Owners::claim`] has to look.
+    Unclear,
 }
 
 /// What became of a claim.
@@ -145,6 +178,16 @@ impl<'a> Owners<'a> {
     #[inline]
     fn lap(&self, sequence: u64) -> u32 {
         (((sequence >> self.capacity_log2) + 1) & LAP_MASK) as u32
+    }
+
+    /// Is `sequence` in no member's way, PARKED or DONE? Not so of one whose word is in use for a later message.
+    #[inline]
+    fn is_parked_or_done(&self, sequence: u64) -> bool {
+        const BETWEEN: u64 = (1 << LAP_SHIFT) - 1 - 7;
+        // Acquire: as in `look`.
+        let word = self.word(sequence).load(Ordering::Acquire);
+        let parked = (self.lap(sequence) as u64) << LAP_SHIFT | state::PARKED as u64;
+        (word & !BETWEEN).wrapping_sub(parked) <= u64::from(state::DONE - state::PARKED)
     }
 
     /// The word of `sequence`, FREE if it is of another lap.
@@ -199,6 +242,42 @@ impl<'a> Owners<'a> {
         }
     }
 
+    /// What the word of `sequence`, which is published, says of the common cases.
+    #[inline]
+    pub fn glance(&self, sequence: u64) -> Glance {
+        // Acquire, CLAIM-LAP: as in `claim`.
+        let raw = self.word(sequence).load(Ordering::Acquire);
+        let seen = OwnerWord::unpack(raw);
+        match self.lap(sequence).wrapping_sub(seen.lap) & LAP_MASK as u32 {
+            1 => Glance::Untouched(Untouched(raw)),
+            0 => match seen.state {
+                state::FREE => Glance::Untouched(Untouched(raw)),
+                state::RELEASED => Glance::Unclear,
+                _ => Glance::Taken,
+            },
+            _ => Glance::Unclear,
+        }
+    }
+
+    /// [`Owners::claim`] of a message that nobody has had, as its word was found. What was read of the message since that look was
+    /// its own: until it is claimed nobody finishes it. `None`: somebody was quicker.
+    #[inline]
+    pub fn claim_untouched(&self, sequence: u64, member: u16, found: Untouched) -> Option<OwnerWord> {
+        let nonce = OwnerWord::unpack(found.0).nonce.wrapping_add(1);
+        let mine = OwnerWord { state: state::CLAIMED, member, nonce, attempts: 1, lap: self.lap(sequence) };
+        // AcqRel: as in `claim`.
+        let word = self.word(sequence);
+        word.compare_exchange(found.0, mine.pack(), Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+            .then_some(mine)
+    }
+
+    /// Where the word of `sequence` lies: for a hint to the processor.
+    #[inline]
+    pub fn address(&self, sequence: u64) -> *const AtomicU64 {
+        self.word(sequence)
+    }
+
     /// Moves `mine`, as it was claimed, to another state. False: it is no longer the caller's, and nothing changed.
     fn settle(&self, sequence: u64, mine: OwnerWord, to: OwnerWord) -> bool {
         // AcqRel: Release pairs with the Acquire of a walk or of the next claim.
@@ -222,13 +301,39 @@ impl<'a> Owners<'a> {
         end: u64,
         finish: impl FnMut(u64, OwnerWord) -> bool,
     ) -> bool {
-        let done = self.settle(sequence, mine, OwnerWord { state: state::DONE, ..mine });
+        let done = self.finish(sequence, mine);
         if done {
             // ACK-WALK: between this member's DONE and its look at the others'.
             fence_after_swap();
-            self.walk_on(low_water, end, finish);
+            if !self.step_over(sequence, low_water) {
+                self.walk_apart(low_water, end, finish);
+            }
         }
         done
+    }
+
+    /// The walk where it is one step: `sequence`, which is finished, is the first of the lane that the group has not passed, and who has the
+    /// next one has not finished it; that member's walk begins there. False: [`Owners::walk_on`] has to look.
+    #[inline]
+    fn step_over(&self, sequence: u64, low_water: &AtomicU64) -> bool {
+        let next = sequence.wrapping_add(1);
+        // AcqRel: as in `walk_on`. That it succeeds tells that nobody had passed the next one either, and that its word was its own.
+        low_water.load(Ordering::Relaxed) == sequence
+            && !self.is_parked_or_done(next)
+            && low_water.compare_exchange(sequence, next, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// [`Owners::walk_on`], out of the way of those who need only a step.
+    #[inline(never)]
+    fn walk_apart(&self, low_water: &AtomicU64, end: u64, finish: impl FnMut(u64, OwnerWord) -> bool) {
+        self.walk_on(low_water, end, finish);
+    }
+
+    /// The first half of [`Owners::acknowledge`], for who finishes several at once. [`Owners::walk_with`] must follow, after the last of
+    /// them. False: the claim had been lost.
+    #[inline]
+    pub fn finish(&self, sequence: u64, mine: OwnerWord) -> bool {
+        self.settle(sequence, mine, OwnerWord { state: state::DONE, ..mine })
     }
 
     /// Is the claim still the caller's? Asked after a copy of the message has been made and before that is used: a claim may be taken
@@ -410,6 +515,38 @@ mod tests {
         assert!(!owners.release(0, stopped), "the stopped member goes on too late");
         assert!(owners.release(0, next));
         assert!(matches!(owners.claim(0, 3, 2, &low_water), Claim::Exhausted(_)));
+    }
+
+    #[test]
+    fn a_glance_says_what_a_claim_finds() {
+        let memory = memory();
+        let owners = Owners::attach(&memory).unwrap();
+        let (low_water, sequence) = (AtomicU64::new(16), 16);
+        let mut untouched = 0;
+        for state in 0..=4 {
+            for lap in [0, 1, 2, 3, 4, 5, LAP_MASK as u32] {
+                for attempts in [0, 1, 2, 3] {
+                    let before = OwnerWord { state, member: 7, nonce: u16::MAX, attempts, lap };
+                    memory[0].store(before.pack(), Ordering::Relaxed);
+                    let glance = owners.glance(sequence);
+                    let claim = owners.claim(sequence, 1, 3, &low_water);
+                    match glance {
+                        Glance::Taken => assert_eq!(claim, Claim::Taken, "{before:?}"),
+                        Glance::Unclear => {
+                            assert!(lap != 2 && (lap != 3 || state == super::state::RELEASED), "{before:?}")
+                        }
+                        Glance::Untouched(word) => {
+                            untouched += 1;
+                            assert_eq!(owners.claim_untouched(sequence, 1, word), None, "claimed since");
+                            memory[0].store(before.pack(), Ordering::Relaxed);
+                            let mine = owners.claim_untouched(sequence, 1, word);
+                            assert_eq!(mine.map(Claim::Mine), Some(claim), "{before:?}");
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(untouched, 4 + 5 * 4, "new in this lap, and whatever the lap before has left");
     }
 
     #[test]

@@ -333,7 +333,8 @@ impl Attached {
         check_participants(&superblock)?;
         let fixed: superblock::Fixed = superblock.read(0)?;
         let barrier = if fixed.flags & FLAG_MEMBARRIER != 0 {
-            barrier::register().map_err(|source| BusError::Barrier { bus: dir.name().into(), source })?;
+            barrier::register_at_once()
+                .map_err(|source| BusError::Barrier { bus: dir.name().into(), source })?;
             Barrier::Membarrier
         } else {
             Barrier::Fence
@@ -466,8 +467,24 @@ impl BusInner {
         &self.participants
     }
 
+    /// What a sleeper does between arming a bell and looking once more.
     pub(crate) fn barrier(&self) -> Barrier {
         self.barrier
+    }
+
+    /// What this process does before it looks at a bell, as things are: a fence, until it is registered for membarrier.
+    pub(crate) fn ringing(&self) -> Barrier {
+        barrier::of_ringer(self.barrier)
+    }
+
+    /// The same for a handle that runs fences and is used again and again: sees to it that the process will be registered.
+    #[cold]
+    pub(crate) fn ringing_soon(&self) -> Barrier {
+        let now = self.ringing();
+        if now != self.barrier {
+            barrier::register_soon();
+        }
+        now
     }
 
     pub(crate) fn spin(&self) -> &Region {

@@ -255,7 +255,7 @@ pub(crate) fn wake_readers(bus: &BusInner, topic: &TopicCore) -> bool {
     if topic.listener_table().is_none_or(|table| table.is_unused()) {
         return true;
     }
-    bus.listeners().is_some_and(|listeners| listeners.tell(topic, bus.barrier(), Some(bus.open_pipes())))
+    bus.listeners().is_some_and(|listeners| listeners.tell(topic, bus.ringing(), Some(bus.open_pipes())))
 }
 
 /// The same for one who repairs and may not take part in the bus. A full fence is right in either mode of the bus: a sleeper's

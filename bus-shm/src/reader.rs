@@ -729,6 +729,7 @@ impl LaneReader {
     }
 
     /// Shared: a message is done. `finish` gets the walk past parked ones.
+    #[inline]
     pub(crate) fn acknowledge_claim(
         &mut self,
         owners: &Owners<'_>,
@@ -737,10 +738,25 @@ impl LaneReader {
         finish: impl FnMut(u64, OwnerWord) -> bool,
     ) -> bool {
         let Some(low_water) = self.low_water else { return false };
-        // The walk stops at the first message that nobody has finished, so the bound only has to be late enough: others may
-        // have finished messages that this member has not come to.
-        let end = sequence.wrapping_add(u64::from(self.core.config().capacity));
-        owners.acknowledge_with(sequence, claim, low_water, end, finish)
+        owners.acknowledge_with(sequence, claim, low_water, self.walks_to(sequence), finish)
+    }
+
+    /// Shared: messages up to `sequence` are done, which were finished one by one. Moves the group's cursor as an acknowledgement does.
+    pub(crate) fn walk_behind(
+        &self,
+        owners: &Owners<'_>,
+        sequence: u64,
+        finish: impl FnMut(u64, OwnerWord) -> bool,
+    ) {
+        if let Some(low_water) = self.low_water {
+            owners.walk_with(low_water, self.walks_to(sequence), finish);
+        }
+    }
+
+    /// The walk stops at the first message that nobody has finished, so the bound only has to be late enough: others may
+    /// have finished messages that this member has not come to.
+    fn walks_to(&self, sequence: u64) -> u64 {
+        sequence.wrapping_add(u64::from(self.core.config().capacity))
     }
 
     pub(crate) fn release_claim(&self, owners: &Owners<'_>, sequence: u64, claim: OwnerWord) -> bool {

@@ -448,8 +448,14 @@ mod doorbells {
     use super::doorbell::{Doorbell, Mode, Variant};
     use super::*;
 
-    const ALIVE: Doorbell =
-        Doorbell { mode: Mode::Fence, variant: Variant::Correct, messages: [2, 1], sleepers: 2, kills: 0 };
+    const ALIVE: Doorbell = Doorbell {
+        mode: Mode::Fence,
+        variant: Variant::Correct,
+        messages: [2, 1],
+        sleepers: 2,
+        kills: 0,
+        late: false,
+    };
     const DEATH: Doorbell = Doorbell { messages: [1, 1], kills: 2, ..ALIVE };
 
     #[test]
@@ -462,6 +468,15 @@ mod doorbells {
     fn with_membarrier() {
         holds("doorbell, membarrier", &Doorbell { mode: Mode::Membarrier, ..ALIVE });
         holds("doorbell, membarrier, deaths", &Doorbell { mode: Mode::Membarrier, ..DEATH });
+    }
+
+    #[test]
+    fn with_membarrier_where_a_process_is_registered_late() {
+        let late = Doorbell { mode: Mode::Membarrier, late: true, messages: [1, 2], sleepers: 1, ..ALIVE };
+        holds("doorbell, registered late", &late);
+        holds("doorbell, registered late, two sleepers", &Doorbell { messages: [0, 2], sleepers: 2, ..late });
+        holds("doorbell, registered late, deaths", &Doorbell { messages: [1, 1], kills: 2, ..late });
+        breaks("doorbell, told too early", &Doorbell { variant: Variant::EarlyFlag, ..late });
     }
 
     #[test]

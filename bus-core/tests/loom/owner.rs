@@ -1,7 +1,7 @@
 //! Members of one group: each message claimed once, `low_water` never left behind, memory released through a walk.
 
 use crate::{Payload, explore, explore_within, words};
-use bus_core::owner::{Claim, OwnerWord, Owners, state};
+use bus_core::owner::{Claim, Glance, OwnerWord, Owners, state};
 use bus_core::sync::{AtomicU64, Ordering, fence};
 use loom::thread;
 use std::sync::Arc;
@@ -91,6 +91,56 @@ fn finish_at_once(finish: Finish) {
 #[test]
 fn acknowledge_and_walk() {
     explore(|| finish_at_once(|group, sequence, mine| group.acknowledge(sequence, mine, 2)));
+}
+
+/// Both members finish a batch, every second message each, and walk once.
+#[test]
+fn finish_several_and_walk() {
+    explore_within(3, || {
+        let lane: Arc<([AtomicU64; 4], AtomicU64)> = Arc::new((words(), AtomicU64::new(0)));
+        let claim = |sequence| {
+            let owners = Owners::attach(&lane.0).unwrap();
+            let Glance::Untouched(word) = owners.glance(sequence) else { panic!("nobody has had it") };
+            owners.claim_untouched(sequence, (sequence % 2) as u16, word).unwrap()
+        };
+        let hands = [0, 1, 2, 3].map(claim);
+        let finish = move |(words, low_water): &([AtomicU64; 4], AtomicU64), member: usize| {
+            let owners = Owners::attach(words).unwrap();
+            for sequence in [member, member + 2] {
+                assert!(owners.finish(sequence as u64, hands[sequence]));
+            }
+            owners.walk_with(low_water, 4, |_, _| false);
+        };
+        let other = {
+            let lane = lane.clone();
+            thread::spawn(move || finish(&lane, 1))
+        };
+        finish(&lane, 0);
+        other.join().unwrap();
+        assert_eq!(lane.1.load(Ordering::Relaxed), 4, "left behind");
+    });
+}
+
+/// Two members see a message that nobody has had: one claims it.
+#[test]
+fn who_saw_it_untouched_claims_it_once() {
+    explore(|| {
+        let group = Group::new();
+        let claim = |group: &Group, member: u16| {
+            let owners = group.owners();
+            match owners.glance(0) {
+                Glance::Untouched(word) => owners.claim_untouched(0, member, word),
+                Glance::Taken => None,
+                Glance::Unclear => panic!("nobody gives it back"),
+            }
+        };
+        let other = {
+            let group = group.clone();
+            thread::spawn(move || claim(&group, 1))
+        };
+        let (mine, theirs) = (claim(&group, 0), other.join().unwrap());
+        assert!(mine.is_some() != theirs.is_some(), "{mine:?} {theirs:?}");
+    });
 }
 
 /// [`Owners::acknowledge`] in small, with switches: the fence, and whether the walk goes on when it was overtaken.

@@ -86,6 +86,7 @@ impl RawPublisher {
     /// The same in all cases.
     #[inline(never)]
     fn cut_off_otherwise(&mut self, lane: usize, len_bytes: usize) -> Result<Cell, Failure> {
+        self.look_for_registration();
         if !self.is_free_to_publish(lane) {
             self.admit(lane, len_bytes)?;
         }

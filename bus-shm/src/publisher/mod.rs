@@ -183,7 +183,8 @@ pub(crate) struct RawPublisher {
     max_bytes: usize,
     clock: Option<Clock>,
     deadline: Duration,
-    barrier: Barrier,
+    /// What it does before it looks at a bell.
+    ringing: Barrier,
     state: &'static AtomicU32,
     /// What `state` is while there is nothing to look at before a publication.
     expected_state: u32,
@@ -401,7 +402,7 @@ impl RawPublisher {
             max_bytes: config.message_bytes as usize,
             clock: (config.flags & ring::FLAG_STAMPS != 0).then(|| bus.clock()),
             deadline: if guard.fails_at_once() { Duration::ZERO } else { DEADLINE_DEFAULT },
-            barrier: bus.barrier(),
+            ringing: bus.ringing(),
             state: core.held_wake_word(wake::at::STATE)?,
             expected_state: guard.expected(),
             message_bell: Doorbell::attach(core.held_wake_word(wake::at::MESSAGE_BELL)?),
@@ -469,6 +470,7 @@ impl RawPublisher {
         if ring_bell {
             self.ring_bell();
         }
+        self.look_for_registration();
         Ok(sequence)
     }
 
@@ -542,7 +544,7 @@ impl RawPublisher {
 
     #[inline]
     fn ring_bell(&self) {
-        self.message_bell.ring_if(self.barrier, || wake_readers(&self.bus, &self.core));
+        self.message_bell.ring_if(self.ringing, || wake_readers(&self.bus, &self.core));
     }
 
     /// For where the handle may be a copy in a forked child, which has nothing mapped.
@@ -608,6 +610,15 @@ impl RawPublisher {
                     may_grow = true;
                 }
             }
+        }
+    }
+
+    /// Is this process registered for membarrier by now? Asked where the common path does not come by, at least once a revolution of the ring
+    /// or the arena.
+    #[inline]
+    fn look_for_registration(&mut self) {
+        if self.ringing == Barrier::Fence {
+            self.ringing = self.bus.ringing_soon();
         }
     }
 
@@ -775,7 +786,7 @@ impl RawPublisher {
                 return Ok(());
             }
         }
-        wait::park(self.space_bell, self.barrier, left.min(ROOM_PARK), moved);
+        wait::park(self.space_bell, self.bus.barrier(), left.min(ROOM_PARK), moved);
         Ok(())
     }
 
@@ -882,7 +893,7 @@ impl RawPublisher {
             if left.is_zero() || is_closed(self.state.load(Ordering::Relaxed)) {
                 return false;
             }
-            wait::park(self.space_bell, self.barrier, left.min(ROOM_PARK), finished);
+            wait::park(self.space_bell, self.bus.barrier(), left.min(ROOM_PARK), finished);
         }
         true
     }

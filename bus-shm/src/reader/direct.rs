@@ -5,6 +5,7 @@ use crate::finding::Finding;
 use crate::topic::LaneRing;
 use bus_core::group::{self, Handed};
 use bus_core::header::{HEADER_WORDS, Header, flags, producer_entry, producer_tag, tag_names};
+use bus_core::owner::{Glance, OwnerWord, Owners};
 use bus_core::ring::Slot;
 use bus_core::sync::{AtomicU64, Ordering};
 
@@ -55,32 +56,70 @@ impl LaneReader {
         if now.times != 1 {
             return false;
         }
+        let Some(found) = self.find_direct(sequence, is_usual) else { return false };
+        *finding = found;
+        self.hand_out_direct(handed, now, sequence);
+        true
+    }
+
+    /// Shared: takes the message at the reader's position, or one behind others that are taken, where it is known to be there, nobody has had it,
+    /// and it `is_usual` as above. `None` if more has to be decided; nothing has been claimed then.
+    #[inline]
+    pub(crate) fn claim_direct(
+        &mut self,
+        owners: &Owners<'_>,
+        member: u16,
+        is_usual: impl Fn(u64) -> bool,
+        finding: &mut Finding,
+    ) -> Option<OwnerWord> {
+        loop {
+            if self.ahead.known_count() == 0 {
+                return None;
+            }
+            let sequence = self.ahead.next();
+            let untouched = match owners.glance(sequence) {
+                Glance::Untouched(word) if !self.copies_at(sequence) => word,
+                Glance::Taken if self.ahead.known_count() > 1 => {
+                    self.ahead.advance();
+                    continue;
+                }
+                _ => return None,
+            };
+            self.ask_for_claims(owners, sequence);
+            let found = self.find_direct(sequence, &is_usual)?;
+            let Some(claim) = owners.claim_untouched(sequence, member, untouched) else { continue };
+            *finding = found;
+            self.ahead.advance();
+            return Some(claim);
+        }
+    }
+
+    /// Where a message lies that is known to be there, and what it says of itself. `None` if that takes more than a look, or it is none of the usual
+    /// ones.
+    #[inline(always)]
+    fn find_direct(&mut self, sequence: u64, is_usual: impl Fn(u64) -> bool) -> Option<Finding> {
         let found = match self.ring {
             LaneRing::Spsc(ring) => {
                 self.ask_ahead(ring, sequence);
-                let Some((words, body)) = ring.published(sequence) else { return false };
+                let (words, body) = ring.published(sequence)?;
                 let header = Header::load(words);
                 let description = header.description();
                 if description & ELSEWHERE == 0 {
                     // Not put together with the other cases below: what they have in common would go through memory.
                     if description as u32 as usize > ring.inline_bytes() || !is_usual(description) {
-                        return false;
+                        return None;
                     }
-                    *finding = Finding { sequence, header, payload: body.as_ptr().cast::<u8>(), times: 1 };
-                    self.hand_out_direct(handed, now, sequence);
-                    return true;
+                    return Some(Finding { sequence, header, payload: body.as_ptr().cast::<u8>(), times: 1 });
                 }
                 self.named_cell(sequence, description, header.reference)
             }
             LaneRing::Mpmc(ring) => {
-                let Slot::Filled(name) = ring.slot(sequence) else { return false };
+                let Slot::Filled(name) = ring.slot(sequence) else { return None };
                 self.try_cell(sequence, name.producer, None, name.cell)
             }
         };
-        let Some(found) = found.filter(|found| is_usual(found.description)) else { return false };
-        *finding = Finding { sequence, header: found.header(), payload: found.payload(), times: 1 };
-        self.hand_out_direct(handed, now, sequence);
-        true
+        let found = found.filter(|found| is_usual(found.description))?;
+        Some(Finding { sequence, header: found.header(), payload: found.payload(), times: 1 })
     }
 
     /// What `take_direct` has found is handed out.

@@ -1,9 +1,10 @@
 //! Lines that are asked for before they are needed.
 
 use super::LaneReader;
-use crate::sys::prefetch::{self, LINE_BYTES, SLOTS_AHEAD};
+use crate::sys::prefetch::{self, CLAIMS_AHEAD, LINE_BYTES, LINE_WORDS, SLOTS_AHEAD};
 use crate::topic::LaneRing;
 use bus_core::header::HEADER_BYTES;
+use bus_core::owner::Owners;
 use bus_core::ring::{Slot, spsc};
 
 impl LaneReader {
@@ -43,6 +44,21 @@ impl LaneReader {
     pub(super) fn ask_ahead(&self, ring: spsc::Ring<'static>, sequence: u64) {
         if self.known_count() > SLOTS_AHEAD {
             prefetch::for_reading(ring.slot_address(sequence.wrapping_add(SLOTS_AHEAD)));
+        }
+    }
+    /// Shared: the same. A claim is a locked instruction, behind which the processor does not run ahead: with many producers it would find each
+    /// cell only when its turn has come.
+    #[inline(always)]
+    pub(super) fn ask_for_claims(&self, owners: &Owners<'_>, sequence: u64) {
+        if sequence.is_multiple_of(LINE_WORDS) {
+            prefetch::line_for_writing(owners.address(sequence.wrapping_add(LINE_WORDS)).cast());
+        }
+        if let LaneRing::Mpmc(ring) = &self.ring
+            && self.known_count() > CLAIMS_AHEAD
+            && let Slot::Filled(name) = ring.slot(sequence.wrapping_add(CLAIMS_AHEAD))
+            && let Some(Some((_, view))) = self.arenas.get(usize::from(name.producer))
+        {
+            prefetch::for_reading(view.address(name.cell));
         }
     }
 }

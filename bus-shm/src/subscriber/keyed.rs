@@ -367,7 +367,7 @@ impl RawSubscriber {
         let Some((claim, is_worn_out)) = self.claim_keyed(place) else { return Ok(false) };
         let found = self.lanes[lane].take_at(sequence, &mut self.current.found);
         self.current.lane = lane;
-        self.current.proof = Proof::Claim(claim);
+        self.current.proof = Proof::Claim(claim.packed());
         self.current.found.times = claim.attempts;
         if found.is_err() && self.may_lose_claims && self.has_lost_current(lane, Some(claim)) {
             return Ok(false);
@@ -460,7 +460,7 @@ impl RawSubscriber {
             if gave_back {
                 // Whoever has the partition now may have met the claim.
                 keyed.seated.keys().raise_generation();
-                self.message_bell.ring_if(self.barrier, || wake_readers(&self.bus, &self.core));
+                self.message_bell.ring_if(self.ringing, || wake_readers(&self.bus, &self.core));
             }
             return None;
         }
@@ -506,7 +506,7 @@ impl RawSubscriber {
 
     /// Somebody ought to look who has what.
     pub(super) fn ring_members(&self) {
-        self.message_bell.ring_if(self.barrier, || wake_readers(&self.bus, &self.core));
+        self.message_bell.ring_if(self.ringing, || wake_readers(&self.bus, &self.core));
     }
 
     /// Keyed: what a batch has in hand is acknowledged in its order, and where a message was lost, the later ones of its partition are

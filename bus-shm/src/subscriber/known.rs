@@ -3,6 +3,7 @@
 use super::look::is_ready;
 use super::{Failure, Proof, RawSubscriber};
 use crate::reader::LaneReader;
+use bus_core::doorbell::Barrier;
 use bus_core::layout::wake::state::is_closed;
 use bus_core::sync::Ordering;
 
@@ -16,18 +17,28 @@ impl RawSubscriber {
     /// The same where no run is known: the first message after a gap is as plain as the next of a run, mostly.
     #[inline(always)]
     pub(super) fn poll_new(&mut self) -> Result<bool, Failure> {
-        if self.is_plain && self.take_first() { Ok(true) } else { self.poll_all() }
+        let is_taken = self.is_plain && self.take_first() || self.claims_plainly && self.take_unclaimed();
+        if is_taken { Ok(true) } else { self.poll_all() }
     }
 
     /// Looks into the lowest lane where nothing is new above, and nothing that failed before waits for its time.
     #[inline(never)]
     fn take_first(&mut self) -> bool {
+        self.look_for_registration();
         let lowest = self.lanes.len() - 1;
         self.may_take()
             && !self.late.as_ref().is_some_and(|late| late.has_work())
             && LaneReader::are_quiet(&self.lanes[..lowest])
             && is_ready(&mut self.lanes, lowest)
             && self.take_lowest()
+    }
+
+    /// Is this process registered for membarrier by now? Asked between two runs.
+    #[inline]
+    pub(super) fn look_for_registration(&mut self) {
+        if self.ringing == Barrier::Fence {
+            self.ringing = self.bus.ringing_soon();
+        }
     }
 
     /// The same where a run is known in the lowest lane, nothing is new above, and nothing has to be decided about its next message, in few
@@ -40,7 +51,7 @@ impl RawSubscriber {
 
     /// Neither a forked child nor on a bus that has ended?
     #[inline(always)]
-    fn may_take(&self) -> bool {
+    pub(super) fn may_take(&self) -> bool {
         !self.fork.is_child() && !is_closed(self.state.load(Ordering::Relaxed))
     }
 

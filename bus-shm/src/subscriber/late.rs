@@ -13,7 +13,7 @@ use crate::listeners::wake_readers;
 use crate::observe::{Observer, Place};
 use crate::outcomes::OutcomesFile;
 use crate::subscriber::Failure;
-use crate::sys::clock::{monotonic_ns, realtime_ns};
+use crate::sys::clock::{Clock, monotonic_ns, realtime_ns};
 use crate::topic::TopicCore;
 use bus_core::aside::{AsideClaim, Contents, Held, Store, due_ns};
 use bus_core::header::{Header, flags};
@@ -84,6 +84,8 @@ pub(super) struct Late {
     /// When room for what is kept is looked for again.
     stage_at_ns: u64,
     pub(super) observer: Observer,
+    /// Where claims may be taken back: a busy member asks it every few messages whether it is time to look.
+    clock: Option<Clock>,
     /// When it looks again, and when the first claim that it has seen expires.
     pub(super) observe_at_ns: u64,
     pub(super) expires_at_ns: Option<u64>,
@@ -111,6 +113,7 @@ impl Late {
         (entry, me, service): (usize, Holder, &str),
         settings: Settings,
         (announcer, ack_wait_ms): (Announcer, u32),
+        clock: impl FnOnce() -> Clock,
     ) -> Result<Self, crate::error::RegionError> {
         let at = bus_core::layout::groups::lane(entry, 0);
         Ok(Self {
@@ -130,6 +133,7 @@ impl Late {
             counted: Instant::now(),
             announcer,
             observer: Observer::new(u64::from(ack_wait_ms) * 1_000_000),
+            clock: (ack_wait_ms != 0).then(clock),
             stage_at_ns: 0,
             observe_at_ns: 0,
             expires_at_ns: None,
@@ -351,7 +355,7 @@ impl RawSubscriber {
         let Some((file, store)) = late.store(core) else { return Ok(()) };
         match (delivery.proof, &*membership) {
             (Proof::Claim(claim), Membership::Shared(_, owners)) => {
-                let (owners, sequence) = (&owners[lane], delivery.found.sequence);
+                let (owners, sequence, claim) = (&owners[lane], delivery.found.sequence, claim.unpack());
                 if !owners.park(sequence, claim, staged.parked_entry()) {
                     file.withdraw(store, staged);
                     return Err(self.not_owner(delivery).into());
@@ -378,7 +382,7 @@ impl RawSubscriber {
     /// A publisher may wait for room, and a member asleep does not know yet when the next entry is due.
     fn ring_both_bells(&self) {
         self.ring_space_bell();
-        self.message_bell.ring_if(self.barrier, || wake_readers(&self.bus, &self.core));
+        self.message_bell.ring_if(self.ringing, || wake_readers(&self.bus, &self.core));
     }
 
     /// There is no room in the store: nothing is lost, and this member goes on as far as it can.
@@ -457,8 +461,8 @@ impl RawSubscriber {
         };
         late.kept.retain_mut(|kept| {
             let Proof::Claim(claim) = kept.delivery.proof else { return true };
-            let extended = owners[kept.delivery.lane].extend(kept.delivery.found.sequence, claim);
-            kept.delivery.proof = extended.map_or(Proof::Settled, Proof::Claim);
+            let extended = owners[kept.delivery.lane].extend(kept.delivery.found.sequence, claim.unpack());
+            kept.delivery.proof = extended.map_or(Proof::Settled, |word| Proof::Claim(word.packed()));
             if let Some(keyed) = keyed.as_mut().filter(|_| extended.is_none()) {
                 keyed.touch(kept.delivery.lane, kept.delivery.found.sequence);
             }
@@ -559,7 +563,8 @@ impl RawSubscriber {
         let delivery = self.current;
         let proof = match (delivery.proof, &self.membership) {
             (Proof::Claim(claim), Membership::Shared(_, owners)) => {
-                owners[delivery.lane].extend(delivery.found.sequence, claim).map(Proof::Claim)
+                let extended = owners[delivery.lane].extend(delivery.found.sequence, claim.unpack());
+                extended.map(|word| Proof::Claim(word.packed()))
             }
             (Proof::Entry(held), _) => {
                 self.late.as_ref().and_then(|late| late.store(&self.core)?.1.extend(held)).map(Proof::Entry)
@@ -768,9 +773,12 @@ impl RawSubscriber {
         else {
             return;
         };
-        let now_ns = monotonic_ns();
         let wait_ns = late.observer.ack_wait_ns();
-        if wait_ns == 0 || now_ns < late.observe_at_ns {
+        let now_ns = match &mut late.clock {
+            Some(clock) if wait_ns != 0 => clock.now_ns(),
+            _ => return,
+        };
+        if now_ns < late.observe_at_ns {
             return;
         }
         if self.keyed.is_some() {
@@ -784,7 +792,7 @@ impl RawSubscriber {
                 let is_own = batch.iter().copied().chain(kept).any(|mine| {
                     mine.lane == lane
                         && mine.sequence == sequence
-                        && matches!(mine.proof, Proof::Claim(claim) if claim == word)
+                        && matches!(mine.proof, Proof::Claim(claim) if claim == word.packed())
                 });
                 let place = Place::Owner { lane: lane as u8, sequence };
                 released |= !is_own

@@ -55,7 +55,7 @@ use bus_core::layout::wake::state::is_closed;
 use bus_core::layout::{groups, owners, ring, wake};
 use bus_core::limits::LANES_MAX;
 use bus_core::outcome;
-use bus_core::owner::{OwnerWord, Owners};
+use bus_core::owner::{Owners, PackedOwner};
 use bus_core::sync::{AtomicU32, AtomicU64, Ordering};
 use keyed::Keyed;
 use late::{Late, Settings, Verdict};
@@ -82,7 +82,7 @@ enum Proof {
     /// Its place behind the group's cursor. A tap has no other.
     Position,
     /// The claim in a shared group.
-    Claim(OwnerWord),
+    Claim(PackedOwner),
     /// The claim of an entry of the group's aside store.
     Entry(Held),
     /// It has been put aside, which counts once the batch that it is part of is acknowledged.
@@ -123,7 +123,8 @@ struct RawSubscriber {
     lanes: Vec<LaneReader>,
     picker: Picker,
     waiter: Waiter,
-    barrier: Barrier,
+    /// What it does before it looks at a bell.
+    ringing: Barrier,
     membership: Membership,
     state: &'static AtomicU32,
     message_bell: Doorbell<'static>,
@@ -138,6 +139,8 @@ struct RawSubscriber {
     may_lose_claims: bool,
     /// The only member of a group that is never let go, and it reads in place what is kept for it.
     is_plain: bool,
+    /// A member of a shared group that is not keyed, and copies only what it may lose.
+    claims_plainly: bool,
     missed_count: u64,
     /// A named group that may be let go, and comes back then.
     comes_back: bool,
@@ -275,6 +278,7 @@ impl RawSubscriber {
             Some(seat) => Membership::One(seat),
         };
         let is_one = matches!(membership, Membership::One(_));
+        let is_shared = matches!(membership, Membership::Shared(..));
         if matches!(membership, Membership::Tap | Membership::Yielding(_)) {
             lanes.iter_mut().for_each(LaneReader::always_copy);
         }
@@ -294,7 +298,7 @@ impl RawSubscriber {
                 };
                 let announcer = Announcer::new(bus.clone(), core.clone(), entry);
                 let who = (entry, bus.me(), bus.service());
-                Some(Box::new(Late::new(&core, who, settings, (announcer, ack_wait_ms))?))
+                Some(Box::new(Late::new(&core, who, settings, (announcer, ack_wait_ms), || bus.clock())?))
             }
         };
         let keyed = late.as_mut().filter(|_| keyed);
@@ -304,7 +308,7 @@ impl RawSubscriber {
         let joined = Self {
             picker: Picker::new(lanes.len(), guard),
             waiter: Waiter::new(wait, bus.barrier(), bus.me().participant),
-            barrier: bus.barrier(),
+            ringing: bus.ringing(),
             state: core.held_wake_word(wake::at::STATE)?,
             message_bell: Doorbell::attach(core.held_wake_word(wake::at::MESSAGE_BELL)?),
             space_bell: Doorbell::attach(core.held_wake_word(wake::at::SPACE_BELL)?),
@@ -318,6 +322,7 @@ impl RawSubscriber {
             copied: copied && !tap && yields.is_none() && !lets_go,
             // What may be taken back from a member that is only slow, and then be overwritten, is not read in place.
             may_lose_claims: ack_wait_ms != 0,
+            claims_plainly: is_shared && !copied && keyed.is_none(),
             is_plain: is_one && !copied && ack_wait_ms == 0 && keyed.is_none(),
             missed_count: 0,
             comes_back: lets_go && name.is_some(),
@@ -361,6 +366,7 @@ impl RawSubscriber {
     /// The next message, in all cases.
     #[inline(never)]
     fn poll_all(&mut self) -> Result<bool, Failure> {
+        self.look_for_registration();
         if self.fork.is_child() || is_closed(self.state.load(Ordering::Relaxed)) {
             self.check()?;
         }
@@ -410,7 +416,7 @@ impl RawSubscriber {
                     self.current.lane = lane;
                     self.current.proof = Proof::Position;
                     if let Some(claim) = claim {
-                        self.current.proof = Proof::Claim(claim);
+                        self.current.proof = Proof::Claim(claim.packed());
                         self.current.found.times = claim.attempts;
                     }
                     if self.copied {

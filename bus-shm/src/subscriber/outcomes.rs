@@ -12,7 +12,7 @@ impl RawSubscriber {
         let (lane, sequence) = (delivery.lane, delivery.found.sequence);
         let Some(late) = &self.late else { return Ok(()) };
         let attempts = match delivery.proof {
-            Proof::Claim(claim) => claim.attempts,
+            Proof::Claim(claim) => claim.unpack().attempts,
             _ => 0,
         };
         match late.make_outcomes(&self.core) {

@@ -351,7 +351,7 @@ impl<T> Batch<'_, T> {
         } else if raw.keyed.is_some() {
             raw.acknowledge_keyed(&batch)
         } else if matches!(raw.membership, Membership::Shared(..)) {
-            batch.iter().filter(|message| raw.acknowledge(message)).count()
+            raw.acknowledge_batch(&batch)
         } else {
             // One store a lane; then what was put aside counts.
             let mut last: [Option<u64>; LANES_MAX] = [None; LANES_MAX];

@@ -96,7 +96,7 @@ impl RawSubscriber {
                 self.ring_space_bell();
                 true
             }
-            Proof::Claim(claim) => self.acknowledge_claim(message.lane, message.sequence, claim),
+            Proof::Claim(claim) => self.acknowledge_claim(message.lane, message.sequence, claim.unpack()),
             Proof::Entry(held) => self.acknowledge_entry(held),
             Proof::Staged(_) | Proof::Settled => true,
         }
@@ -118,7 +118,7 @@ impl RawSubscriber {
         if let Proof::Claim(claim) = self.current.proof
             && !self.fork.is_child()
         {
-            return self.acknowledge_claim(self.current.lane, self.current.found.sequence, claim);
+            return self.acknowledge_claim(self.current.lane, self.current.found.sequence, claim.unpack());
         }
         let message = self.current.in_hand();
         self.acknowledge(&message)
@@ -127,7 +127,7 @@ impl RawSubscriber {
     /// A publisher may wait for what was just finished.
     #[inline]
     pub(super) fn ring_space_bell(&self) {
-        self.space_bell.ring(self.barrier, || {
+        self.space_bell.ring(self.ringing, || {
             futex::wake_all(self.space_bell.word());
         });
     }
@@ -140,10 +140,10 @@ impl RawSubscriber {
         let lane = &mut self.lanes[message.lane];
         match (&self.membership, message.proof) {
             (Membership::Shared(_, owners), Proof::Claim(claim)) => {
-                let released = lane.release_claim(&owners[message.lane], message.sequence, claim);
+                let released = lane.release_claim(&owners[message.lane], message.sequence, claim.unpack());
                 let wake = || wake_readers(&self.bus, &self.core);
                 // Another member may be asleep.
-                let _ = released && self.message_bell.ring_if(self.barrier, wake);
+                let _ = released && self.message_bell.ring_if(self.ringing, wake);
             }
             (Membership::One(_) | Membership::Yielding(_), Proof::Position) => lane.rewind(),
             (_, Proof::Entry(held)) => self.release_entry(held),
@@ -171,7 +171,8 @@ impl RawSubscriber {
     #[inline(always)]
     pub(super) fn settle_before(&mut self) -> Result<(), Failure> {
         // Whose group is never let go, and who has nothing in hand, has nothing to settle.
-        if self.is_plain && self.batch.is_empty() { Ok(()) } else { self.settle_all() }
+        let is_never_let_go = self.is_plain || self.claims_plainly;
+        if is_never_let_go && self.batch.is_empty() { Ok(()) } else { self.settle_all() }
     }
 
     #[inline(never)]

@@ -1,9 +1,10 @@
 //! What a member of a shared group does that nobody else does: it claims messages, looks round for what others gave back or were
 //! silent about, and walks over what is finished.
 
-use super::{LOOK_PERIOD_CLAIMS, Membership, RawSubscriber};
+use super::settle::InHand;
+use super::{LOOK_PERIOD_CLAIMS, Membership, Proof, RawSubscriber};
 use crate::reader::LaneReader;
-use bus_core::limits::ATTEMPTS_MAX;
+use bus_core::limits::{ATTEMPTS_MAX, LANES_MAX};
 use bus_core::owner::{Claim, OwnerWord};
 
 impl RawSubscriber {
@@ -82,6 +83,37 @@ impl RawSubscriber {
         found
     }
 
+    /// Shared: takes the next message of a known run in the lowest lane where nobody has had it and nothing has to be decided about it, in
+    /// few steps.
+    #[inline(never)]
+    pub(super) fn take_unclaimed(&mut self) -> bool {
+        if !self.may_take() || self.until_look == 1 && self.look_round() {
+            return false;
+        }
+        let Self { membership, lanes, screen, current, participant, until_look, may_lose_claims, .. } = self;
+        let (Membership::Shared(_, owners), Some((lowest, above))) = (membership, lanes.split_last_mut())
+        else {
+            return false;
+        };
+        if !LaneReader::are_quiet(above) {
+            return false;
+        }
+        let lane = above.len();
+        let owners = &owners[lane];
+        let is_usual = |description| screen.is_usual(description);
+        let Some(claim) = lowest.claim_direct(owners, *participant, is_usual, &mut current.found) else {
+            return false;
+        };
+        *until_look -= 1;
+        current.lane = lane;
+        current.proof = Proof::Claim(claim.packed());
+        if *may_lose_claims {
+            lowest.copy_claimed(&mut current.found);
+            return owners.is_mine(current.found.sequence, claim);
+        }
+        true
+    }
+
     /// Shared: this message is done.
     pub(super) fn acknowledge_claim(&mut self, lane: usize, sequence: u64, claim: OwnerWord) -> bool {
         let Self { membership: Membership::Shared(_, owners), lanes, late, core, .. } = self else {
@@ -93,6 +125,36 @@ impl RawSubscriber {
         });
         self.ring_space_bell();
         kept
+    }
+
+    /// Shared: the messages of a batch are done, each by itself, and then the group's cursor moves once a lane. How many were still this member's.
+    pub(super) fn acknowledge_batch(&mut self, batch: &[InHand]) -> usize {
+        let mut last: [Option<u64>; LANES_MAX] = [None; LANES_MAX];
+        let mut kept_count = 0;
+        for message in batch {
+            let is_kept = match (&self.membership, message.proof) {
+                (Membership::Shared(_, owners), Proof::Claim(claim)) => {
+                    let is_kept = owners[message.lane].finish(message.sequence, claim.unpack());
+                    if is_kept {
+                        last[message.lane] = Some(message.sequence);
+                    }
+                    is_kept
+                }
+                _ => self.acknowledge(message),
+            };
+            kept_count += usize::from(is_kept);
+        }
+        let Self { membership: Membership::Shared(_, owners), lanes, late, core, .. } = self else {
+            return kept_count;
+        };
+        for (lane, sequence) in last.iter().enumerate().filter_map(|(lane, last)| Some((lane, (*last)?))) {
+            let owners = &owners[lane];
+            lanes[lane].walk_behind(owners, sequence, |sequence, parked| {
+                late.as_ref().is_some_and(|late| late.finish(core, owners, lane, sequence, parked))
+            });
+        }
+        self.ring_space_bell();
+        kept_count
     }
 
     /// Shared group with nothing to do: the member that finished the first gap may have died before its own walk.

@@ -3,15 +3,21 @@
 //! A publisher stores a message and then looks whether somebody sleeps; a sleeper announces itself and then
 //! looks for messages. One of the two must see the other, which needs a full barrier on both sides between the
 //! store and the load. The sleeper, who is in no hurry, pays for both: [`global_expedited`] runs a barrier on
-//! each core that executes a process that has called [`register`], so that the publisher needs no more than
+//! each core that executes a process that is registered for it, so that the publisher needs no more than
 //! a compiler fence.
 //!
 //! # Ordering
 //! Pairs with `compiler_fence(SeqCst)` between the publisher's store and its load. A publisher that is not
-//! registered is not reached: it needs `fence(SeqCst)`, and then the sleeper needs one as well.
+//! registered is not reached: it needs `fence(SeqCst)`, and the sleeper has one in its own.
+//!
+//! # Registering
+//! In a process of one thread that sets a flag. With more the kernel waits until every core has been elsewhere
+//! (`synchronize_rcu`), which takes 8 to 14 ms, so a thread of its own does that when it turns out to be worth it, and until it is done this process
+//! is one that is not registered ([`of_ringer`]). Model: `doorbell`.
 
 use super::error::{Result, SysError};
-use core::sync::atomic::{Ordering, compiler_fence};
+use bus_core::doorbell::Barrier;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, compiler_fence};
 use rustix::thread::{MembarrierCommand, MembarrierQuery, membarrier, membarrier_query};
 
 /// Whether this kernel offers the barrier (4.16 and later, unless a sandbox forbids it).
@@ -21,12 +27,53 @@ pub fn is_supported() -> bool {
     membarrier_query().contains(needed)
 }
 
-/// Makes this process one that [`global_expedited`] reaches. May be repeated; lost by exec.
+/// Is this process known to be registered? Once so it stays so, in forked children as well.
+static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
+/// The process of which a thread has been registering it; 0 for none.
+static REGISTERING: AtomicU32 = AtomicU32::new(0);
+/// Bytes of that thread's stack: it makes one system call.
+const STACK_BYTES: usize = 64 << 10;
+/// Links of a directory of one entry, itself a directory.
+const LINKS_OF_ONE: u64 = 3;
+
+/// Makes this process one that [`global_expedited`] reaches, where that takes no time. May be repeated; lost by exec.
 ///
 /// # Errors
 /// `EINVAL` or `ENOSYS` where there is no such barrier.
-pub fn register() -> Result<()> {
-    call(MembarrierCommand::RegisterGlobalExpedited)
+pub fn register_at_once() -> Result<()> {
+    let is_for_later = is_supported() && has_other_threads();
+    if IS_REGISTERED.load(Ordering::Relaxed) || is_for_later { Ok(()) } else { register() }
+}
+
+/// The same for a process of which [`of_ringer`] has found that it is not registered, by a thread of its own. What goes wrong there leaves a
+/// process that runs fences.
+#[cold]
+pub fn register_soon() {
+    let me = std::process::id();
+    if REGISTERING.swap(me, Ordering::Relaxed) != me {
+        let thread = std::thread::Builder::new().name("shmbus-register".into()).stack_size(STACK_BYTES);
+        let _ = thread.spawn(register);
+    }
+}
+
+fn register() -> Result<()> {
+    call(MembarrierCommand::RegisterGlobalExpedited)?;
+    // Release: pairs with `of_ringer`.
+    IS_REGISTERED.store(true, Ordering::Release);
+    Ok(())
+}
+
+/// Has this process more than one thread, as far as can be told?
+fn has_other_threads() -> bool {
+    rustix::fs::stat("/proc/self/task").map_or(true, |task| task.st_nlink > LINKS_OF_ONE)
+}
+
+/// What who rings a bell has to do in a bus of this mode: until this process is registered nobody's barrier reaches it, and it runs a
+/// fence, which is enough for sleepers of either mode.
+#[must_use]
+pub fn of_ringer(mode: Barrier) -> Barrier {
+    // Acquire: before the look at the bell. Whoever armed it before this process was registered has not reached it.
+    if IS_REGISTERED.load(Ordering::Acquire) { mode } else { Barrier::Fence }
 }
 
 /// Runs a full barrier on this thread and on every running thread of every registered process.
@@ -52,13 +99,25 @@ mod tests {
     use core::sync::atomic::AtomicU32;
 
     #[test]
-    fn registered_twice_it_still_works() {
+    fn a_process_of_threads_is_registered_soon_and_runs_fences_until_then() {
         if !is_supported() {
-            assert!(register().is_err());
+            assert!(register_at_once().is_err());
+            assert_eq!(of_ringer(Barrier::Membarrier), Barrier::Fence);
             return;
         }
-        register().unwrap();
-        register().unwrap();
+        std::thread::scope(|scope| {
+            let (ends, waits) = std::sync::mpsc::channel::<()>();
+            scope.spawn(move || waits.recv());
+            assert!(has_other_threads());
+            register_at_once().unwrap();
+            register_soon();
+            register_soon();
+            while of_ringer(Barrier::Membarrier) == Barrier::Fence {
+                std::thread::yield_now();
+            }
+            drop(ends);
+        });
+        assert_eq!(of_ringer(Barrier::Fence), Barrier::Fence);
         global_expedited().unwrap();
     }
 

@@ -10,6 +10,9 @@ pub const LINE_WORDS: u64 = (LINE_BYTES / size_of::<u64>()) as u64;
 /// core with work. Twice or half as many made no difference.
 pub const SLOTS_AHEAD: u64 = 8;
 
+/// Messages of a lane of many producers between the one that a member of a shared group claims and the one whose lines it asks for.
+pub const CLAIMS_AHEAD: u64 = 4;
+
 /// Fetches the line of `address` and the next one for reading: a header, and the rest of a short message.
 #[inline(always)]
 pub fn for_reading(address: *const u8) {

@@ -11,7 +11,8 @@
 //!
 //! **What is a fence.** In fence mode the publisher empties its buffer between publishing and looking at the
 //! doorbell. In membarrier mode it does not, and the sleeper's membarrier empties the buffers of all
-//! processes instead (of all that registered for it). The buffers of the dead still drain.
+//! processes instead (of all that registered for it). The buffers of the dead still drain. Registering may take
+//! long, and a process begins without: until it has been told that it is registered it runs fences.
 //!
 //! **Left out.** The read before a compare-and-swap that arms or rings: one that fails starts over and leaves
 //! nothing behind, so both are one step. Publication by compare-and-swap (it is a fence by itself here),
@@ -26,7 +27,8 @@
 //!
 //! **Broken variants.** [`Variant::NoFence`]: a publisher without a fence looks at the doorbell before its
 //! message is visible, in fence mode. [`Variant::Unregistered`]: the same in membarrier mode, by a publisher
-//! that membarrier does not reach. [`Variant::NoMembarrier`]: a sleeper that looks at the slots without it.
+//! that membarrier does not reach. [`Variant::EarlyFlag`]: by one that was told so before it is.
+//! [`Variant::NoMembarrier`]: a sleeper that looks at the slots without it.
 //! [`Variant::BlindClear`]: a publisher that disarms after its wake whatever the doorbell holds by then.
 //! [`Variant::SwapThenWake`]: a publisher that disarms first and dies before it wakes: nobody finds the
 //! doorbell armed, neither the sweep nor the next publisher. [`Variant::ArmWithoutArrival`]: arming that does
@@ -52,6 +54,8 @@ pub enum Variant {
     NoFence,
     /// The second publisher is not reached by membarrier, in a bus of membarriers.
     Unregistered,
+    /// The second publisher is told that it is registered before it is.
+    EarlyFlag,
     /// Sleepers do without membarrier, in a bus of membarriers.
     NoMembarrier,
     /// A publisher disarms after its wake, whatever happened meanwhile.
@@ -75,6 +79,8 @@ pub struct Doorbell {
     pub sleepers: usize,
     /// How many publishers may be killed.
     pub kills: u8,
+    /// The second publisher's process is registered for membarrier only at some time.
+    pub late: bool,
 }
 
 const PUBLISHERS: usize = 2;
@@ -94,6 +100,7 @@ struct Bell {
 enum At {
     #[default]
     Publish,
+    Ask,
     Fence,
     Look,
     Wake,
@@ -140,6 +147,9 @@ pub struct State {
     publishers: [Publisher; PUBLISHERS],
     sleepers: [Sleeper; SLEEPERS],
     kills: u8,
+    /// Does membarrier reach the second publisher, and does that know?
+    registered: bool,
+    told: bool,
 }
 
 impl State {
@@ -188,7 +198,14 @@ impl Doorbell {
             At::Publish if me.stored < self.messages[who] => go("publishes", &|n| {
                 n.publishers[who].stored += 1;
                 n.publishers[who].buffered += 1;
-                n.publishers[who].at = if unfenced { At::Look } else { At::Fence };
+                n.publishers[who].at = match unfenced {
+                    true if second && self.late => At::Ask,
+                    true => At::Look,
+                    false => At::Fence,
+                };
+            }),
+            At::Ask => go("asks whether it is registered", &|n| {
+                n.publishers[who].at = if n.told { At::Look } else { At::Fence };
             }),
             At::Fence => go("runs a fence", &|n| {
                 n.drain(who);
@@ -253,7 +270,7 @@ impl Doorbell {
             }),
             Nap::Membarrier => go("runs a membarrier", &|n, s| {
                 n.drain(0);
-                if self.variant != Variant::Unregistered {
+                if n.registered {
                     n.drain(1);
                 }
                 s.nap = Nap::Check(0);
@@ -289,6 +306,23 @@ impl Doorbell {
         }
     }
 
+    /// The second publisher's process is registered, and then told so.
+    fn register(&self, state: &State, out: &mut Successors<State>) {
+        let (told_first, mut next) = (self.variant == Variant::EarlyFlag, state.clone());
+        let what = match (state.registered, state.told) {
+            (true, true) => return,
+            (false, _) if !told_first || state.told => {
+                next.registered = true;
+                "is registered"
+            }
+            _ => {
+                next.told = true;
+                "is told that it is registered"
+            }
+        };
+        out.push((Step::new(PUBLISHER_NAMES[1], what), next));
+    }
+
     /// After a death: wake whoever waits at an armed doorbell.
     fn sweep(&self, state: &State, out: &mut Successors<State>) {
         let misses = |sleeper: &Sleeper| sleeper.nap == Nap::Asleep && sleeper.got != state.slots;
@@ -305,7 +339,8 @@ impl Model for Doorbell {
     type State = State;
 
     fn initial(&self) -> State {
-        let mut state = State::default();
+        let mut state = State { told: !self.late, ..State::default() };
+        state.registered = !self.late && self.variant != Variant::Unregistered;
         for sleeper in &mut state.sleepers[self.sleepers..] {
             sleeper.nap = Nap::Done;
         }
@@ -320,6 +355,9 @@ impl Model for Doorbell {
             self.sleep(state, who, out);
         }
         self.sweep(state, out);
+        if self.late {
+            self.register(state, out);
+        }
         for (_, next) in out {
             next.forget();
         }
