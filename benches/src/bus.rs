@@ -145,13 +145,19 @@ impl<const WORDS: usize> Publisher<WORDS> {
     /// In the normal lane, written where it will be read; waits for room.
     #[inline(always)]
     pub(crate) fn publish_in_place(&mut self, identity: u64, stamp: u64) -> Result<()> {
+        self.publish_lent(|memory| fill_bytes(memory, identity, stamp))
+    }
+
+    /// The same with whatever `write` leaves there.
+    #[inline(always)]
+    pub(crate) fn publish_lent(&mut self, write: impl FnOnce(&mut [u8])) -> Result<()> {
         let lane = self.0.default_lane();
         // Words of a block are its archive.
         let mut loan = match self.0.loan(lane, size_of::<Block<WORDS>>()) {
             Ok(loan) => loan,
             Err(error) => return Err(refused("borrowing memory for a message", &error)),
         };
-        fill_bytes(&mut loan, identity, stamp);
+        write(&mut loan);
         match loan.publish() {
             Ok(_) => Ok(()),
             Err(error) => Err(refused("publishing what was written in place", &error)),

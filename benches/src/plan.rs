@@ -332,7 +332,7 @@ impl Planner<'_> {
             let spec = |step| Spec { payload_bytes: *payload_bytes, step, ..Spec::of(Scenario::Cost) };
             let mut specs = Step::ALL.map(spec).to_vec();
             let one = |step| Spec { one_producer: true, ..spec(step) };
-            specs.extend([Step::Publish, Step::Receive, Step::ReceiveBatch].map(one));
+            specs.extend([Step::Publish, Step::Receive, Step::ReceiveBatch, Step::Lend].map(one));
             group(FloorKind::Line, specs, &PAIR[..1], 40, 5)
         };
         Ok(payloads.iter().map(of_size).collect())

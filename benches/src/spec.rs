@@ -83,13 +83,17 @@ pub(crate) enum Step {
     Receive,
     /// The same in batches of 64, each acknowledged in one go.
     ReceiveBatch,
-    /// What a shared group adds to that: claim, copy of what may be taken back, acknowledgement by message.
+    /// Memory is lent and published as it is, whatever it holds.
+    Lend,
+    /// A value's words are computed and written, into memory that is the thread's own.
+    Fill,
+    /// What a shared group adds to a receive: claim, copy of what may be taken back, acknowledgement by message.
     Claim,
 }
 
 impl Step {
     /// All of them, in the order of the report.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Archive,
         Self::Publish,
         Self::Stamp,
@@ -98,6 +102,8 @@ impl Step {
         Self::Access,
         Self::ReceiveBatch,
         Self::Claim,
+        Self::Lend,
+        Self::Fill,
     ];
 
     fn name(self) -> &'static str {
@@ -107,6 +113,8 @@ impl Step {
             Self::Access => "access",
             Self::Stamp => "stamp",
             Self::Publish => "publish",
+            Self::Lend => "lend, publish",
+            Self::Fill => "fill",
             Self::Receive => "receive, acknowledge",
             Self::ReceiveBatch => "receive, in batches",
             Self::Claim => "claim",

@@ -11,7 +11,8 @@
 //! That is Dekker's pattern (`PARK-WAKE`): publisher stores slot and loads bell, sleeper stores bell and loads slot. Each
 //! side needs its store to be visible before its load. In fence mode both run `fence(SeqCst)`. In membarrier
 //! mode the publisher, who is the hot side, runs a compiler fence only, and the sleeper's membarrier puts a full fence
-//! into every registered process. The mode belongs to the bus; mixing them loses wake-ups.
+//! into every registered process. The mode belongs to the bus; a sleeper without membarrier misses a publisher without a fence. A publisher that
+//! runs a fence is heard in either mode: one whose process is not registered yet does.
 //!
 //! Ringing goes: epoch + 1 with armed kept, wake, then that exact value to not armed. Clearing first would lose the sleepers
 //! if the publisher died before its wake; clearing blindly would lose those who armed between.
@@ -23,7 +24,7 @@ const ARRIVAL: u32 = 2;
 const ARRIVALS_MASK: u32 = 0xfffe;
 const EPOCH: u32 = 1 << 16;
 
-/// How the two sides of `PARK-WAKE` order their store and their load; chosen once for a bus.
+/// How the two sides of `PARK-WAKE` order their store and their load; chosen once for the sleepers of a bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Barrier {
     /// Sleepers run membarrier, publishers nothing.

@@ -30,8 +30,8 @@
 //! function that does it: nobody waits for the member that parked.
 //!
 //! Acknowledging and walking is Dekker's pattern between two members (`ACK-WALK`): each stores DONE and then looks
-//! whether its predecessor is DONE; without a full fence between the two, both can miss the other and
-//! `low_water` stays behind for ever.
+//! whether its neighbour is DONE, the one from its predecessor's side and the other from its successor's; without a full fence between the
+//! two, both can miss the other and `low_water` stays behind for ever.
 
 use crate::seq::distance;
 use crate::sync::{AtomicU64, Ordering, fence, fence_after_swap};
@@ -142,9 +142,9 @@ pub struct Owners<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Untouched(u64);
 
-/// What the word of a published message says at a glance.
+/// What the word of a published message says of the common cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Glance {
+pub enum QuickLook {
     /// Nobody has had it; [`Owners::claim_untouched`] claims it.
     Untouched(Untouched),
     /// A member has it in hand, or it is finished.
@@ -184,8 +184,8 @@ impl<'a> Owners<'a> {
     #[inline]
     fn is_parked_or_done(&self, sequence: u64) -> bool {
         const BETWEEN: u64 = (1 << LAP_SHIFT) - 1 - 7;
-        // Acquire: as in `look`.
-        let word = self.word(sequence).load(Ordering::Acquire);
+        // Relaxed: behind ACK-WALK's fence, and nothing is read that it would tell of.
+        let word = self.word(sequence).load(Ordering::Relaxed);
         let parked = (self.lap(sequence) as u64) << LAP_SHIFT | state::PARKED as u64;
         (word & !BETWEEN).wrapping_sub(parked) <= u64::from(state::DONE - state::PARKED)
     }
@@ -244,18 +244,18 @@ impl<'a> Owners<'a> {
 
     /// What the word of `sequence`, which is published, says of the common cases.
     #[inline]
-    pub fn glance(&self, sequence: u64) -> Glance {
+    pub fn quick_look(&self, sequence: u64) -> QuickLook {
         // Acquire, CLAIM-LAP: as in `claim`.
         let raw = self.word(sequence).load(Ordering::Acquire);
         let seen = OwnerWord::unpack(raw);
         match self.lap(sequence).wrapping_sub(seen.lap) & LAP_MASK as u32 {
-            1 => Glance::Untouched(Untouched(raw)),
+            1 => QuickLook::Untouched(Untouched(raw)),
             0 => match seen.state {
-                state::FREE => Glance::Untouched(Untouched(raw)),
-                state::RELEASED => Glance::Unclear,
-                _ => Glance::Taken,
+                state::FREE => QuickLook::Untouched(Untouched(raw)),
+                state::RELEASED => QuickLook::Unclear,
+                _ => QuickLook::Taken,
             },
-            _ => Glance::Unclear,
+            _ => QuickLook::Unclear,
         }
     }
 
@@ -265,7 +265,7 @@ impl<'a> Owners<'a> {
     pub fn claim_untouched(&self, sequence: u64, member: u16, found: Untouched) -> Option<OwnerWord> {
         let nonce = OwnerWord::unpack(found.0).nonce.wrapping_add(1);
         let mine = OwnerWord { state: state::CLAIMED, member, nonce, attempts: 1, lap: self.lap(sequence) };
-        // AcqRel: as in `claim`.
+        // AcqRel: as in `claim`. Release keeps what was read of the message before it: until here nobody else could finish it.
         let word = self.word(sequence);
         word.compare_exchange(found.0, mine.pack(), Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn a_glance_says_what_a_claim_finds() {
+    fn a_quick_look_says_what_a_claim_finds() {
         let memory = memory();
         let owners = Owners::attach(&memory).unwrap();
         let (low_water, sequence) = (AtomicU64::new(16), 16);
@@ -528,14 +528,14 @@ mod tests {
                 for attempts in [0, 1, 2, 3] {
                     let before = OwnerWord { state, member: 7, nonce: u16::MAX, attempts, lap };
                     memory[0].store(before.pack(), Ordering::Relaxed);
-                    let glance = owners.glance(sequence);
+                    let look = owners.quick_look(sequence);
                     let claim = owners.claim(sequence, 1, 3, &low_water);
-                    match glance {
-                        Glance::Taken => assert_eq!(claim, Claim::Taken, "{before:?}"),
-                        Glance::Unclear => {
+                    match look {
+                        QuickLook::Taken => assert_eq!(claim, Claim::Taken, "{before:?}"),
+                        QuickLook::Unclear => {
                             assert!(lap != 2 && (lap != 3 || state == super::state::RELEASED), "{before:?}")
                         }
-                        Glance::Untouched(word) => {
+                        QuickLook::Untouched(word) => {
                             untouched += 1;
                             assert_eq!(owners.claim_untouched(sequence, 1, word), None, "claimed since");
                             memory[0].store(before.pack(), Ordering::Relaxed);
@@ -547,6 +547,38 @@ mod tests {
             }
         }
         assert_eq!(untouched, 4 + 5 * 4, "new in this lap, and whatever the lap before has left");
+    }
+
+    #[test]
+    fn a_step_stops_where_the_next_message_is_parked_or_done_and_the_walk_does_not() {
+        let entry = ParkedEntry { index: 3, incarnation: 9 };
+        for state in 0..=4 {
+            for lap in [0, 1, 2, 3, LAP_MASK as u32] {
+                let memory = memory();
+                let owners = Owners::attach(&memory).unwrap();
+                let low_water = AtomicU64::new(0);
+                let first = mine(owners.claim(0, 1, 3, &low_water));
+                let next = OwnerWord { state, member: 1, nonce: 1, attempts: 1, lap };
+                let next = if state == super::state::PARKED { next.parked(entry) } else { next };
+                memory[1].store(next.pack(), Ordering::Relaxed);
+                let is_in_the_way = lap == 1 && state >= super::state::PARKED;
+                assert!(owners.finish(0, first));
+                assert_eq!(owners.step_over(0, &low_water), !is_in_the_way, "{next:?}");
+                assert_eq!(low_water.load(Ordering::Relaxed), u64::from(!is_in_the_way));
+                assert!(!owners.step_over(0, &low_water) || is_in_the_way, "once");
+            }
+        }
+        // And together: the walk makes the entry valid that the word names.
+        let memory = memory();
+        let owners = Owners::attach(&memory).unwrap();
+        let low_water = AtomicU64::new(0);
+        let (first, second) =
+            (mine(owners.claim(0, 1, 3, &low_water)), mine(owners.claim(1, 1, 3, &low_water)));
+        assert!(owners.park(1, second, entry));
+        assert!(owners.acknowledge_with(0, first, &low_water, 8, |sequence, parked| {
+            owners.finish_parked(sequence, parked)
+        }));
+        assert_eq!(low_water.load(Ordering::Relaxed), 2);
     }
 
     #[test]

@@ -3,10 +3,10 @@
 
 use crate::directory::{TopicDir, unique_name};
 use crate::error::RegionError;
-use crate::reader::copy_words;
 use crate::region::{Access, Region, reserve};
 use crate::repair::making_prefix;
 use crate::sys::file;
+use crate::sys::load::copy_words;
 use crate::topic::TopicCore;
 use bus_core::aside::{AsideWord, Contents, Counter, Held, Store, Table};
 use bus_core::holder::Holder;

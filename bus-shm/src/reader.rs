@@ -8,6 +8,7 @@ use crate::finding::Finding;
 use crate::group::{Joined, LaneStand};
 use crate::repair;
 use crate::subscriber::Failure;
+use crate::sys::load::copy_words;
 use crate::sys::prefetch::{self, LINE_WORDS, SLOTS_AHEAD};
 use crate::topic::{LaneRing, TopicCore};
 use bus_core::extension::Extension;
@@ -892,15 +893,4 @@ impl LaneReader {
 /// Has the operating system refused what is there? Files that are gone, or not what they should be, are none of that.
 pub(crate) fn is_refusal(error: &RegionError) -> bool {
     matches!(error, RegionError::System(error) if !error.is(rustix::io::Errno::NOENT))
-}
-
-/// Copies `len_bytes` of words that others may store to meanwhile.
-pub(crate) fn copy_words(words: &[AtomicU64], len_bytes: usize, copy: &mut Vec<u128>) {
-    copy.clear();
-    let mut pairs = words[..len_bytes.div_ceil(8)].chunks(2);
-    copy.extend(pairs.by_ref().map(|pair| {
-        let low = u128::from(pair[0].load(Ordering::Relaxed));
-        let high = pair.get(1).map_or(0, |word| u128::from(word.load(Ordering::Relaxed)));
-        low | high << 64
-    }));
 }

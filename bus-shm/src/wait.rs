@@ -89,7 +89,7 @@ pub(crate) fn release_spin_slots(region: &Region, participant: u16) {
     }
 }
 
-/// Puts a full fence into every process that may ring, as the bus's mode wants it.
+/// Puts a full fence into every process that may ring and runs none itself, as the bus's mode wants it.
 pub(crate) fn sleeper_fence(mode: Barrier) {
     if mode == Barrier::Fence || barrier::global_expedited().is_err() {
         fence(Ordering::SeqCst);

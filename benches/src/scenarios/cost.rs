@@ -79,6 +79,14 @@ impl<const WORDS: usize> Way<WORDS> {
         Ok(clock.ns_f64(clock.now() - start))
     }
 
+    fn lend(&mut self, clock: &Clock) -> Result<f64> {
+        let start = clock.now();
+        for _ in 0..burst_of(WORDS) {
+            self.to.publish_lent(|memory| _ = black_box(memory))?;
+        }
+        Ok(clock.ns_f64(clock.now() - start))
+    }
+
     fn timed_publish(&mut self, clock: &Clock) -> Result<f64> {
         let start = clock.now();
         self.publish()?;
@@ -101,6 +109,12 @@ impl<const WORDS: usize> Cost<WORDS> {
             Step::Archive => return archive(clock, &plain.block),
             Step::Validate => return validate(clock, &plain.block),
             Step::Access => return access(clock, &mut plain.block),
+            Step::Fill => return Ok(filling(clock, &mut plain.block)),
+            Step::Lend => {
+                let lent = plain.lend(clock)?;
+                plain.take(clock)?;
+                return Ok(lent);
+            }
             Step::Publish | Step::Stamp | Step::Receive | Step::ReceiveBatch | Step::Claim => {}
         }
         let published = plain.timed_publish(clock)?;
@@ -162,6 +176,15 @@ fn access<const WORDS: usize>(clock: &Clock, block: &mut Block<WORDS>) -> Result
         black_box(content(black_box(root)));
     }
     Ok(clock.ns_f64(clock.now() - start))
+}
+
+fn filling<const WORDS: usize>(clock: &Clock, block: &mut Block<WORDS>) -> f64 {
+    let start = clock.now();
+    for number in 0..burst_of(WORDS) as u64 {
+        fill(&mut black_box(&mut *block).words, number, 0);
+    }
+    black_box(block);
+    clock.ns_f64(clock.now() - start)
 }
 
 impl<const WORDS: usize> Part for Cost<WORDS> {

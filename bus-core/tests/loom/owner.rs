@@ -1,7 +1,7 @@
 //! Members of one group: each message claimed once, `low_water` never left behind, memory released through a walk.
 
 use crate::{Payload, explore, explore_within, words};
-use bus_core::owner::{Claim, Glance, OwnerWord, Owners, state};
+use bus_core::owner::{Claim, OwnerWord, Owners, QuickLook, state};
 use bus_core::sync::{AtomicU64, Ordering, fence};
 use loom::thread;
 use std::sync::Arc;
@@ -100,7 +100,7 @@ fn finish_several_and_walk() {
         let lane: Arc<([AtomicU64; 4], AtomicU64)> = Arc::new((words(), AtomicU64::new(0)));
         let claim = |sequence| {
             let owners = Owners::attach(&lane.0).unwrap();
-            let Glance::Untouched(word) = owners.glance(sequence) else { panic!("nobody has had it") };
+            let QuickLook::Untouched(word) = owners.quick_look(sequence) else { panic!("nobody has had it") };
             owners.claim_untouched(sequence, (sequence % 2) as u16, word).unwrap()
         };
         let hands = [0, 1, 2, 3].map(claim);
@@ -121,6 +121,32 @@ fn finish_several_and_walk() {
     });
 }
 
+/// The same against a member that finishes what it has one by one.
+#[test]
+fn finish_several_against_one_by_one() {
+    explore_within(3, || {
+        let lane: Arc<([AtomicU64; 4], AtomicU64)> = Arc::new((words(), AtomicU64::new(0)));
+        let owners = Owners::attach(&lane.0).unwrap();
+        let hands = [0, 1, 2].map(|sequence| {
+            match owners.claim(sequence, (sequence % 2) as u16, ATTEMPTS_MAX, &lane.1) {
+                Claim::Mine(word) => word,
+                other => panic!("nobody has had it: {other:?}"),
+            }
+        });
+        let other = {
+            let lane = lane.clone();
+            thread::spawn(move || {
+                let owners = Owners::attach(&lane.0).unwrap();
+                assert!(owners.acknowledge(1, hands[1], &lane.1, 3));
+            })
+        };
+        assert!(owners.finish(0, hands[0]) && owners.finish(2, hands[2]));
+        owners.walk_with(&lane.1, 3, |_, _| false);
+        other.join().unwrap();
+        assert_eq!(lane.1.load(Ordering::Relaxed), 3, "left behind");
+    });
+}
+
 /// Two members see a message that nobody has had: one claims it.
 #[test]
 fn who_saw_it_untouched_claims_it_once() {
@@ -128,10 +154,10 @@ fn who_saw_it_untouched_claims_it_once() {
         let group = Group::new();
         let claim = |group: &Group, member: u16| {
             let owners = group.owners();
-            match owners.glance(0) {
-                Glance::Untouched(word) => owners.claim_untouched(0, member, word),
-                Glance::Taken => None,
-                Glance::Unclear => panic!("nobody gives it back"),
+            match owners.quick_look(0) {
+                QuickLook::Untouched(word) => owners.claim_untouched(0, member, word),
+                QuickLook::Taken => None,
+                QuickLook::Unclear => panic!("nobody gives it back"),
             }
         };
         let other = {
@@ -232,6 +258,16 @@ fn claim_too_late(claim: fn(&Group) -> Option<OwnerWord>) {
 #[test]
 fn late_claim() {
     explore(|| claim_too_late(|group| group.claim(0, 1)));
+}
+
+#[test]
+fn late_claim_of_what_nobody_had() {
+    explore(|| {
+        claim_too_late(|group| match group.owners().quick_look(0) {
+            QuickLook::Untouched(word) => group.owners().claim_untouched(0, 1, word),
+            _ => None,
+        })
+    });
 }
 
 /// [`Owners::claim`] of message 0 in small, with switches.

@@ -86,10 +86,10 @@ impl RawPublisher {
     /// The same in all cases.
     #[inline(never)]
     fn cut_off_otherwise(&mut self, lane: usize, len_bytes: usize) -> Result<Cell, Failure> {
-        self.look_for_registration();
         if !self.is_free_to_publish(lane) {
             self.admit(lane, len_bytes)?;
         }
+        self.look_for_registration();
         let stamp_ns = begun_ns(&mut self.clock);
         let cell = self.write_cell(lane, &Blank(len_bytes), stamp_ns, self.deadline);
         cell.map_err(|failure| self.failed(lane, self.deadline, failure).into())

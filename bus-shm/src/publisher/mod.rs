@@ -617,7 +617,7 @@ impl RawPublisher {
     /// or the arena.
     #[inline]
     fn look_for_registration(&mut self) {
-        if self.ringing == Barrier::Fence {
+        if self.ringing != self.bus.barrier() {
             self.ringing = self.bus.ringing_soon();
         }
     }

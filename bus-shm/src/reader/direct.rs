@@ -5,7 +5,7 @@ use crate::finding::Finding;
 use crate::topic::LaneRing;
 use bus_core::group::{self, Handed};
 use bus_core::header::{HEADER_WORDS, Header, flags, producer_entry, producer_tag, tag_names};
-use bus_core::owner::{Glance, OwnerWord, Owners};
+use bus_core::owner::{OwnerWord, Owners, QuickLook};
 use bus_core::ring::Slot;
 use bus_core::sync::{AtomicU64, Ordering};
 
@@ -77,9 +77,9 @@ impl LaneReader {
                 return None;
             }
             let sequence = self.ahead.next();
-            let untouched = match owners.glance(sequence) {
-                Glance::Untouched(word) if !self.copies_at(sequence) => word,
-                Glance::Taken if self.ahead.known_count() > 1 => {
+            let untouched = match owners.quick_look(sequence) {
+                QuickLook::Untouched(word) if !self.copies_at(sequence) => word,
+                QuickLook::Taken if self.ahead.known_count() > 1 => {
                     self.ahead.advance();
                     continue;
                 }

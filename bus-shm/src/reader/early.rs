@@ -46,6 +46,7 @@ impl LaneReader {
             prefetch::for_reading(ring.slot_address(sequence.wrapping_add(SLOTS_AHEAD)));
         }
     }
+
     /// Shared: the same. A claim is a locked instruction, behind which the processor does not run ahead: with many producers it would find each
     /// cell only when its turn has come.
     #[inline(always)]

@@ -3,7 +3,6 @@
 use super::look::is_ready;
 use super::{Failure, Proof, RawSubscriber};
 use crate::reader::LaneReader;
-use bus_core::doorbell::Barrier;
 use bus_core::layout::wake::state::is_closed;
 use bus_core::sync::Ordering;
 
@@ -24,10 +23,12 @@ impl RawSubscriber {
     /// Looks into the lowest lane where nothing is new above, and nothing that failed before waits for its time.
     #[inline(never)]
     fn take_first(&mut self) -> bool {
+        if !self.may_take() {
+            return false;
+        }
         self.look_for_registration();
         let lowest = self.lanes.len() - 1;
-        self.may_take()
-            && !self.late.as_ref().is_some_and(|late| late.has_work())
+        !self.late.as_ref().is_some_and(|late| late.has_work())
             && LaneReader::are_quiet(&self.lanes[..lowest])
             && is_ready(&mut self.lanes, lowest)
             && self.take_lowest()
@@ -36,7 +37,7 @@ impl RawSubscriber {
     /// Is this process registered for membarrier by now? Asked between two runs.
     #[inline]
     pub(super) fn look_for_registration(&mut self) {
-        if self.ringing == Barrier::Fence {
+        if self.ringing != self.bus.barrier() {
             self.ringing = self.bus.ringing_soon();
         }
     }

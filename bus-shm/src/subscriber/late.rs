@@ -774,10 +774,7 @@ impl RawSubscriber {
             return;
         };
         let wait_ns = late.observer.ack_wait_ns();
-        let now_ns = match &mut late.clock {
-            Some(clock) if wait_ns != 0 => clock.now_ns(),
-            _ => return,
-        };
+        let Some(now_ns) = late.clock.as_mut().map(Clock::now_ns) else { return };
         if now_ns < late.observe_at_ns {
             return;
         }

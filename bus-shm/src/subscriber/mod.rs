@@ -139,7 +139,7 @@ struct RawSubscriber {
     may_lose_claims: bool,
     /// The only member of a group that is never let go, and it reads in place what is kept for it.
     is_plain: bool,
-    /// A member of a shared group that is not keyed, and copies only what it may lose.
+    /// A member of a shared group that is not keyed, copies only what it may lose, and does not look at each message first.
     claims_plainly: bool,
     missed_count: u64,
     /// A named group that may be let go, and comes back then.
@@ -318,11 +318,11 @@ impl RawSubscriber {
             membership,
             kinds,
             other,
+            claims_plainly: is_shared && !copied && keyed.is_none() && !screen.looks_at_all(),
             screen,
             copied: copied && !tap && yields.is_none() && !lets_go,
             // What may be taken back from a member that is only slow, and then be overwritten, is not read in place.
             may_lose_claims: ack_wait_ms != 0,
-            claims_plainly: is_shared && !copied && keyed.is_none(),
             is_plain: is_one && !copied && ack_wait_ms == 0 && keyed.is_none(),
             missed_count: 0,
             comes_back: lets_go && name.is_some(),
@@ -366,10 +366,10 @@ impl RawSubscriber {
     /// The next message, in all cases.
     #[inline(never)]
     fn poll_all(&mut self) -> Result<bool, Failure> {
-        self.look_for_registration();
-        if self.fork.is_child() || is_closed(self.state.load(Ordering::Relaxed)) {
+        if !self.may_take() {
             self.check()?;
         }
+        self.look_for_registration();
         loop {
             let lane = match self.pick_known() {
                 Some(lane) => lane,

@@ -211,6 +211,11 @@ impl Screen {
         (description >> 48) as u16 & self.care == self.usual
     }
 
+    /// Is no message usual?
+    pub(super) fn looks_at_all(&self) -> bool {
+        self.care & self.usual != self.usual
+    }
+
     fn fate(&mut self, delivery: &Delivery) -> Fate {
         let header = &delivery.found.header;
         if self.is_expired(delivery) {

@@ -87,7 +87,8 @@ impl RawSubscriber {
     /// few steps.
     #[inline(never)]
     pub(super) fn take_unclaimed(&mut self) -> bool {
-        if !self.may_take() || self.until_look == 1 && self.look_round() {
+        let is_due = self.until_look == 1;
+        if !self.may_take() || is_due && self.look_round() {
             return false;
         }
         let Self { membership, lanes, screen, current, participant, until_look, may_lose_claims, .. } = self;
@@ -104,7 +105,9 @@ impl RawSubscriber {
         let Some(claim) = lowest.claim_direct(owners, *participant, is_usual, &mut current.found) else {
             return false;
         };
-        *until_look -= 1;
+        if !is_due {
+            *until_look -= 1;
+        }
         current.lane = lane;
         current.proof = Proof::Claim(claim.packed());
         if *may_lose_claims {

@@ -51,7 +51,7 @@ fn fill_bus(dir: &BusDir, making: &Path, temporary: bool) -> Result<(), BusError
     let epoch = epoch();
     let bytes = superblock::footprint_bytes(superblock::PARTICIPANTS_FIRST);
     let region = Region::create(&making.join("bus"), bytes, bytes)?;
-    let membarrier = barrier::is_supported() && barrier::register_at_once().is_ok();
+    let membarrier = barrier::is_supported() && barrier::register().is_ok();
     let calibration = clock::Calibration::measure(CALIBRATION);
     region.write(
         0,

@@ -29,34 +29,35 @@ pub fn is_supported() -> bool {
 
 /// Is this process known to be registered? Once so it stays so, in forked children as well.
 static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
-/// The process of which a thread has been registering it; 0 for none.
+/// The process of which a thread has been started for that; 0 for none.
 static REGISTERING: AtomicU32 = AtomicU32::new(0);
-/// Bytes of that thread's stack: it makes one system call.
-const STACK_BYTES: usize = 64 << 10;
 /// Links of a directory of one entry, itself a directory.
 const LINKS_OF_ONE: u64 = 3;
 
-/// Makes this process one that [`global_expedited`] reaches, where that takes no time. May be repeated; lost by exec.
+/// Makes this process one that [`global_expedited`] reaches, if it has one thread; others are left to [`register_beside`]. May be repeated;
+/// lost by exec.
 ///
 /// # Errors
 /// `EINVAL` or `ENOSYS` where there is no such barrier.
-pub fn register_at_once() -> Result<()> {
-    let is_for_later = is_supported() && has_other_threads();
-    if IS_REGISTERED.load(Ordering::Relaxed) || is_for_later { Ok(()) } else { register() }
+pub fn register_if_alone() -> Result<()> {
+    if IS_REGISTERED.load(Ordering::Relaxed) || is_supported() && has_other_threads() {
+        return Ok(());
+    }
+    register()
 }
 
-/// The same for a process of which [`of_ringer`] has found that it is not registered, by a thread of its own. What goes wrong there leaves a
-/// process that runs fences.
-#[cold]
-pub fn register_soon() {
-    let me = std::process::id();
-    if REGISTERING.swap(me, Ordering::Relaxed) != me {
-        let thread = std::thread::Builder::new().name("shmbus-register".into()).stack_size(STACK_BYTES);
-        let _ = thread.spawn(register);
+/// The same by a thread of its own, once for each process; `pid` is this one. What goes wrong there leaves a process that runs fences.
+pub fn register_beside(pid: u32) {
+    if REGISTERING.load(Ordering::Relaxed) != pid && REGISTERING.swap(pid, Ordering::Relaxed) != pid {
+        let _ = std::thread::Builder::new().name("shmbus-register".into()).spawn(register);
     }
 }
 
-fn register() -> Result<()> {
+/// The same at once, however long it takes.
+///
+/// # Errors
+/// As [`register_if_alone`].
+pub fn register() -> Result<()> {
     call(MembarrierCommand::RegisterGlobalExpedited)?;
     // Release: pairs with `of_ringer`.
     IS_REGISTERED.store(true, Ordering::Release);
@@ -99,26 +100,17 @@ mod tests {
     use core::sync::atomic::AtomicU32;
 
     #[test]
-    fn a_process_of_threads_is_registered_soon_and_runs_fences_until_then() {
+    fn registered_twice_it_still_works() {
         if !is_supported() {
-            assert!(register_at_once().is_err());
+            assert!(register().is_err());
             assert_eq!(of_ringer(Barrier::Membarrier), Barrier::Fence);
             return;
         }
-        std::thread::scope(|scope| {
-            let (ends, waits) = std::sync::mpsc::channel::<()>();
-            scope.spawn(move || waits.recv());
-            assert!(has_other_threads());
-            register_at_once().unwrap();
-            register_soon();
-            register_soon();
-            while of_ringer(Barrier::Membarrier) == Barrier::Fence {
-                std::thread::yield_now();
-            }
-            drop(ends);
-        });
-        assert_eq!(of_ringer(Barrier::Fence), Barrier::Fence);
+        register().unwrap();
+        register().unwrap();
         global_expedited().unwrap();
+        assert_eq!(of_ringer(Barrier::Membarrier), Barrier::Membarrier);
+        assert_eq!(of_ringer(Barrier::Fence), Barrier::Fence);
     }
 
     /// Store buffering with the barrier on one side only: both sides missing the other must not happen.

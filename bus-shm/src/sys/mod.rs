@@ -24,6 +24,7 @@ pub mod cpu;
 pub mod error;
 pub mod file;
 pub mod futex;
+pub(crate) mod load;
 pub mod lock;
 pub mod map;
 pub mod pipe;
